@@ -1,0 +1,132 @@
+"""Combinations of profile values that cannot work, each with its remedy in one sentence."""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from dsa_lib.errors import StudyError
+
+if TYPE_CHECKING:
+    from dsa_lib.profiles import Profile
+
+
+def check_profile(profile: "Profile") -> None:
+    """Impossible combinations, each with its remedy."""
+
+    def need(condition: bool, sentence: str):
+        if not condition:
+            raise StudyError(f"profile {profile.name}: {sentence}")
+
+    auto, diffusion, curation, sampling = profile.autoencoder, profile.diffusion, profile.curation, profile.sampling
+    need(profile.precision in ("bf16", "fp32", "auto"), f"precision {profile.precision!r} is not bf16, fp32 or auto")
+    for section in (
+        "archive",
+        "curation",
+        "classifier",
+        "autoencoder",
+        "text",
+        "diffusion",
+        "sampling",
+        "readers",
+        "fidelity",
+    ):
+        for item in dataclasses.fields(getattr(profile, section)):
+            value = getattr(getattr(profile, section), item.name)
+            numeric = isinstance(value, int | float) and not isinstance(value, bool)
+            need(not numeric or value >= 0, f"{section}.{item.name} is {value}: it cannot be negative")
+    for dotted in ("archive.patients", "curation.image_size", "classifier.batch_size", "classifier.learning_rate", "autoencoder.batch_size",
+                   "autoencoder.learning_rate", "diffusion.batch_size", "diffusion.learning_rate", "sampling.steps", "sampling.batch_size"):  # fmt: skip
+        section, key = dotted.split(".")
+        need(getattr(getattr(profile, section), key) > 0, f"{dotted} is 0: it must be positive")
+    need(
+        auto.image_size == curation.image_size,
+        f"autoencoder.image_size {auto.image_size} differs from curation.image_size {curation.image_size}: set both alike",
+    )
+    factor = 2 ** (len(auto.block_channels) - 1)
+    need(
+        auto.image_size % factor == 0,
+        f"autoencoder.image_size {auto.image_size} is not divisible by the downsampling factor {factor}",
+    )
+    latent = auto.image_size // factor
+    shrink = 2 ** (len(diffusion.multipliers) - 1)
+    need(
+        latent % shrink == 0,
+        f"latents of {latent}² cannot be halved {len(diffusion.multipliers) - 1} times: shorten diffusion.multipliers",
+    )
+    need(
+        len(diffusion.attention_levels) == len(diffusion.multipliers),
+        "diffusion.attention_levels and diffusion.multipliers differ in length: give one flag a level",
+    )
+    for multiplier, attends in zip(diffusion.multipliers, diffusion.attention_levels, strict=True):
+        channels = diffusion.base_channels * multiplier
+        need(
+            not attends or channels % diffusion.head_channels == 0,
+            f"{channels} channels do not divide into heads of {diffusion.head_channels}: change diffusion.head_channels",
+        )
+        need(
+            channels % diffusion.norm_groups == 0,
+            f"{channels} channels do not divide into {diffusion.norm_groups} normalisation groups: change diffusion.norm_groups",
+        )
+    need(
+        all(channels % auto.norm_groups == 0 for channels in auto.block_channels),
+        "autoencoder.block_channels do not divide by autoencoder.norm_groups",
+    )
+    need(
+        profile.text.width % profile.text.heads == 0,
+        f"text.width {profile.text.width} does not divide into {profile.text.heads} heads",
+    )
+    need(
+        curation.train_fraction + curation.val_fraction < 1,
+        "curation.train_fraction + curation.val_fraction leave no held-out patients: lower one",
+    )
+    need(
+        diffusion.beta_schedule in ("linear", "scaled_linear"),
+        f"diffusion.beta_schedule {diffusion.beta_schedule!r} is not linear or scaled_linear",
+    )
+    need(
+        diffusion.prediction in ("epsilon", "v_prediction"),
+        f"diffusion.prediction {diffusion.prediction!r} is not epsilon or v_prediction",
+    )
+    need(
+        0 < diffusion.beta_start < diffusion.beta_end < 1,
+        "diffusion.beta_start and beta_end must satisfy 0 < start < end < 1",
+    )
+    need(0 <= diffusion.ema_decay < 1, f"diffusion.ema_decay {diffusion.ema_decay} is not in [0, 1)")
+    need(
+        auto.perceptual in ("lpips", "phase-network"),
+        f"autoencoder.perceptual {auto.perceptual!r} is not lpips or phase-network",
+    )
+    need(auto.kl_reduction in ("sum", "mean"), f"autoencoder.kl_reduction {auto.kl_reduction!r} is not sum or mean")
+    need(
+        auto.perceptual_weight + auto.l1_weight > 0,
+        "autoencoder.perceptual_weight and l1_weight are both 0: nothing would be reconstructed",
+    )
+    need(
+        sampling.scheduler in ("ddpm", "ddim", "dpmsolver++", "unipc"),
+        f"sampling.scheduler {sampling.scheduler!r} is not ddpm, ddim, dpmsolver++ or unipc",
+    )
+    need(
+        sampling.steps <= diffusion.timesteps,
+        f"sampling.steps {sampling.steps} exceeds diffusion.timesteps {diffusion.timesteps}",
+    )
+    need(
+        profile.fidelity.features in ("inception", "phase-network"),
+        f"fidelity.features {profile.fidelity.features!r} is not inception or phase-network",
+    )
+    need(
+        profile.classifier.positive_within_s < profile.classifier.negative_beyond_s,
+        "classifier.positive_within_s must be below negative_beyond_s",
+    )
+    for epochs, steps, name in (
+        (auto.epochs, auto.steps, "autoencoder.epochs and autoencoder.steps"),
+        (
+            diffusion.epochs_unconditional,
+            diffusion.steps_unconditional,
+            "diffusion.epochs_unconditional and steps_unconditional",
+        ),
+        (
+            diffusion.epochs_conditional,
+            diffusion.steps_conditional,
+            "diffusion.epochs_conditional and steps_conditional",
+        ),
+    ):
+        need(epochs + steps > 0, f"{name} are both 0: give a budget")

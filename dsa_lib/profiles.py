@@ -1,0 +1,341 @@
+"""Every number of the study, as frozen and typed profiles: `smoke` (seconds), `phantom` (half an hour on two cores), `paper` (as published).
+
+`load_profile("phantom", {"diffusion.batch_size": 8})` returns a checked `Profile`. An unknown name, a wrong type or an impossible combination
+is a `StudyError` before anything runs. Where the paper is silent or contradicts itself the choice is a named field; its comment names both readings.
+Section numbers in comments are the paper's.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from dsa_lib._profile_checks import check_profile
+from dsa_lib.errors import StudyError
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The phantom archive: how many patients, how large a detector. Proportions follow §2.1–2.2 at every size."""
+
+    patients: int = 859
+    series_per_study: int = 20  # 22,064 series / 1,104 studies
+    matrix: int = 1024  # raw detector pixels, square
+    frames: int = 14  # frames a run
+    frame_time_ms: float = 500.0
+    annotated_series: int = 953  # §2.2; each with one representative arterial frame
+
+
+@dataclass(frozen=True)
+class Curation:
+    """DICOM to subtracted frames."""
+
+    image_size: int = 256
+    background_grey: int = 162  # grey of no contrast; the level of clinical display frames
+    contrast_per_grey: float = 0.008  # log attenuation that one grey level stands for
+    train_fraction: float = 0.7  # of patients; the paper gives no split
+    val_fraction: float = 0.1
+    workers: int = 2
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """ResNet-18 for the arterial phase (§4.2)."""
+
+    input_size: int = 128
+    width: int = 64  # channels of the first stage; 64 is ResNet-18
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    steps: int = 3000
+    positive_within_s: float = 0.6  # frames this near the representative one count as arterial; the paper gives no rule
+    negative_beyond_s: float = 2.0  # frames farther away count as not arterial; in between none is used
+    threshold: float = 0.5
+    crop_fraction: float = 0.85  # smallest side of the random crop
+    jitter: float = 0.2  # relative brightness and contrast jitter
+    frames_per_series: int = 0  # keep at most so many arterial frames a series, the most probable first; 0 keeps all
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """KL autoencoder (§4.5)."""
+
+    image_size: int = 256
+    latent_channels: int = 3
+    block_channels: tuple[int, ...] = (128, 256, 512)  # multipliers 1, 2, 4 on 128
+    layers_per_block: int = 2
+    norm_groups: int = 32
+    perceptual: str = (
+        "lpips"  # "lpips" (the paper) or "phase-network" (features of the run's own classifier: no download)
+    )
+    perceptual_weight: float = 1.0
+    l1_weight: float = 0.0  # §4.5 has none; Eq. 2 is L1 alone
+    kl_weight: float = 1e-6
+    kl_reduction: str = "sum"  # over the latents of an image; "mean" is the other reading
+    batch_size: int = 20
+    learning_rate: float = 2e-5
+    epochs: int = 100
+    steps: int = 0  # a budget in steps; 0 leaves it to `epochs`
+    patience: int = 10  # epochs (evaluations) without improvement before stopping
+    scale_images: int = 4096  # training frames over which the latent scale 1/std is taken
+
+
+@dataclass(frozen=True)
+class Text:
+    """BERT trained from scratch, jointly with the UNet (§4.4–4.5)."""
+
+    layers: int = 4
+    width: int = 512
+    heads: int = 8
+    max_tokens: int = 64
+    pooled: bool = False  # False: the token sequence with its mask; True: one pooled vector
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    """Latent diffusion (§4.3–4.5)."""
+
+    timesteps: int = 1000
+    beta_start: float = 0.0015
+    beta_end: float = 0.0195
+    beta_schedule: str = "linear"  # linear in β (the text) or "scaled_linear" (linear in √β: what CompVis calls linear)
+    prediction: str = "epsilon"  # Eq. 4; "v_prediction" learns faster at small budgets
+    base_channels: int = 224
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)
+    layers_per_block: int = 2
+    attention_levels: tuple[bool, ...] = (False, True, True, True)  # 32, 16 and 8 of a 64² latent
+    head_channels: int = 32
+    norm_groups: int = 32
+    batch_size: int = 96
+    learning_rate: float = 5e-5
+    epochs_unconditional: int = 500
+    epochs_conditional: int = 50
+    steps_unconditional: int = 0  # budgets in steps; 0 leaves it to the epochs
+    steps_conditional: int = 0
+    patience: int = 10  # evaluations; "early stopping" in the paper, without a number
+    ema_decay: float = 0.0  # none mentioned in the paper: off in `paper`
+    warmup_steps: int = 0  # none mentioned
+    clip_norm: float = 0.0  # none mentioned
+    balance: float = 0.0  # 0: frames drawn as they occur (the paper); 1: every cell of Table 1 equally often
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Stratified sampling of the four conditions (§2.3, §2.5)."""
+
+    scheduler: str = "ddpm"  # ddpm, ddim, dpmsolver++ or unipc
+    steps: int = 1000
+    batch_size: int = 64
+    reader_batches: int = 10  # §2.3: ten batches of forty images
+    reader_per_condition: int = 10  # per batch
+    fid_per_condition: int = 2500  # §2.5
+
+
+@dataclass(frozen=True)
+class Readers:
+    """Reader study (§2.4)."""
+
+    bootstrap: int = 10_000
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Distributional analysis (§2.5)."""
+
+    features: str = "inception"  # "inception" (the paper) or "phase-network" (the run's own networks: no download)
+    real_images: int = 5000  # held-out frames
+    judge_steps: int = 3000  # training of the independent circulation/plane classifier
+    judge_size: int = 128
+    judge_width: int = 64
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One profile, whole."""
+
+    name: str = "paper"
+    seed: int = 20260201
+    precision: str = "bf16"  # bf16, fp32 or auto (bf16 where the processor computes in it)
+    log_every_s: float = 10.0
+    checkpoint_every_s: float = 60.0
+    archive: Archive = field(default_factory=Archive)
+    curation: Curation = field(default_factory=Curation)
+    classifier: Classifier = field(default_factory=Classifier)
+    autoencoder: Autoencoder = field(default_factory=Autoencoder)
+    text: Text = field(default_factory=Text)
+    diffusion: Diffusion = field(default_factory=Diffusion)
+    sampling: Sampling = field(default_factory=Sampling)
+    readers: Readers = field(default_factory=Readers)
+    fidelity: Fidelity = field(default_factory=Fidelity)
+
+    def __post_init__(self):
+        check_profile(self)
+
+    def digest(self, *sections: str) -> str:
+        """sha256 of the named sections (all when none is named), seed and precision: what a training's checkpoint belongs to."""
+        values = dataclasses.asdict(self)
+        kept = {name: values[name] for name in (*(sections or values), "seed", "precision")}
+        return hashlib.sha256(json.dumps(kept, sort_keys=True, default=list).encode()).hexdigest()
+
+
+PAPER = Profile()
+
+PHANTOM = Profile(
+    name="phantom",
+    precision="auto",
+    archive=Archive(patients=40, matrix=144, annotated_series=240),
+    curation=Curation(image_size=128),
+    classifier=Classifier(input_size=64, width=32, batch_size=64, steps=700),
+    autoencoder=Autoencoder(
+        image_size=128,
+        block_channels=(16, 32, 64),
+        layers_per_block=1,
+        norm_groups=8,
+        perceptual="phase-network",
+        perceptual_weight=0.1,
+        l1_weight=1.0,
+        batch_size=16,
+        learning_rate=1e-3,
+        epochs=0,
+        steps=1500,
+        scale_images=512,
+    ),
+    text=Text(layers=2, width=128, heads=4),
+    diffusion=Diffusion(
+        prediction="v_prediction",
+        base_channels=48,
+        multipliers=(1, 2, 4),
+        layers_per_block=1,
+        attention_levels=(False, False, True),
+        head_channels=32,
+        norm_groups=16,
+        batch_size=32,
+        learning_rate=5e-4,
+        epochs_unconditional=0,
+        epochs_conditional=0,
+        steps_unconditional=400,
+        steps_conditional=2500,
+        ema_decay=0.995,
+        warmup_steps=100,
+        clip_norm=1.0,
+        balance=0.5,
+    ),
+    sampling=Sampling(scheduler="dpmsolver++", steps=25, batch_size=50, fid_per_condition=125),
+    readers=Readers(bootstrap=2000),
+    fidelity=Fidelity(features="phase-network", real_images=500, judge_steps=400, judge_size=64, judge_width=32),
+)
+
+SMOKE = replace(
+    PHANTOM,
+    name="smoke",
+    precision="fp32",
+    archive=Archive(patients=6, series_per_study=4, matrix=72, frames=10, frame_time_ms=700.0, annotated_series=12),
+    curation=Curation(image_size=64),
+    classifier=replace(PHANTOM.classifier, input_size=32, width=8, batch_size=16, steps=30),
+    autoencoder=replace(
+        PHANTOM.autoencoder, image_size=64, block_channels=(8, 16, 16), batch_size=8, steps=20, scale_images=32
+    ),
+    text=Text(layers=1, width=32, heads=2),
+    diffusion=replace(
+        PHANTOM.diffusion,
+        base_channels=16,
+        multipliers=(1, 2),
+        attention_levels=(False, True),
+        head_channels=16,
+        norm_groups=8,
+        batch_size=8,
+        steps_unconditional=10,
+        steps_conditional=20,
+        warmup_steps=2,
+    ),
+    sampling=replace(
+        PHANTOM.sampling, steps=4, batch_size=16, reader_batches=2, reader_per_condition=2, fid_per_condition=6
+    ),
+    readers=Readers(bootstrap=200),
+    fidelity=Fidelity(
+        features="phase-network", real_images=24, judge_steps=20, judge_size=32, judge_width=8, batch_size=16
+    ),
+)
+
+PROFILES = {profile.name: profile for profile in (SMOKE, PHANTOM, PAPER)}
+
+
+def load_profile(name: str, overrides: Mapping[str, object] | str | None = None) -> Profile:
+    """The profile `name` with `overrides` applied.
+
+    `overrides` maps dotted names ("diffusion.batch_size") to values, or is the same as a JSON text (what a shell passes). Numbers that YAML leaves
+    as text ("1e-4" has no dot, so YAML 1.1 reads a string) are taken as numbers. Raises StudyError for anything unknown, ill-typed or impossible.
+    """
+    if name not in PROFILES:
+        raise StudyError(
+            f"profile {name!r} does not exist: choose one of {', '.join(PROFILES)}{_suggest(name, PROFILES)}"
+        )
+    if isinstance(overrides, str):
+        try:
+            overrides = json.loads(overrides) if overrides.strip() else {}
+        except json.JSONDecodeError as error:
+            raise StudyError(
+                f"overrides {overrides!r} is not a mapping in JSON ({error}): write for example '{{\"diffusion.batch_size\": 8}}'"
+            ) from None
+    if overrides is not None and not isinstance(overrides, Mapping):
+        raise StudyError(
+            f"overrides is a {type(overrides).__name__}: give a mapping such as {{'diffusion.batch_size': 8}}"
+        )
+    sections: dict[str, dict[str, object]] = {}
+    top: dict[str, object] = {}
+    profile = PROFILES[name]
+    for dotted, value in (overrides or {}).items():
+        section, _, key = str(dotted).rpartition(".")
+        owner = getattr(profile, section, None) if section else profile
+        known = _leaf_names(profile)
+        if dotted not in known:
+            raise StudyError(
+                f"override {dotted!r} does not exist{_suggest(str(dotted), known)}; see dsa_lib/profiles.py for every name"
+            )
+        typed = _typed(dotted, typing.get_type_hints(type(owner))[key], value)
+        (sections.setdefault(section, {}) if section else top)[key] = typed
+    return replace(
+        profile,
+        **top,
+        **{section: replace(getattr(profile, section), **values) for section, values in sections.items()},
+    )
+
+
+def _leaf_names(profile: Profile) -> list[str]:
+    names = []
+    for item in dataclasses.fields(profile):
+        value = getattr(profile, item.name)
+        if dataclasses.is_dataclass(value):
+            names += [f"{item.name}.{leaf.name}" for leaf in dataclasses.fields(value)]
+        elif item.name != "name":
+            names.append(item.name)
+    return names
+
+
+def _suggest(word: str, known) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _typed(name: str, kind: type, value: object) -> object:
+    origin = typing.get_origin(kind)
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_typed(name, typing.get_args(kind)[0], item) for item in value)
+    if kind is float and isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if origin is None and type(value) is kind:
+        return value
+    wanted = (
+        "a list"
+        if origin is tuple
+        else {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}[kind.__name__]
+    )
+    raise StudyError(f"{name} is {value!r} ({type(value).__name__}): give {wanted}")

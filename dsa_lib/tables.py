@@ -1,0 +1,75 @@
+"""Published tables beside this run's: DataFrame in, table out, no computation of results.
+
+The contract of `tables/table<n>.csv`: long form, columns row, column, published, this_run, source. `source` says what `this_run` was computed from
+(phantom, archive, simulated ratings, reader ratings). What is fitted to the published values never fills `this_run`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from dsa_lib.errors import StudyError
+from dsa_lib.workspace import PROJECT, atomic_write
+
+COLUMNS = ["row", "column", "published", "this_run", "source"]
+SOURCES = ("phantom", "archive", "simulated ratings", "reader ratings")
+TITLES = {
+    1: "Circulation–plane–angle combinations among arterial-phase frames",
+    2: "Screening retention and scored images",
+    3: "Image-wise quality by condition (Likert 1–5)",
+    4: "Inter-rater reliability",
+    5: "Fréchet distances; values are not comparable across works or feature sets",
+}
+
+
+def published(number: int) -> pd.DataFrame:
+    """The paper's table `number`: columns row, column, published."""
+    frame = pd.read_csv(PROJECT / "data_manifests" / "published" / f"table{number}.csv")
+    return frame[["row", "column", "published"]]
+
+
+def contract(number: int, this_run: Mapping[tuple[str, str], float], source: str) -> pd.DataFrame:
+    """Every published cell, and every further cell of this run, in the tables contract. `this_run` maps (row, column) to a value."""
+    if source not in SOURCES:
+        raise StudyError(
+            f"source {source!r} is not one of {', '.join(SOURCES)}: name what table {number} was computed from"
+        )
+    frame = published(number)
+    frame["this_run"] = [this_run.get((row, column)) for row, column in zip(frame["row"], frame["column"], strict=True)]
+    known = set(zip(frame["row"], frame["column"], strict=True))
+    extra = [
+        {"row": row, "column": column, "this_run": value}
+        for (row, column), value in this_run.items()
+        if (row, column) not in known
+    ]
+    frame = (
+        pd.concat([frame, pd.DataFrame(extra, columns=["row", "column", "published", "this_run"])], ignore_index=True)
+        if extra
+        else frame
+    )
+    frame["this_run"] = pd.to_numeric(frame["this_run"])
+    frame["source"] = [source if pd.notna(value) else "" for value in frame["this_run"]]
+    return frame[COLUMNS]
+
+
+def write_table(path: Path, frame: pd.DataFrame) -> None:
+    """Write a contract table; raises StudyError if its columns are not the contract's."""
+    if list(frame.columns) != COLUMNS:
+        raise StudyError(f"{Path(path).name} has columns {list(frame.columns)}: the tables contract wants {COLUMNS}")
+    with atomic_write(path) as temporary:
+        frame.to_csv(temporary, index=False)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    frame = pd.read_csv(path, keep_default_na=True)
+    frame["source"] = frame["source"].fillna("")
+    return frame
+
+
+def side_by_side(frame: pd.DataFrame) -> pd.DataFrame:
+    """For the eye: published | this run | difference, one line a cell of the table."""
+    shown = frame.set_index(["row", "column"])[["published", "this_run"]].copy()
+    shown["difference"] = shown["this_run"] - shown["published"]
+    sources = [source for source in frame["source"].dropna().unique() if source]
+    return shown.rename(columns={"this_run": f"this run ({', '.join(sources) or 'nothing'})"})
