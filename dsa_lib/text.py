@@ -1,0 +1,65 @@
+"""The sentence encoder: a tokenizer built from the sentence grammar and a BERT trained from scratch (§4.4)."""
+
+import torch
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+from dsa_lib.conditions import parse_sentence, sentence_words
+from dsa_lib.profiles import Text
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+
+
+def build_tokenizer(max_tokens: int = 64) -> PreTrainedTokenizerFast:
+    """Word-level tokenizer of the sentence grammar; digits and signs are tokens of their own, so that unseen angles can be written."""
+    vocabulary = {word: index for index, word in enumerate((*SPECIAL, *sentence_words()))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex("[A-Za-z]+|[^A-Za-z]"), behavior="isolated")]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=max_tokens,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+    )
+
+
+def build_encoder(config: Text, vocabulary: int) -> BertModel:
+    """BERT with `config.layers` layers of `config.width`, randomly initialised: nothing is pre-trained (§4.4)."""
+    return BertModel(
+        BertConfig(
+            vocab_size=vocabulary,
+            hidden_size=config.width,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            intermediate_size=4 * config.width,
+            max_position_embeddings=config.max_tokens,
+            type_vocab_size=1,
+        ),
+        add_pooling_layer=config.pooled,
+    )
+
+
+def tokenize(tokenizer: PreTrainedTokenizerFast, sentences: list[str]) -> dict[str, torch.Tensor]:
+    """`input_ids` and `attention_mask`, [n, tokens], padded to the longest. Raises StudyError for a sentence outside the grammar."""
+    for sentence in set(sentences):
+        parse_sentence(sentence)
+    encoded = tokenizer(list(sentences), padding=True, return_tensors="pt")
+    return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
+
+
+def encode(
+    encoder: BertModel, input_ids: torch.Tensor, attention_mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The context c of Eq. L_cond and its mask: the token sequence [n, tokens, width], or one pooled vector [n, 1, width] without a mask."""
+    output = encoder(input_ids=input_ids, attention_mask=attention_mask)
+    if encoder.pooler is not None:
+        return output.pooler_output[:, None], None
+    return output.last_hidden_state, attention_mask
