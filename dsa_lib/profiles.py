@@ -55,6 +55,15 @@ class Classifier:
     threshold: float = 0.5
     crop_fraction: float = 0.85  # smallest side of the random crop
     jitter: float = 0.2  # relative brightness and contrast jitter
+    # Augmentation beyond the paper's three, off where 0 (as in `paper`): see phase.augment.
+    zoom_out: float = 0.0  # how far beyond the frame the crop may reach
+    contrast_range: float = 0.0  # log-uniform scaling of the contrast, ± so much
+    gamma_range: float = 0.0  # log-uniform exponent on the contrast, ± so much
+    sharpness_range: float = 0.0  # ± share of a 3×3 mean filter: blurs or sharpens
+    noise_grey: float = 0.0  # largest SD of added white noise, grey levels
+    # Frames of a series together; the paper judges each frame alone.
+    median_frames: int = 1  # running median of the probability over so many frames; 1: none
+    contiguous: bool = False  # keep only the longest arterial run of a series
     frames_per_series: int = 0  # keep at most so many arterial frames a series, the most probable first; 0 keeps all
 
 
@@ -146,9 +155,16 @@ class Fidelity:
 
     features: str = "inception"  # "inception" (the paper) or "phase-network" (the run's own networks: no download)
     real_images: int = 5000  # held-out frames
+    reference_mix: str = "balanced"  # "balanced": equally many held-out frames a condition; "as-is": the archive's own mix
+    repeats: int = 5  # draws of the reference (and of the floor) over which the median is taken; the paper gives no number
+    neighbours: int = 5  # k of precision, recall, density and coverage
+    kid_subset: int = 1000  # images a KID subset; smaller samples are used whole
+    kid_subsets: int = 100
     judge_steps: int = 3000  # training of the independent circulation/plane classifier
     judge_size: int = 128
     judge_width: int = 64
+    judge_batch: int = 64
+    judge_learning_rate: float = 1e-3
     batch_size: int = 64
 
 
