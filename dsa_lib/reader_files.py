@@ -5,6 +5,7 @@ counted as a spreadsheet shows them: the header is row 1.
 """
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pandera.pandas as pa
 from dsa_lib.conditions import CELLS
 from dsa_lib.errors import StudyError
 from dsa_lib.readers import EXPERT_ROLES, EXTERNAL, NOT_RATABLE, SEGMENTS, ReaderStudy, experts
+from dsa_lib.workspace import atomic_write
 
 ROLES = ("NR", "NS", "IM", "other")
 FLAGS = (*NOT_RATABLE, EXTERNAL)
@@ -67,11 +69,27 @@ def open_reader_study(screening: str | Path, ratings: str | Path) -> ReaderStudy
     return study
 
 
+def collect(screening: str | Path, ratings: str | Path, screening_to: Path, ratings_to: Path) -> ReaderStudy:
+    """Check real readers' files and copy them, byte for byte, into a run; StudyError before anything is written."""
+    if not screening or not ratings:
+        raise StudyError(
+            f"the parameter {'ratings' if screening else 'screening'} is empty: reader files come in pairs, "
+            "give the paths of both screening.csv and ratings.csv"
+        )
+    study = open_reader_study(screening, ratings)
+    for source, target in ((screening, screening_to), (ratings, ratings_to)):
+        with atomic_write(target) as temporary:
+            shutil.copyfile(source, temporary)
+    return study
+
+
 def write_study(screening: pd.DataFrame, ratings: pd.DataFrame, screening_path: Path, ratings_path: Path) -> None:
     """Write the two contract files from frames with `kept` bool and `rating` numeric or NaN."""
     kept = screening.assign(kept=np.where(screening["kept"], "true", "false"))
-    kept[list(SCREENING.columns)].to_csv(screening_path, index=False)
-    ratings.assign(rating=ratings["rating"].astype("Int64"))[list(RATINGS.columns)].to_csv(ratings_path, index=False)
+    graded = ratings.assign(rating=ratings["rating"].astype("Int64"))
+    for table, schema, path in ((kept, SCREENING, screening_path), (graded, RATINGS, ratings_path)):
+        with atomic_write(path) as temporary:
+            table[list(schema.columns)].to_csv(temporary, index=False)
 
 
 def _read(path: Path, schema: pa.DataFrameSchema) -> pd.DataFrame:

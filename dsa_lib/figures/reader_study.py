@@ -1,0 +1,259 @@
+"""Figure 4 a-e: the reader study. Each panel takes a DataFrame of `dsa_lib.readers` and draws; `figure4` combines them."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from dsa_lib.figures.style import CELL_COLOURS
+
+SEGMENTS = ("proximal", "medium", "peripheral")
+SEGMENT_TICKS = ("prox.", "med.", "peri.")
+# Diverging around the middle grade, readable in grey and with colour-vision deficiency.
+GRADE_COLOURS = ("#B2402B", "#EBA37E", "#E6E3DC", "#86B3D1", "#2A6496")
+ROLE_MARKERS = {"NR": "o", "NS": "s", "IM": "^", "other": "D"}
+RATER_COLOURS = ("#1B1B1B", "#6F6F6F", "#8A5FA8", "#2E8B6F", "#B8860B", "#A0522D", "#4169A1", "#C2185B")
+LIKERT = (0.8, 5.2)
+
+
+def panel_a(axis, shares: pd.DataFrame, cells: Sequence[str]) -> None:
+    """Stacked proportional bars of the raw ratings by condition and segment (`readers.rating_shares`)."""
+    positions, gap = _positions(cells)
+    table = shares.pivot_table(index=["cell", "segment"], columns="rating", values="share")
+    total = shares.groupby(["cell", "segment"])["count"].sum()
+    for (cell, segment), x in positions.items():
+        bottom = 0.0
+        if total.get((cell, segment), 0) == 0:
+            axis.text(x, 0.5, "no rating", rotation=90, ha="center", va="center", color="#777777", fontsize=6)
+            continue
+        for grade, colour in enumerate(GRADE_COLOURS, start=1):
+            share = table.loc[(cell, segment), grade]
+            axis.bar(x, share, 0.82, bottom=bottom, color=colour, edgecolor="white", linewidth=0.5)
+            if share >= 0.07:
+                axis.text(
+                    x,
+                    bottom + share / 2,
+                    f"{100 * share:.0f}",
+                    ha="center",
+                    va="center",
+                    fontsize=5.5,
+                    color="white" if grade in (1, 5) else "#222222",
+                )
+            bottom += share
+        axis.text(x, 1.015, f"{total[cell, segment]}", ha="center", va="bottom", fontsize=5.5, color="#555555")
+    axis.set(ylim=(0, 1), yticks=np.linspace(0, 1, 5), yticklabels=[f"{v:.0f}" for v in np.linspace(0, 100, 5)])
+    axis.set_ylabel("share of ratings (%)")
+    _segment_axis(axis, positions, cells, gap)
+    handles = [Patch(color=c, label=str(g)) for g, c in enumerate(GRADE_COLOURS, start=1)]
+    axis.legend(
+        handles=handles,
+        loc="lower right",
+        bbox_to_anchor=(1.0, 1.06),
+        ncols=5,
+        handlelength=1,
+        handleheight=1,
+        columnspacing=1,
+    )
+
+
+def panel_b(axis, scores: pd.DataFrame, cells: Sequence[str]) -> None:
+    """Boxplots of the image-wise segment scores (`readers.image_scores`): median, quartiles, whiskers to 1.5 IQR."""
+    positions, gap = _positions(cells)
+    for (cell, segment), x in positions.items():
+        values = scores.loc[scores["cell"].eq(cell), segment].dropna().to_numpy()
+        if len(values) == 0:
+            continue
+        colour = CELL_COLOURS.get(cell, CELL_COLOURS["Others"])
+        axis.boxplot(
+            values,
+            positions=[x],
+            widths=0.62,
+            patch_artist=True,
+            manage_ticks=False,
+            boxprops=dict(facecolor=_tint(colour), edgecolor=colour, linewidth=0.9),
+            medianprops=dict(color="#111111", linewidth=1.3),
+            whiskerprops=dict(color=colour, linewidth=0.9),
+            capprops=dict(color=colour, linewidth=0.9),
+            flierprops=dict(marker="o", markersize=2.2, markerfacecolor=colour, markeredgecolor="none", alpha=0.7),
+        )
+        axis.text(x, 5.28, f"{len(values)}", ha="center", va="bottom", fontsize=5.5, color="#555555")
+    _likert(axis, "image-wise score")
+    _segment_axis(axis, positions, cells, gap)
+
+
+def panel_c(axis, means: pd.DataFrame) -> None:
+    """Heat map of mean image-wise scores: conditions [rows] by proximal, medium, peripheral [columns], NaN where none."""
+    values = means.to_numpy(float)
+    image = axis.imshow(np.ma.masked_invalid(values), cmap="YlGnBu", vmin=1, vmax=5, aspect="auto")
+    image.cmap.set_bad("#EEEEEE")
+    for i, j in np.ndindex(values.shape):
+        missing = np.isnan(values[i, j])
+        dark = not missing and np.dot(image.cmap(image.norm(values[i, j]))[:3], (0.3, 0.59, 0.11)) < 0.5
+        text = "–" if missing else f"{values[i, j]:.2f}"
+        axis.text(j, i, text, ha="center", va="center", fontsize=7.5, color="white" if dark else "#222222")
+    axis.set(
+        xticks=range(values.shape[1]), xticklabels=SEGMENT_TICKS, yticks=range(len(means)), yticklabels=means.index
+    )
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    bar = axis.figure.colorbar(image, ax=axis, ticks=range(1, 6), fraction=0.08, pad=0.04)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=6.5, length=2)
+
+
+def panel_d(axis, means: pd.DataFrame, cells: Sequence[str], raters: Sequence[str]) -> None:
+    """Rater-wise mean ratings with 95 % intervals by condition and segment (`readers.rater_means`)."""
+    positions, gap = _positions(cells)
+    shift = (np.arange(len(raters)) - (len(raters) - 1) / 2) * min(0.2, 0.72 / max(len(raters), 1))
+    handles = []
+    for j, rater in enumerate(raters):
+        own = means[means["rater"].eq(rater)]
+        role = own["role"].iloc[0] if len(own) else "other"
+        marker, colour = ROLE_MARKERS.get(role, "D"), RATER_COLOURS[j % len(RATER_COLOURS)]
+        x = np.array([positions[c, s] for c, s in zip(own["cell"], own["segment"], strict=True)]) + shift[j]
+        half = (own["high"] - own["mean"]).fillna(0)
+        axis.errorbar(x, own["mean"], yerr=half, fmt=marker, ms=3.2, color=colour, elinewidth=0.9, capsize=0)
+        handles.append(Line2D([], [], marker=marker, color=colour, ms=4, linewidth=0.9, label=rater))
+    _likert(axis, "mean rating, 95 % CI")
+    _segment_axis(axis, positions, cells, gap)
+    axis.legend(
+        handles=handles, loc="lower right", bbox_to_anchor=(1.0, 0.98), ncols=5, handlelength=1.2, columnspacing=1
+    )
+
+
+def panel_e(axis, table: pd.DataFrame) -> None:
+    """Share of a condition among all arterial frames against its mean overall score, 95 % CI (`readers.richness`)."""
+    shown = table[np.isfinite(table["mean"])].sort_values("percent", ignore_index=True)
+    low, high = shown["low"].fillna(shown["mean"]), shown["high"].fillna(shown["mean"])
+    for i, row in shown.iterrows():
+        colour = CELL_COLOURS.get(row["cell"], CELL_COLOURS["Others"])
+        bars = [[row["mean"] - low[i]], [high[i] - row["mean"]]]
+        axis.errorbar(row["percent"], row["mean"], yerr=bars, fmt="o", ms=5, color=colour, elinewidth=1.2, capsize=0)
+        above = i % 2 == 0  # neighbours on the axis carry their labels on opposite sides
+        axis.annotate(
+            f"{row['cell']}\nn = {row['n']:.0f}",
+            (row["percent"], high[i] if above else low[i]),
+            xytext=(0, 3 if above else -3),
+            textcoords="offset points",
+            ha="center",
+            va="bottom" if above else "top",
+            fontsize=6.5,
+            color="#333333",
+        )
+    span = max(shown["percent"].max() if len(shown) else 1.0, 1.0)
+    axis.set_xlim(-0.14 * span, 1.14 * span)
+    axis.set_xlabel("share of arterial frames (%)")
+    _likert(axis, "mean overall score, 95 % CI")
+    if len(shown):
+        axis.set_ylim(max(LIKERT[0], low.min() - 0.45), min(LIKERT[1], high.max() + 0.45))
+        axis.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5]))
+
+
+def figure4(
+    shares: pd.DataFrame,
+    scores: pd.DataFrame,
+    rater_means: pd.DataFrame,
+    richness: pd.DataFrame | None,
+    raters: Sequence[str],
+    cells: Sequence[str],
+    source: str,
+) -> Figure:
+    """Figure 4 a-e on one sheet (7.2 in wide, a journal's two columns). `source` names whose ratings they are.
+
+    `richness` None leaves panel e as a sentence: there is no arterial-frame count to set the scores against.
+    """
+    figure = plt.figure(figsize=(7.2, 7.0))
+    grid = figure.add_gridspec(3, 2, width_ratios=(1.7, 1))
+    places = (grid[0, :], grid[1, 0], grid[1, 1], grid[2, 0], grid[2, 1])
+    axes = [figure.add_subplot(place) for place in places]
+    panel_a(axes[0], shares, cells)
+    panel_b(axes[1], scores, cells)
+    panel_c(axes[2], mean_scores(scores, cells))
+    panel_d(axes[3], rater_means, cells, raters)
+    if richness is None:
+        axes[4].text(0.5, 0.5, "no arterial-frame counts in this run", ha="center", va="center", color="#777777")
+        axes[4].set_axis_off()
+    else:
+        panel_e(axes[4], richness)
+    titles = (
+        "raw ratings, 1 (very poor) to 5 (excellent)",
+        "image-wise scores (images above)",
+        "mean image-wise score",
+        "raters",
+        "data and quality",
+    )
+    for letter, axis, title in zip("abcde", axes, titles, strict=True):
+        axis.set_title(title, loc="left", x=0.02, pad=11 if letter in "ab" else 5)
+        axis.annotate(
+            letter, (0, 1), (-24, 9 if letter in "ab" else 3), xycoords="axes fraction", textcoords="offset points",
+            fontsize=11, fontweight="bold", va="bottom",
+        )  # fmt: skip
+    figure.suptitle(source, fontsize=8, color="#555555", x=0.99, ha="right")
+    return figure
+
+
+def mean_scores(scores: pd.DataFrame, cells: Sequence[str]) -> pd.DataFrame:
+    """Panel c's matrix: conditions by segments, means over images."""
+    return scores.groupby("cell")[list(SEGMENTS)].mean().reindex(list(cells))
+
+
+def panels(
+    shares: pd.DataFrame,
+    scores: pd.DataFrame,
+    rater_means: pd.DataFrame,
+    richness: pd.DataFrame | None,
+    raters: Sequence[str],
+    cells: Sequence[str],
+    source: str,
+) -> dict[str, Figure]:
+    """The panels as single figures, by letter, each with its `source`; "e" is left out without `richness`."""
+    jobs = {
+        "a": ((7.2, 2.3), lambda axis: panel_a(axis, shares, cells)),
+        "b": ((7.2, 2.3), lambda axis: panel_b(axis, scores, cells)),
+        "c": ((3.4, 2.3), lambda axis: panel_c(axis, mean_scores(scores, cells))),
+        "d": ((7.2, 2.3), lambda axis: panel_d(axis, rater_means, cells, raters)),
+    }
+    if richness is not None:
+        jobs["e"] = ((3.4, 2.5), lambda axis: panel_e(axis, richness))
+    drawn = {}
+    for letter, (size, draw) in jobs.items():
+        drawn[letter], axis = plt.subplots(figsize=size)
+        draw(axis)
+        axis.set_title(source, loc="left", fontsize=7, color="#555555", pad=11)
+    return drawn
+
+
+def _positions(cells: Sequence[str]) -> tuple[dict[tuple[str, str], float], float]:
+    """x of every (cell, segment): three neighbours a condition and a gap between conditions."""
+    gap = 0.7
+    return {(c, s): i * (3 + gap) + j for i, c in enumerate(cells) for j, s in enumerate(SEGMENTS)}, gap
+
+
+def _segment_axis(axis, positions: dict, cells: Sequence[str], gap: float) -> None:
+    axis.set_xticks(list(positions.values()), [SEGMENT_TICKS[SEGMENTS.index(s)] for _, s in positions])
+    axis.tick_params(axis="x", length=0, pad=2, labelsize=6)
+    for i, cell in enumerate(cells):
+        middle = i * (3 + gap) + 1
+        axis.annotate(
+            cell, (middle, 0), (0, -14), xycoords=("data", "axes fraction"), textcoords="offset points",
+            ha="center", va="top", fontsize=8, fontweight="bold", color=CELL_COLOURS.get(cell, "#444444"),
+        )  # fmt: skip
+        if i:
+            axis.axvline(middle - 2 + 0.5 - gap / 2, color="#DDDDDD", linewidth=0.6, zorder=0)
+    axis.set_xlim(-0.7, (len(cells) - 1) * (3 + gap) + 2.7)
+
+
+def _likert(axis, label: str) -> None:
+    axis.set(ylim=LIKERT, yticks=range(1, 6), ylabel=label)
+    axis.grid(axis="y", color="#E8E8E8", linewidth=0.6)
+    axis.set_axisbelow(True)
+
+
+def _tint(colour: str, share: float = 0.35) -> tuple[float, ...]:
+    return tuple(1 - share * (1 - c) for c in to_rgb(colour))

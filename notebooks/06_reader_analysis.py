@@ -1,0 +1,182 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,-all
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 06 · Reader analysis
+#
+# **Purpose.** The reader study (§2.4): who kept which image, how the readers graded the vessels, and how well they agree.
+# Tables 2, 3 and 4 and Figure 4 a–e.
+#
+# **Inputs.** `samples/reader/` of notebook 05, the arterial frames of notebook 02 (Figure 4e); or, given as parameters,
+# `screening.csv` and `ratings.csv` of real readers.
+#
+# **Outputs.** `readers/screening.csv`, `readers/ratings.csv`, `readers/icc.csv`, `tables/table2.csv` … `table4.csv`,
+# `figures/figure4.png` and its panels.
+#
+# Without reader files the ratings come from a model of readers with stated parameters, and everything made from them is
+# named *simulated ratings*: it shows that the analysis works, and says nothing about what clinicians would answer.
+#
+# **Time.** Seconds in every profile; the closing cell states it.
+
+# %% tags=["parameters"]
+run: str = "smoke"  # folder of this run under runs/
+profile: str = "smoke"  # smoke, phantom or paper
+archive: str = ""  # taken by every notebook from 01 on; this one needs only what they wrote
+overrides: dict = {}  # e.g. {"readers.bootstrap": 10000}
+screening: str = ""  # path of real readers' screening.csv; empty: simulated
+ratings: str = ""  # path of real readers' ratings.csv; goes together with `screening`
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from IPython.display import display
+
+from dsa_lib import rater_model, readers, tables
+from dsa_lib.figures import reader_study, style
+from dsa_lib.reader_files import collect, open_reader_study, write_study
+from dsa_lib.reliability import icc2
+from dsa_lib.session import begin
+
+study = begin("06_reader_analysis", globals())
+style.apply()
+
+# %% [markdown]
+# ## Ratings
+#
+# A senior reader first keeps or rejects each image. Every kept image then gets, from each rater and for each of three
+# arterial segments, a grade from 1 (very poor) to 5 (excellent), or a mark that there is nothing to grade: *not present*,
+# *not applicable*, or *external circulation* for the whole image.
+#
+# The simulated readers see what can be measured in an image: how far its vessels, at three calibres, lie from those of real
+# arterial frames of the same condition. The rest (effects of image, segment and reader, noise, flags) is drawn from
+# distributions whose parameters are printed here; none is fitted to the published tables.
+
+# %%
+targets = study.write("readers/screening.csv"), study.write("readers/ratings.csv")
+simulated = not (screening or ratings)
+source = "simulated ratings" if simulated else "reader ratings"
+if not simulated:
+    collect(screening, ratings, *targets)
+elif why := study.skipped_upstream("samples/reader"):
+    study.skip(f"{why.rstrip('.')}; there is nothing to rate, unless `screening` and `ratings` name readers' files.")
+else:
+    folder = study.read("samples/reader")
+    manifest = pd.read_parquet(folder / "manifest.parquet")
+    frames, arterial = np.load(study.read("frames.npy"), mmap_mode="r"), pd.read_parquet(study.read("arterial.parquet"))
+    real, real_cells = rater_model.real_reference(frames, arterial, study.profile.seed)
+    quality = rater_model.measured_quality(
+        rater_model.load_images(folder, manifest), manifest["cell"], real, real_cells
+    )
+    model = rater_model.RaterModel()
+    write_study(*rater_model.simulate(manifest, quality, study.profile.seed, model), *targets)
+    study.note("rater_model", vars(model))
+    display(pd.Series(vars(model), name="rater model").to_frame())
+    measured = pd.DataFrame(quality, columns=readers.SEGMENTS).groupby(manifest["cell"].to_numpy()).mean()
+    display(measured.round(2).rename_axis("measured quality (0: like a typical real frame)"))
+
+# %% [markdown]
+# Both files are now checked row by row, whoever wrote them: grades outside 1–5, a grade together with a flag, a rater who
+# graded a segment twice, an external mark on part of an image, images that were never screened. What is unusual but
+# defined is said in a sentence below.
+
+# %%
+data = open_reader_study(*targets)
+study.note("source", source)
+study.note("reader_notes", data.notes)
+print(
+    f"{source}: {len(data.screening)} images screened, {len(data.kept)} kept; raters {', '.join(data.raters) or 'none'}"
+)
+print(*data.notes, sep="\n")
+
+# %% [markdown]
+# ## Retention and unscored images (Table 2)
+#
+# A segment counts as NA when every rater who judged it marked it not present or not applicable; an image as external
+# circulation when every rater marked it so. An image on which raters chose different exclusions is in neither column, yet
+# not scored.
+
+# %%
+table2 = tables.contract(2, readers.table2(data), source)
+tables.write_table(study.write("tables/table2.csv"), table2)
+tables.side_by_side(table2)
+
+# %% [markdown]
+# ## Image-wise quality (Table 3)
+#
+# Aggregation of §2.4: the segment score of an image is the mean over raters of what they graded there; its overall score
+# is the mean of the segment scores that exist. Mean and standard deviation (ddof = 1) are over images.
+
+# %%
+table3 = tables.contract(3, readers.table3(data), source)
+tables.write_table(study.write("tables/table3.csv"), table3)
+tables.side_by_side(table3).round(2)
+
+# %% [markdown]
+# ## Agreement (Table 4)
+#
+# ICC(2,1) and ICC(2,k): two-way random effects, absolute agreement, over the images that all raters of the set graded. The
+# overall region takes, for each rater and image, the mean of the segments that rater graded. First a check on the matrix
+# that Shrout and Fleiss published in 1979 with ICC(2,1) = 0.29 and ICC(2,4) = 0.62.
+
+# %% tags=["nbval-check-output"]
+judges = np.array([[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]])
+check = icc2(judges)
+print(f"ICC(2,1) {check.single:.2f} · ICC(2,4) {check.average:.2f}")
+
+# %%
+values, details = readers.table4(readers.reliability(data, study.profile.readers.bootstrap, study.profile.seed))
+table4 = tables.contract(4, values, source)
+tables.write_table(study.write("tables/table4.csv"), table4)
+tables.side_by_side(table4).round(3)
+
+# %% [markdown]
+# With 95 % intervals: `f_low`–`f_high` by the F method (raters random), `boot_low`–`boot_high` by resampling images (raters
+# as they are), and the number of images that entered.
+
+# %%
+details.insert(0, "source", source)
+details.to_csv(study.write("readers/icc.csv"), index=False)
+details.drop(columns=["source", "f_value", "p_value"]).round(3)
+
+# %% [markdown]
+# ## Figure 4
+#
+# a raw grades · b image-wise scores · c their means · d raters · e how much real data of a condition there was, against the
+# quality of its images.
+
+# %%
+richness = None
+if study.has("arterial.parquet"):
+    arterial = pd.read_parquet(study.read("arterial.parquet"), columns=["cell"])
+    richness = readers.richness(data, arterial["cell"].value_counts())
+parts = dict(
+    shares=readers.rating_shares(data),
+    scores=readers.image_scores(data),
+    rater_means=readers.rater_means(data),
+    richness=richness,
+    raters=data.raters,
+    cells=data.cells,
+    source=source,
+)
+figure = reader_study.figure4(**parts)
+style.save(figure, study.write("figures/figure4.png"))
+for letter, panel in reader_study.panels(**parts).items():
+    style.save(panel, study.write(f"figures/figure4{letter}.png"))
+    plt.close(panel)  # only the combined figure is shown here
+
+# %%
+study.finish()
