@@ -100,7 +100,8 @@ study.note("reader_notes", data.notes)
 print(
     f"{source}: {len(data.screening)} images screened, {len(data.kept)} kept; raters {', '.join(data.raters) or 'none'}"
 )
-print(*data.notes, sep="\n")
+for sentence in data.notes:
+    print(sentence)
 
 # %% [markdown]
 # ## Retention and unscored images (Table 2)

@@ -90,8 +90,13 @@ def panel_b(axis, scores: pd.DataFrame, cells: Sequence[str]) -> None:
 def panel_c(axis, means: pd.DataFrame) -> None:
     """Heat map of mean image-wise scores: conditions [rows] by proximal, medium, peripheral [columns], NaN where none."""
     values = means.to_numpy(float)
-    image = axis.imshow(np.ma.masked_invalid(values), cmap="YlGnBu", vmin=1, vmax=5, aspect="auto")
-    image.cmap.set_bad("#EEEEEE")
+    image = axis.imshow(
+        np.ma.masked_invalid(values),
+        cmap=plt.get_cmap("YlGnBu").with_extremes(bad="#EEEEEE"),
+        vmin=1,
+        vmax=5,
+        aspect="auto",
+    )
     for i, j in np.ndindex(values.shape):
         missing = np.isnan(values[i, j])
         dark = not missing and np.dot(image.cmap(image.norm(values[i, j]))[:3], (0.3, 0.59, 0.11)) < 0.5
