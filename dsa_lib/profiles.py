@@ -155,8 +155,12 @@ class Fidelity:
 
     features: str = "inception"  # "inception" (the paper) or "phase-network" (the run's own networks: no download)
     real_images: int = 5000  # held-out frames
-    reference_mix: str = "balanced"  # "balanced": equally many held-out frames a condition; "as-is": the archive's own mix
-    repeats: int = 5  # draws of the reference (and of the floor) over which the median is taken; the paper gives no number
+    reference_mix: str = (
+        "balanced"  # "balanced": equally many held-out frames a condition; "as-is": the archive's own mix
+    )
+    repeats: int = (
+        5  # draws of the reference (and of the floor) over which the median is taken; the paper gives no number
+    )
     neighbours: int = 5  # k of precision, recall, density and coverage
     kid_subset: int = 1000  # images a KID subset; smaller samples are used whole
     kid_subsets: int = 100

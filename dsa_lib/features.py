@@ -1,0 +1,199 @@
+"""Feature extractors: frames in, one vector an image out, computed once and used by every metric.
+
+"inception": pool3 of the Inception-V3 that the Fréchet inception distance is defined with (§2.5; torch-fidelity's network and weights).
+"phase-network": stage means of the run's own phase network; always at hand, and its distance is called "DSA-feature distance", never FID.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from dsa_lib.errors import StudyError
+from dsa_lib.progress import track
+
+FID = "FID"
+DSA_DISTANCE = "DSA-feature distance"
+INCEPTION_SIZE = 256  # §2.5: images resized to 256×256 before the network
+# Stages of the phase network whose channel means make up the feature vector (width·(1 + 2 + 4) values).
+# The first three tell calibre, contrast, noise texture and local branching. The last stage is left out on purpose: it is trained to separate
+# arterial from other frames, so among arterial frames it hardly varies, and it alone would more than double the dimension, whose ratio to the
+# number of images sets the bias of a Fréchet distance.
+PHASE_STAGES = (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A feature extractor: `name`, the `distance` it may be reported as, and `compute` (uint8 frames [b, H, W] → float32 [b, d])."""
+
+    name: str
+    distance: str
+    compute: Callable[[np.ndarray], np.ndarray]
+    batch_size: int = 64
+
+    def __call__(self, frames: np.ndarray, what: str = "frames") -> np.ndarray:
+        """Features [n, d] (float32) of uint8 frames [n, H, W]; `what` names the set in messages. Raises StudyError on frames or features unfit for use."""
+        check_frames(frames, what)
+        starts = track(range(0, len(frames), self.batch_size), what=f"{self.name} features of {what}, batches")
+        features = np.concatenate(
+            [self.compute(np.ascontiguousarray(frames[start : start + self.batch_size])) for start in starts]
+        )
+        return check_features(features, f"{self.name} features of the {what}")
+
+
+def check_frames(frames: np.ndarray, what: str, least: int = 1) -> None:
+    """Raise StudyError unless `frames` is uint8 [n ≥ least, H, W]."""
+    if frames.ndim != 3 or frames.dtype != np.uint8:
+        raise StudyError(
+            f"{what} are {frames.dtype} of shape {frames.shape}: 8-bit grey images [n, height, width] are needed; export them as such"
+        )
+    if len(frames) < least:
+        raise StudyError(f"{what} number {len(frames)}, and at least {least} are needed: generate or hold out more")
+
+
+def read_images(folder: Path, files: Sequence[str], what: str = "generated images") -> np.ndarray:
+    """uint8 [n, H, W] of the named 8-bit grey image files. Raises StudyError for a missing file, another mode (colour, 16 bit) or unlike sizes."""
+    stack: np.ndarray | None = None
+    for index, name in enumerate(files):
+        try:
+            with Image.open(Path(folder) / name) as image:
+                mode, pixels = image.mode, np.asarray(image)
+        except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError on some damaged PNGs
+            raise StudyError(
+                f"{name} of the {what} cannot be read ({type(error).__name__}): generate it again with notebooks/05_sampling.ipynb"
+            ) from None
+        if mode != "L":
+            raise StudyError(
+                f"{name} of the {what} has mode {mode}: 8-bit grey (mode L) is needed; export it without colour, at 8 bits"
+            )
+        if stack is None:
+            stack = np.empty((len(files), *pixels.shape), np.uint8)
+        if pixels.shape != stack.shape[1:]:
+            raise StudyError(
+                f"{name} of the {what} is {pixels.shape[1]}×{pixels.shape[0]} and {files[0]} {stack.shape[2]}×{stack.shape[1]}: all must have one size"
+            )
+        stack[index] = pixels
+    return np.zeros((0, 0, 0), np.uint8) if stack is None else stack
+
+
+def check_features(features: np.ndarray, what: str) -> np.ndarray:
+    """`features` if finite; StudyError otherwise."""
+    bad = ~np.isfinite(features).all(axis=1)
+    if bad.any():
+        raise StudyError(
+            f"{what}: {bad.sum()} of {len(features)} images give values that are not finite (first: image {int(np.flatnonzero(bad)[0])}); "
+            "look at those images and at the network's weights"
+        )
+    return features
+
+
+def open_extractor(
+    name: str, *, classifier: Path, size: int, batch_size: int, training_frames: np.ndarray
+) -> Extractor:
+    """The extractor that profile field `fidelity.features` names. Raises StudyError for an unknown name or weights that cannot be had."""
+    if name == "inception":
+        return inception_extractor(batch_size)
+    if name == "phase-network":
+        return phase_extractor(classifier, size, batch_size, training_frames)
+    raise StudyError(f"fidelity.features {name!r} is not inception or phase-network")
+
+
+def phase_extractor(classifier: Path, size: int, batch_size: int, training_frames: np.ndarray) -> Extractor:
+    """Stage means of the run's phase network in the folder `classifier`, at input `size`.
+
+    Each stage is centred on its mean over `training_frames` (real, uint8 [n, H, W]) and divided by one number, the root of its mean channel variance
+    there. Stages then weigh alike, and a distance reads in units of the spread of real frames: the mean channel variance of real frames is 1.
+    One number a stage and not one a channel, because dividing a nearly dead channel by its spread would blow up noise.
+    """
+    from transformers import ResNetForImageClassification
+
+    from dsa_lib import phase
+
+    check_frames(training_frames, "real training frames", least=2)
+    device = _device()
+    model = ResNetForImageClassification.from_pretrained(classifier).to(device).eval()
+
+    @torch.no_grad()
+    def stage_means(frames: np.ndarray) -> list[torch.Tensor]:
+        maps = phase.stage_features(model, phase.to_input(frames, size).to(device))
+        return [maps[stage].mean(dim=(2, 3)).double().cpu() for stage in PHASE_STAGES]
+
+    scales = _stage_scales(stage_means, training_frames, batch_size)
+
+    def compute(frames: np.ndarray) -> np.ndarray:
+        means = stage_means(frames)
+        return (
+            torch.cat([(m - centre) / spread for m, (centre, spread) in zip(means, scales, strict=True)], 1)
+            .float()
+            .numpy()
+        )
+
+    return Extractor("phase-network", DSA_DISTANCE, compute, batch_size)
+
+
+def _stage_scales(
+    stage_means: Callable, frames: np.ndarray, batch_size: int
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    batches = [stage_means(frames[start : start + batch_size]) for start in range(0, len(frames), batch_size)]
+    stages = [torch.cat(parts) for parts in zip(*batches, strict=True)]
+    scales = [(stage.mean(0), stage.var(0).mean().sqrt()) for stage in stages]
+    if any(not torch.isfinite(spread) or spread <= 0 for _, spread in scales):
+        raise StudyError(
+            "a stage of the phase network gives the same value for every training frame: its training failed; run notebooks/02_classifier.ipynb again"
+        )
+    return scales
+
+
+def inception_extractor(batch_size: int, weights: Path | None = None) -> Extractor:
+    """pool3 (2048 values) of torch-fidelity's Inception-V3, frames resized to 256² and replicated to three channels (§2.5).
+
+    `weights`: a file in torch-fidelity's format; by default the listed one (`dsa_lib.weights`), which is checked against its sha256.
+    """
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    from dsa_lib.weights import weights_file
+
+    path = weights if weights is not None else weights_file("inception-v3-fid")
+    with _tensors_only():
+        network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
+    network = network.to(_device())
+
+    @torch.no_grad()
+    def compute(frames: np.ndarray) -> np.ndarray:
+        images = _resized(torch.from_numpy(frames)[:, None], INCEPTION_SIZE).expand(-1, 3, -1, -1)
+        return network(images.to(_device()))[0].float().cpu().numpy()
+
+    return Extractor("inception", FID, compute, batch_size)
+
+
+def _resized(images: torch.Tensor, size: int) -> torch.Tensor:
+    """uint8 [n, 1, H, W] at `size`², antialiased bicubic and rounded to whole greys, as an image file would hold it; unchanged where it fits."""
+    if images.shape[-2:] == (size, size):
+        return images
+    resized = F.interpolate(images.float(), size=(size, size), mode="bicubic", antialias=True, align_corners=False)
+    return resized.round().clamp(0, 255).to(torch.uint8)
+
+
+@contextmanager
+def _tensors_only() -> Iterator[None]:
+    """Within it, torch.load reads tensors only, whatever the caller asks for (torch-fidelity asks for full unpickling)."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,184 @@
+"""Extractors: what they compute, what they are called, and how weights are found, checked and asked for."""
+
+import hashlib
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from dsa_lib import features, phase, weights
+from dsa_lib.errors import StudyError
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("classifier")
+    phase.build_resnet(8, 1).eval().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def frames():
+    rng = np.random.default_rng(0)
+    brightness = rng.integers(60, 200, size=(30, 1, 1))
+    return np.clip(brightness + rng.normal(0, 20, (30, 48, 48)), 0, 255).astype(np.uint8)
+
+
+def test_phase_features_are_stage_means_in_units_of_the_real_spread(classifier, frames):
+    extractor = features.phase_extractor(classifier, size=32, batch_size=7, training_frames=frames)
+    values = extractor(frames)
+    assert values.shape == (30, 8 + 16 + 32) and values.dtype == np.float32
+    # Independent: hooks on the stages, numpy afterwards.
+    from transformers import ResNetForImageClassification
+
+    model, caught = ResNetForImageClassification.from_pretrained(classifier).eval(), []
+    for stage in model.resnet.encoder.stages[:3]:
+        stage.register_forward_hook(lambda module, inputs, output: caught.append(output.mean((2, 3)).numpy()))
+    with torch.no_grad():
+        model(phase.to_input(frames, 32))
+    expected = [(x - x.mean(0)) / np.sqrt(x.var(0, ddof=1).mean()) for x in caught]
+    np.testing.assert_allclose(values, np.concatenate(expected, axis=1), atol=2e-3)
+    for part in np.split(values, [8, 24], axis=1):
+        assert part.var(0, ddof=1).mean() == pytest.approx(1, rel=1e-3)
+
+
+def test_own_features_are_never_called_fid(classifier, frames):
+    extractor = features.open_extractor(
+        "phase-network", classifier=classifier, size=32, batch_size=8, training_frames=frames
+    )
+    assert extractor.distance == "DSA-feature distance"
+    with pytest.raises(StudyError, match="not inception or phase-network"):
+        features.open_extractor("vgg", classifier=classifier, size=32, batch_size=8, training_frames=frames)
+
+
+@pytest.mark.parametrize(
+    ("bad", "fault"),
+    [
+        (np.zeros((4, 8, 8, 3), np.uint8), r"uint8 of shape \(4, 8, 8, 3\)"),
+        (np.zeros((4, 8, 8), np.uint16), "uint16"),
+        (np.zeros((0, 8, 8), np.uint8), "number 0"),
+    ],
+)
+def test_frames_unfit_for_a_network_are_refused(bad, fault):
+    with pytest.raises(StudyError, match=fault):
+        features.check_frames(bad, "generated images")
+
+
+def test_image_files_of_another_kind_are_refused_by_name(tmp_path):
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    for name, image in (
+        ("a.png", Image.fromarray(grey)),
+        ("rgb.png", Image.fromarray(np.repeat(grey[..., None], 3, axis=2))),
+        ("deep.png", Image.fromarray(grey.astype(np.uint16) * 256)),
+        ("wide.png", Image.fromarray(np.repeat(grey, 2, axis=1))),
+    ):
+        image.save(tmp_path / name)
+    (tmp_path / "broken.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
+    assert np.array_equal(features.read_images(tmp_path, ["a.png", "a.png"]), np.stack([grey, grey]))
+    for name, fault in (
+        ("rgb.png", "mode RGB"),
+        ("deep.png", "mode I;16"),
+        ("wide.png", "16×8 and a.png 8×8"),
+        ("broken.png", "cannot be read"),
+        ("absent.png", "cannot be read"),
+    ):
+        with pytest.raises(StudyError, match=f"{name} .*{fault}"):
+            features.read_images(tmp_path, ["a.png", name])
+
+
+def test_values_that_are_not_finite_name_the_image():
+    extractor = features.Extractor("broken", "x", lambda x: np.where(x[:, :1, 0] == 9, np.nan, 1.0))
+    stack = np.zeros((5, 4, 4), np.uint8)
+    stack[3] = 9
+    with pytest.raises(StudyError, match=r"1 of 5 images.*image 3"):
+        extractor(stack)
+
+
+@pytest.fixture(scope="module")
+def inception_weights(tmp_path_factory):
+    """A file in torch-fidelity's format with random weights."""
+    from torch_fidelity import feature_extractor_inceptionv3 as module
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.torch, "load", lambda *args, **kwargs: {})
+        patch.setattr(module.FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
+        torch.manual_seed(1)
+        network = module.FeatureExtractorInceptionV3(
+            "inception-v3-compat", ["2048"], feature_extractor_weights_path="-"
+        )
+    path = tmp_path_factory.mktemp("weights") / "random.pth"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def test_inception_features_equal_torch_fidelity_on_three_channels(inception_weights, frames):
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    images = np.repeat(np.repeat(frames[:2, ::3, ::3], 16, axis=1), 16, axis=2)  # 256²
+    extractor = features.inception_extractor(batch_size=2, weights=inception_weights)
+    assert extractor.distance == "FID"
+    network = FeatureExtractorInceptionV3(
+        "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(inception_weights)
+    )
+    expected = network(torch.from_numpy(images)[:, None].repeat(1, 3, 1, 1))[0].numpy()
+    values = extractor(images)
+    assert values.shape == (2, 2048)
+    np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-6 * np.abs(expected).max())
+
+
+def test_weights_with_code_in_them_are_not_loaded(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return (print, ("executed",))
+
+    torch.save({"x": Payload()}, tmp_path / "evil.pth")
+    with pytest.raises(Exception, match=r"[Ww]eights[ _]only"):
+        features.inception_extractor(batch_size=2, weights=tmp_path / "evil.pth")
+
+
+@pytest.fixture
+def listed(tmp_path, monkeypatch):
+    """A registry with one file `net.pth`, whose bytes must be b"right", and an empty weights folder."""
+    row = {
+        "name": "net",
+        "file": "net.pth",
+        "sha256": hashlib.sha256(b"right").hexdigest(),
+        "url": "https://weights.invalid/x",
+    }
+    (tmp_path / "data_manifests").mkdir()
+    pd.DataFrame([row | {"used_for": "a test"}]).to_csv(tmp_path / "data_manifests" / "weights.csv", index=False)
+    monkeypatch.setattr(weights, "PROJECT", tmp_path)
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    monkeypatch.setenv("DSA_WEIGHTS", str(folder))
+    return folder
+
+
+def test_weights_are_taken_from_the_local_folder_and_checked(listed):
+    (listed / "net.pth").write_bytes(b"right")
+    assert weights.weights_file("net").samefile(listed / "net.pth")
+    (listed / "net.pth").write_bytes(b"wrong")
+    with pytest.raises(StudyError, match=r"net\.pth is not the file.*delete it"):
+        weights.weights_file("net")
+    with pytest.raises(StudyError, match="no weights 'other'"):
+        weights.weights_file("other")
+
+
+def test_weights_that_cannot_be_had_are_asked_for_by_name(listed, monkeypatch):
+    def offline(*args, **kwargs):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(weights.pooch, "retrieve", offline)
+    with pytest.raises(StudyError, match=r"could not be downloaded.*put net\.pth .* into"):
+        weights.weights_file("net")
+
+
+def test_the_registry_lists_full_hashes():
+    listed = pd.read_csv(weights.PROJECT / "data_manifests" / "weights.csv").set_index("name")
+    assert listed["sha256"].str.fullmatch(r"[0-9a-f]{64}").all()
+    # torch's naming rule: a weights file ends in the first eight digits of its hash.
+    entry = listed.loc["inception-v3-fid"]
+    assert entry["file"].endswith(f"-{entry['sha256'][:8]}.pth")

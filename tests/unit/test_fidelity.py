@@ -1,0 +1,161 @@
+"""Metrics against hand-worked Gaussians, scipy's matrix root and torch-fidelity's own functions on the same features."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.linalg
+import torch
+
+import dsa_lib  # noqa: F401  before torch_fidelity: it makes torchvision importable
+from dsa_lib import fidelity, tables
+from dsa_lib.conditions import CELLS
+from dsa_lib.errors import StudyError
+from dsa_lib.profiles import load_profile
+
+
+def features(n, d, seed, shift=0.0, mix_seed=1):
+    """Correlated, skewed and positive like pooled activations; unequal spreads."""
+    mixing = np.random.default_rng(mix_seed).normal(size=(d, d)) / np.sqrt(d) * np.linspace(0.2, 2, d)
+    return np.maximum(np.random.default_rng(seed).normal(size=(n, d)) @ mixing + 0.5 + shift, 0).astype(np.float32)
+
+
+def test_frechet_distance_of_hand_worked_gaussians():
+    # Diagonal covariances: Σ (μa − μb)² + (σa − σb)² = 3² + (1 − 2)² + (4 − 1)² = 9 + 1 + 9.
+    a = fidelity.Statistics(np.array([3.0, 0.0]), np.diag([1.0, 16.0]), 100)
+    b = fidelity.Statistics(np.array([0.0, 0.0]), np.diag([4.0, 1.0]), 100)
+    assert fidelity.frechet_distance(a, b) == pytest.approx(19.0, rel=1e-12)
+    assert fidelity.frechet_distance(b, a) == pytest.approx(19.0, rel=1e-12)
+    assert fidelity.frechet_distance(a, a) == pytest.approx(0.0, abs=1e-10)
+
+
+@pytest.mark.parametrize("n", [400, 40])  # 40 images in 64 dimensions: rank-deficient covariances
+def test_frechet_distance_equals_torch_fidelity_and_the_matrix_root(n):
+    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
+
+    a, b = features(n, 64, 2), features(n + 10, 64, 3, shift=0.4, mix_seed=5)
+    ours = fidelity.frechet_distance(fidelity.statistics(a), fidelity.statistics(b))
+    theirs = fid_statistics_to_metric(
+        *(fid_features_to_statistics(torch.from_numpy(x.astype(np.float64))) for x in (a, b)), verbose=False
+    )[KEY_METRIC_FID]
+    assert ours > 1
+    assert ours == pytest.approx(theirs, rel=1e-3)
+    if n > 64:
+        sa, sb = np.cov(a.astype(float), rowvar=False), np.cov(b.astype(float), rowvar=False)
+        root = scipy.linalg.sqrtm(sa @ sb).real
+        reference = ((a.mean(0, float) - b.mean(0, float)) ** 2).sum() + np.trace(sa + sb - 2 * root)
+        assert ours == pytest.approx(reference, rel=1e-6)
+
+
+def test_kid_equals_torch_fidelity_on_whole_sets():
+    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
+
+    a, b = features(80, 16, 2).astype(np.float64), features(80, 16, 3, shift=0.3).astype(np.float64)
+    theirs = kid_features_to_metric(
+        torch.from_numpy(a), torch.from_numpy(b), kid_subsets=1, kid_subset_size=80, verbose=False
+    )[KEY_METRIC_KID_MEAN]
+    assert fidelity.kernel_distance(a, b, subset=80)[0] == pytest.approx(theirs, rel=1e-9)
+    mean, spread = fidelity.kernel_distance(a, b, subset=60, subsets=200, seed=4)
+    assert mean == pytest.approx(theirs, abs=4 * spread / np.sqrt(200) + 1e-12)
+
+
+def test_kid_of_one_distribution_is_centred_on_zero():
+    values = [fidelity.kernel_distance(features(40, 8, s), features(30, 8, 100 + s), subset=100)[0] for s in range(60)]
+    assert abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(len(values))
+
+
+def test_precision_and_recall_equal_torch_fidelity():
+    from torch_fidelity.metric_prc import calculate_precision_recall_full
+
+    fake, real = features(150, 12, 2), features(130, 12, 3, shift=0.15)
+    ours = fidelity.neighbour_scores(fake, real, neighbours=3)
+    precision, recall = calculate_precision_recall_full(
+        torch.from_numpy(fake).double(), torch.from_numpy(real).double(), neighborhood=3
+    )
+    assert (ours["precision"], ours["recall"]) == (pytest.approx(precision), pytest.approx(recall))
+    assert 0 < ours["precision"] < 1
+
+
+def test_density_and_coverage_by_hand():
+    # Real points 0, 1, 10 on a line with k = 1: balls of radius 1, 1 and 9. A fake at 0.5 lies in the first two, one at 5 in the last.
+    # The fakes' own balls (radius 4.5) hold 0 and 1, not 10.
+    real, fake = np.array([[0.0], [1.0], [10.0]]), np.array([[0.5], [5.0]])
+    scores = fidelity.neighbour_scores(fake, real, neighbours=1)
+    assert scores == {
+        "precision": 1.0,
+        "recall": pytest.approx(2 / 3),
+        "density": pytest.approx(3 / 2),
+        "coverage": 1.0,
+    }
+    far = fidelity.neighbour_scores(np.array([[30.0], [31.0]]), real, neighbours=1)
+    assert far == {"precision": 0.0, "recall": 0.0, "density": 0.0, "coverage": 0.0}
+    assert np.isnan(fidelity.neighbour_scores(fake, real, neighbours=2)["density"])
+
+
+def test_draw_mixes():
+    cells = np.array(["AC A"] * 50 + ["PC A"] * 5 + ["AC B"] * 30 + ["PC B"] * 15 + ["Others"] * 40)
+    rng = np.random.default_rng(0)
+    balanced = pd.Series(cells[fidelity.draw(cells, 40, "balanced", rng)]).value_counts()
+    assert balanced.to_dict() == {"AC A": 10, "AC B": 10, "PC B": 10, "PC A": 5}  # PC A has no more: never filled up
+    natural = cells[fidelity.draw(cells, 60, "as-is", rng)]
+    assert len(natural) == 60 and "Others" not in natural and (natural == "AC A").sum() > 20
+    exact = cells[fidelity.draw(cells, {"AC A": 3, "PC B": 1}, "balanced", rng)]
+    assert sorted(exact) == ["AC A"] * 3 + ["PC B"]
+    with pytest.raises(StudyError, match="reference_mix"):
+        fidelity.draw(cells, 40, "equal", rng)
+
+
+def image_set(per_cell, d, seed, shift=0.0):
+    rng = np.random.default_rng(seed)
+    values = [rng.normal(index + shift, 1, size=(per_cell, d)) for index in range(len(CELLS))]
+    return fidelity.ImageSet(np.concatenate(values), np.repeat(CELLS, per_cell))
+
+
+def test_evaluate_tells_a_shifted_generator_from_the_floor():
+    settings = replace(load_profile("smoke").fidelity, real_images=160, repeats=3)
+    generated, held_out, training = image_set(30, 6, 1, shift=1.0), image_set(60, 6, 2), image_set(80, 6, 3)
+    table = fidelity.evaluate(generated, held_out, training, settings, seed=7).set_index(["scope", "set"])
+    assert list(table.loc[("overall", "generated"), ["images", "reference_images"]]) == [120, 160]
+    assert list(table.loc[("PC B", "floor"), ["images", "reference_images"]]) == [30, 40]
+    for scope in fidelity.SCOPES:
+        generated_row, floor_row = table.loc[(scope, "generated")], table.loc[(scope, "floor")]
+        # The means differ by 1 in each of 6 dimensions, so the distance lies near 6 per condition.
+        assert generated_row["distance"] > 4 > floor_row["distance"]
+        assert generated_row["kid"] > floor_row["kid"] and generated_row["density"] < floor_row["density"]
+        assert generated_row["distance_low"] <= generated_row["distance"] <= generated_row["distance_high"]
+    assert not table["rank_deficient"].any()
+
+
+def test_evaluate_flags_and_survives_small_cells():
+    settings = replace(load_profile("smoke").fidelity, repeats=1)
+    held_out = image_set(30, 6, 2)
+    few = held_out.at(np.flatnonzero((held_out.cells != "PC A") | (np.arange(120) == 30)))
+    table = fidelity.evaluate(image_set(5, 6, 1), few, image_set(9, 6, 3), settings, seed=7).set_index(["scope", "set"])
+    assert np.isnan(table.loc[("PC A", "generated"), "distance"])
+    assert table.loc[("AC A", "generated"), "rank_deficient"] and table.loc[("AC A", "generated"), "distance"] > 0
+
+
+def test_bad_sets_are_refused():
+    with pytest.raises(StudyError, match="too few"):
+        fidelity.statistics(np.zeros((1, 4)))
+    with pytest.raises(StudyError, match="not finite"):
+        fidelity.statistics(np.array([[0.0, np.nan], [1.0, 2.0], [0.0, 1.0]]))
+    with pytest.raises(StudyError, match="same extractor"):
+        fidelity.frechet_distance(fidelity.statistics(features(9, 4, 1)), fidelity.statistics(features(9, 5, 1)))
+    real = pd.DataFrame({"cell": ["AC A", "AC A"], "patient": ["p1", "p2"]})
+    with pytest.raises(StudyError, match="1 patients"):
+        fidelity.check_sets(np.array(["AC A"] * 3), real, pd.DataFrame({"cell": ["AC A"], "patient": ["p2"]}))
+    with pytest.raises(StudyError, match="0 held-out"):
+        fidelity.check_sets(np.array(["AC A"] * 3), real.assign(cell="Others"), real)
+
+
+def test_own_features_never_stand_in_the_column_fid():
+    settings = replace(load_profile("smoke").fidelity, repeats=1)
+    results = fidelity.evaluate(image_set(20, 6, 1), image_set(20, 6, 2), image_set(20, 6, 3), settings, seed=1)
+    own = tables.contract(5, fidelity.table5_cells(results, "phase-network", "DSA-feature distance"), "phantom")
+    assert own.loc[own["column"] == "FID", "this_run"].isna().all()
+    assert "This run (DSA-feature distance, phase network)" in set(own["row"])
+    inception = tables.contract(5, fidelity.table5_cells(results, "inception", "FID"), "archive")
+    ours = inception[(inception["row"] == "Ours") & (inception["column"] == "FID")].iloc[0]
+    assert ours["published"] == 15.27 and ours["this_run"] > 0
