@@ -4,6 +4,7 @@
 of `window_labels` are this project's rule, with both widths as named profile fields.
 """
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import pandas as pd
 
 from dsa_lib.errors import StudyError
 
-ARTERIAL = "arterial"  # the phase's name in the phantom's truth
+PHASES = ("before_contrast", "arterial", "capillary", "venous")  # names of the phantom's truth, in their order in time
+ARTERIAL = "arterial"
 MINIMUM_PATIENTS = 2  # with one patient, what is the phase and what is this patient's anatomy cannot be told apart
 
 
@@ -92,6 +94,21 @@ def window_labels(
     distance = joined["offset_s"].abs().round(6)  # 0.6 s at 0.3 s a frame is on the border, not beyond it by rounding
     joined["label"] = np.where(distance <= positive_within_s, 1.0, np.where(distance > negative_beyond_s, 0.0, np.nan))
     return joined.dropna(subset="label").drop(columns="representative").reset_index(drop=True)
+
+
+def label_digest(*tables: pd.DataFrame) -> str:
+    """sha256 of labelled frames [frame_id, label]: part of what a training's checkpoint belongs to."""
+    text = "\n".join(table[["frame_id", "label"]].to_csv(index=False) for table in tables)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_key(path: Path) -> pd.DataFrame:
+    """The private mapping [series, series_instance_uid, sop_instance_uid, file] from pseudonyms back to the archive, written by notebook 01."""
+    if not Path(path).exists():
+        raise StudyError(
+            f"{Path(path).name} is missing from the run's private folder: run notebooks/01_curation.ipynb again"
+        )
+    return pd.read_parquet(path)
 
 
 def require_enough(labelled: pd.DataFrame) -> None:

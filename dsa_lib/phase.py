@@ -3,6 +3,7 @@
 The ResNet-18 family here also serves as the run's own feature network: `stage_features` for a perceptual loss, `pooled_features` for distances.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -14,11 +15,16 @@ from safetensors import SafetensorError
 from scipy.ndimage import median_filter
 from torch import nn
 
+from dsa_lib.conditions import CELLS, Condition
 from dsa_lib.errors import StudyError
-from dsa_lib.profiles import Classifier
+from dsa_lib.labels import ARTERIAL, PHASES
+from dsa_lib.profiles import Classifier, Curation, Profile
 from dsa_lib.progress import track
+from dsa_lib.session import Study
 from dsa_lib.training import Draws, fit
-from dsa_lib.workspace import Workspace, atomic_write, sha256
+from dsa_lib.workspace import Workspace, atomic_write
+
+PUBLISHED = {"precision": 0.92, "recall": 0.89, "accuracy": 0.95}  # §2.2, on the hold-out validation set
 
 # --- network and features ---------------------------------------------------------------------------------------------
 
@@ -105,6 +111,9 @@ def augment(x: torch.Tensor, draws: Draws, settings: Classifier, background: flo
         1,
     )
     grid = F.affine_grid(theta, [n, 1, size, size], align_corners=False)
+    # The outermost half pixel of a frame has its edge's value, not a mixture with the outside.
+    edge = 1 - 1 / size
+    grid = torch.where(grid.abs() <= 1, grid.clamp(-edge, edge), grid)
     depth = F.grid_sample(depth, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
     def column(values: torch.Tensor) -> torch.Tensor:
@@ -141,13 +150,14 @@ def train(
     precision, log_every_s, checkpoint_every_s.
     """
     # Held at the network's size in half precision: at paper scale the annotated series' frames take 0.4 GB instead of the whole store.
-    store, labels = _store(frames, train_rows, settings.input_size), torch.as_tensor(train_rows["label"].to_numpy())
-    val_store, val_labels = _store(frames, val_rows, settings.input_size), torch.as_tensor(val_rows["label"].to_numpy())
+    store, labels = _store(frames, train_rows, settings.input_size), torch.tensor(train_rows["label"].to_numpy())
+    val_store, val_labels = _store(frames, val_rows, settings.input_size), torch.tensor(val_rows["label"].to_numpy())
     torch.manual_seed(how["seed"])
     model = build_resnet(settings.width, 1)
 
     def loss(network, indices, draws):
-        x = augment(store[indices].to(draws.device).float(), draws, settings, background_grey / 255)
+        with torch.autocast(draws.device.type, enabled=False):  # bfloat16 grid coordinates would be a quarter pixel off
+            x = augment(store[indices].to(draws.device).float(), draws, settings, background_grey / 255)
         return {"loss": bce(network(x).logits[:, 0], labels[indices].to(draws.device))}
 
     def validate(network):
@@ -229,7 +239,96 @@ def scores(truth: np.ndarray, called: np.ndarray) -> dict[str, float]:
     }
 
 
+def arterial_frames(frames: pd.DataFrame, phases: pd.DataFrame) -> pd.DataFrame:
+    """The contract of arterial.parquet: rows of frames.parquet that are arterial, with probability, cell (Table 1) and sentence (§2.3)."""
+    arterial = frames.merge(phases.loc[phases["arterial"], ["frame_id", "probability"]], on="frame_id")
+    found = conditions(arterial)
+    return arterial.assign(cell=[item.cell() for item in found], sentence=[item.sentence() for item in found])
+
+
+def conditions(frames: pd.DataFrame) -> list[Condition]:
+    """The acquisition condition of every row of `frames`."""
+    names = ["circulation", "plane", "primary_angle_deg", "secondary_angle_deg"]
+    return [Condition(*values) for values in frames[names].itertuples(index=False, name=None)]
+
+
+def none_arterial(study: Study, applied_only: bool) -> None:
+    """End the notebook where no frame was called arterial: a finding when a given classifier was applied, a failed training otherwise."""
+    sentence = "the classifier calls no frame arterial: look at figures/classifier_strips.png, then"
+    if applied_only:
+        study.skip(f"{sentence} lower classifier.threshold, or give annotations of this archive.")
+    raise StudyError(f"{sentence} raise classifier.steps or lower classifier.threshold")
+
+
+def arterial_spans(phases: pd.DataFrame) -> list[str]:
+    """For the eye: which frames of each series are called arterial, counted from 1 as viewers do."""
+    lines = []
+    for name, rows in phases.sort_values("frame").groupby("series"):
+        called = rows.loc[rows["arterial"], "frame"].to_numpy() + 1
+        runs = np.split(called, np.flatnonzero(np.diff(called) > 1) + 1) if len(called) else []
+        spans = ", ".join(f"{run[0]}–{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
+        lines.append(f"series {name[:8]}: {spans or 'none'} of {len(rows)} frames called arterial (counted from 1)")
+    return lines
+
+
+def score_table(phases: pd.DataFrame, labelled: pd.DataFrame) -> pd.DataFrame:
+    """Scores by split against what is known: the phantom's truth on all frames (where `phases` has the column `phase`), and window labels.
+
+    One row a reference and split, columns reference, split, series and those of `scores`; without any reference, no row.
+    """
+    parts = []
+    if "phase" in phases:
+        parts.append(("phantom truth, all frames", phases.assign(label=phases["phase"] == ARTERIAL)))
+    if len(labelled):
+        parts.append(("annotation windows", phases.merge(labelled[["frame_id", "label"]], on="frame_id")))
+    rows = []
+    for reference, table in parts:
+        for split in ("train", "val", "test"):
+            part = table[table["split"] == split]
+            if len(part):
+                counted = {"reference": reference, "split": split, "series": part["series"].nunique()}
+                rows.append(counted | scores(part["label"] == 1, part["arterial"]))
+    return pd.DataFrame(rows)
+
+
+def confusion(phases: pd.DataFrame) -> pd.DataFrame:
+    """Counts of frames by true phase, in their order in time, and by what they were called."""
+    counts = pd.crosstab(phases["phase"], phases["arterial"])
+    counts = counts.reindex(
+        index=[name for name in PHASES if name in counts.index], columns=[False, True], fill_value=0
+    )
+    return counts.set_axis(["not arterial", "arterial"], axis=1)
+
+
+def examples(frames: pd.DataFrame, phases: pd.DataFrame, count: int = 4) -> list[str]:
+    """Up to `count` series to look at, of held-out patients where there are any: one a canonical condition first, then others, by name."""
+    held_out = phases["split"] == "test"
+    first = frames[frames["series"].isin(phases.loc[held_out if held_out.any() else slice(None), "series"])]
+    first = first.drop_duplicates("series").sort_values("series")
+    cells = [condition.cell() for condition in conditions(first)]
+    by_cell = first.assign(cell=cells).groupby("cell")["series"].first()
+    chosen = [by_cell[cell] for cell in CELLS if cell in by_cell]
+    return (chosen + [name for name in first["series"] if name not in chosen])[:count]
+
+
 # --- saving and finding a trained classifier --------------------------------------------------------------------------
+
+
+def facts(run: str, profile: Profile, train_rows: pd.DataFrame) -> dict:
+    """What a classifier has to say of itself (classifier.json): what its input must look like, how it was trained and on what."""
+    return {
+        "trained": f"run {run}, profile {profile.name}",
+        "input_size": profile.classifier.input_size,
+        "background_grey": profile.curation.background_grey,
+        "contrast_per_grey": profile.curation.contrast_per_grey,
+        "threshold": profile.classifier.threshold,
+        "positive_within_s": profile.classifier.positive_within_s,
+        "negative_beyond_s": profile.classifier.negative_beyond_s,
+        "settings": dataclasses.asdict(profile.classifier),
+        "training_patients": int(train_rows["patient"].nunique()),
+        "training_series": int(train_rows["series"].nunique()),
+        "training_frames": len(train_rows),
+    }
 
 
 def save_classifier(folder: Path, model: nn.Module, facts: dict) -> None:
@@ -239,8 +338,11 @@ def save_classifier(folder: Path, model: nn.Module, facts: dict) -> None:
         (temporary / "classifier.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
 
 
-def load_classifier(folder: Path) -> tuple[nn.Module, dict]:
-    """The network in eval mode and its facts (input_size, threshold, windows, …) from a folder written by `save_classifier`."""
+def load_classifier(folder: Path, curation: Curation | None = None) -> tuple[nn.Module, dict]:
+    """The network in eval mode and its facts from a folder written by `save_classifier`.
+
+    Raises StudyError if the folder holds none, or if `curation` (of the frames it is meant for) maps contrast to grey in another way.
+    """
     from transformers import ResNetForImageClassification
 
     try:
@@ -250,6 +352,12 @@ def load_classifier(folder: Path) -> tuple[nn.Module, dict]:
         raise StudyError(
             f"{folder} does not hold a trained classifier ({error}): give the classifier folder that notebook 02 wrote"
         ) from None
+    for name in ("background_grey", "contrast_per_grey"):
+        if curation is not None and facts.get(name) != getattr(curation, name):
+            raise StudyError(
+                f"the classifier in {folder} was trained on frames with {name} {facts.get(name)}, these have {getattr(curation, name)}: "
+                f"set curation.{name} alike and run notebooks/01_curation.ipynb again"
+            )
     return model.eval(), facts
 
 
@@ -264,9 +372,3 @@ def find_classifier(given: str) -> Path:
     raise StudyError(
         f"classifier {given!r} is neither a run with a trained classifier nor a folder that holds one: run notebook 02 in that run first, or correct the name"
     )
-
-
-def data_digest(frames_path: Path, *tables: pd.DataFrame) -> str:
-    """What a training's checkpoint belongs to, beside its parameters: the frame store and the labels."""
-    labels = "".join(table[["frame_id", "label"]].to_csv(index=False) for table in tables)
-    return sha256(frames_path) + labels

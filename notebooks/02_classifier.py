@@ -1,0 +1,189 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,-all
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 02 · Arterial-phase classifier
+#
+# **Purpose.** Find the arterial-phase frames of every series (§2.2, §4.2): a ResNet-18 is trained from scratch on series that carry one annotated
+# frame each, applied to all frames, and what it finds is counted by condition (Table 1).
+#
+# **Reads** `frames.npy`, `frames.parquet`, `series.parquet` (notebook 01) and annotations: `annotations.csv` of the phantom archive (notebook 00), or a file
+# of your own. The phantom's truth is read only to score.
+# **Writes** `classifier/`, `phases.parquet` (every frame), `arterial.parquet`, `classifier_metrics.csv`, `tables/table1.csv`, three figures.
+#
+# **Measured time**: printed by the last cell, and in the report of the run.
+
+# %% tags=["parameters"]
+run: str = "smoke"  # folder under runs/
+profile: str = "smoke"  # smoke, phantom or paper
+archive: str = ""  # "" is the phantom archive of notebook 00
+overrides: dict = {}  # dotted profile names, e.g. {"classifier.threshold": 0.6}
+annotations: str = (
+    ""  # CSV series_instance_uid,frame (from 0): one representative arterial frame a series; "" takes the phantom's
+)
+classifier: str = ""  # a run, or a folder, that holds a trained classifier: it is applied, and nothing is trained
+
+# %%
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from IPython.display import display
+
+from dsa_lib import cohort, labels, phase, tables
+from dsa_lib.figures import phase as figures
+from dsa_lib.figures import style
+from dsa_lib.session import begin
+
+study = begin("02_classifier", globals())
+style.apply()
+settings = study.profile.classifier
+
+# %%
+annotations_path = Path(annotations).expanduser() if annotations else None
+if not annotations and study.archive is None and study.has("annotations.csv"):
+    annotations_path = study.read("annotations.csv")
+if annotations_path is None and not classifier:
+    study.skip(
+        "no frames of this archive are annotated and no trained classifier is named: give `annotations` or `classifier`."
+    )
+if why := study.skipped_upstream("frames.parquet"):
+    study.skip(why)
+frames = pd.read_parquet(study.read("frames.parquet"))
+store = np.load(study.read("frames.npy"), mmap_mode="r")
+series = pd.read_parquet(study.read("series.parquet"))
+key = labels.read_key(study.ws.private("series_key.parquet"))
+
+# %% [markdown]
+# ## Labels
+#
+# An expert marked one representative arterial frame in each annotated series (§2.2). The paper does not say how the other frames of these series were
+# labelled. Here, frames within `positive_within_s` of the marked one are arterial, frames farther than `negative_beyond_s` are not, and those in between,
+# where the phase changes, are left out. Both are seconds, because frame rates differ between runs.
+
+# %%
+labelled = frames.head(0).assign(label=[], offset_s=[])
+if annotations_path is not None:
+    marked = labels.read_annotations(annotations_path, key, series)
+    labelled = labels.window_labels(frames, marked, settings.positive_within_s, settings.negative_beyond_s)
+    study.note("annotated_series", len(marked))
+split = {name: labelled[labelled["split"] == name] for name in ("train", "val", "test")}
+pd.DataFrame(
+    {
+        name: {"patients": rows["patient"].nunique(), "annotated series": rows["series"].nunique(),
+               "arterial frames": int((rows["label"] == 1).sum()), "other frames": int((rows["label"] == 0).sum())}
+        for name, rows in split.items()
+    }
+)  # fmt: skip
+
+# %% [markdown]
+# ## Training
+#
+# ResNet-18 from scratch, input in [0, 1], random crop, horizontal flip, intensity jitter, and the binary cross-entropy of Eq. 1:
+# $\mathcal{L}_\mathrm{BCE} = -\frac{1}{N}\sum_i \left[y_i \log \hat y_i + (1-y_i)\log(1-\hat y_i)\right]$.
+# Patients of the training split train, those of the validation split choose the weights, those of the test split are not looked at. Augmentation
+# beyond the paper's three (wider field of view, contrast, gamma, sharpness, noise) is off in `paper`; on phantoms it is what makes the network
+# look at vessels instead of at the simulation's exact grey values.
+
+# %%
+history = None
+if classifier:
+    model, facts = phase.load_classifier(phase.find_classifier(classifier), study.profile.curation)
+    print(f"Applied, not trained: the classifier of {facts['trained']}.")
+else:
+    labels.require_enough(split["train"])
+    model, history = phase.train(
+        store, split["train"], split["val"], settings, study.profile.curation.background_grey, seed=study.profile.seed,
+        folder=study.ws.checkpoints("classifier"),
+        digest=study.digest("classifier") + labels.label_digest(split["train"], split["val"]),
+        precision=study.profile.precision, log_every_s=study.profile.log_every_s,
+        checkpoint_every_s=study.profile.checkpoint_every_s,
+    )  # fmt: skip
+    facts = phase.facts(study.run, study.profile, split["train"])
+phase.save_classifier(study.write("classifier"), model, facts)
+study.note("classifier", facts)
+
+# %%
+if history is not None:
+    figure = figures.training(history)
+    style.save(figure, study.write("figures/classifier_training.png"))
+    display(figure)
+
+# %% [markdown]
+# ## All frames
+#
+# A frame whose probability reaches `threshold` is arterial. The paper judges every frame alone; `median_frames` and `contiguous` add that contrast passes
+# the arteries once. `frames_per_series` can limit a series to its most probable frames (§4.2); by default all are kept.
+
+# %%
+phases = frames.drop(columns=["primary_angle_deg", "secondary_angle_deg"])
+phases["probability"] = phase.predict(model, store, facts["input_size"])
+phases["arterial"] = phase.select_arterial(phases, settings)
+phases.to_parquet(study.write("phases.parquet"))
+per_series = phases.groupby("series")["arterial"].sum()
+print(f"{phases['arterial'].sum()} of {len(phases)} frames are arterial: median {per_series.median():g} a series, "
+      f"{(per_series == 0).sum()} of {len(per_series)} series without any.")  # fmt: skip
+print(*phase.arterial_spans(phases) if len(per_series) <= 5 else [], sep="\n")
+
+# %% [markdown]
+# ## How often it is right
+#
+# On the phantom every frame's true phase is known: the reference is *arterial or not* on **all** frames of kept series, the difficult ones at the phase
+# borders included. With annotations the labels above are a second reference, which leaves those out: the only one that a clinical archive offers.
+
+# %%
+if study.archive is None and study.has("archive_truth.parquet"):
+    phases["phase"] = labels.true_phase(phases, key, pd.read_parquet(study.read("archive_truth.parquet")))
+metrics = phase.score_table(phases, labelled)
+metrics.to_csv(study.write("classifier_metrics.csv"), index=False)
+study.note("metrics", metrics.to_dict("records"))
+study.note("metrics_published", phase.PUBLISHED)
+display(metrics.round(3) if len(metrics) else "Neither truth nor annotations: nothing to score against.")
+print("Published, hold-out validation set (§2.2):", phase.PUBLISHED)
+
+# %%
+if "phase" in phases:
+    held_out = phases[phases["split"] == "test"]
+    figure = figures.confusion(phase.confusion(held_out), "Held-out phantom patients, all frames")
+    style.save(figure, study.write("figures/classifier_confusion.png"))
+    display(figure)
+
+# %% [markdown]
+# Whole series over time, one a condition where there is one, from held-out patients where there are any.
+
+# %%
+if annotations_path is not None:
+    representative = set(marked.itertuples(index=False, name=None))
+    phases["annotated"] = [pair in representative for pair in zip(phases["series"], phases["frame"], strict=True)]
+figure = figures.strips(store, phases, phase.examples(frames, phases), settings.threshold)
+style.save(figure, study.write("figures/classifier_strips.png"))
+display(figure)
+
+# %% [markdown]
+# ## Table 1
+#
+# Arterial frames by circulation, plane and C-arm angle, in bins of ±5° around the canonical positions.
+
+# %%
+if not phases["arterial"].any():
+    phase.none_arterial(study, applied_only=bool(classifier))
+arterial = phase.arterial_frames(frames, phases)
+arterial.to_parquet(study.write("arterial.parquet"))
+table = tables.contract(1, cohort.table1(arterial), "archive" if study.archive else "phantom")
+tables.write_table(study.write("tables/table1.csv"), table)
+tables.side_by_side(table)
+
+# %%
+study.finish()

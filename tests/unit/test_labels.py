@@ -1,0 +1,111 @@
+"""Annotations, window labels and phantom truth: hand-worked cases, and one sentence naming file and line for every fault."""
+
+import pandas as pd
+import pytest
+
+from dsa_lib import labels
+from dsa_lib.errors import StudyError
+
+KEY = pd.DataFrame(
+    {
+        "series": ["s1", "s2", "s3", "s4"],
+        "series_instance_uid": ["1.1", "1.2", "1.3", "1.3"],
+        "sop_instance_uid": ["9.1", "9.2", "9.3", "9.4"],
+        "file": ["a", "b", "c", "d"],
+    }
+)
+SERIES = pd.DataFrame({"series": ["s1", "s2", "s3", "s4"], "frames": [10, 10, 5, 5], "kept": [True, False, True, True]})
+
+
+def read(tmp_path, text):
+    path = tmp_path / "mine.csv"
+    path.write_text(text)
+    return labels.read_annotations(path, KEY, SERIES)
+
+
+def test_annotations_become_pseudonyms_and_excluded_series_are_dropped(tmp_path):
+    table = read(tmp_path, "series_instance_uid,frame\n1.1,4\n1.2,3\n")
+    assert table.to_dict("records") == [{"series": "s1", "frame": 4}]
+
+
+def test_instance_uid_tells_the_runs_of_one_series_apart(tmp_path):
+    table = read(tmp_path, "series_instance_uid,frame,sop_instance_uid\n1.3,2,9.4\n1.3,1,9.3\n1.1,0,\n")
+    assert table.to_dict("records") == [
+        {"series": "s4", "frame": 2},
+        {"series": "s3", "frame": 1},
+        {"series": "s1", "frame": 0},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("series,frame\n1.1,4\n", "no column series_instance_uid"),
+        ("series_instance_uid,frame\n", "no rows"),
+        ("", "cannot be read"),
+        ("series_instance_uid,frame\n1.1,4\n7.7,2\n", r"mine\.csv, line 3: series 7\.7 is not in this archive"),
+        ("series_instance_uid,frame\n1.1,10\n", r"mine\.csv, line 2: frame 10 is out of range, .* frames 0 to 9"),
+        ("series_instance_uid,frame\n1.1,-1\n", r"line 2: frame '-1' is not a whole number"),
+        ("series_instance_uid,frame\n1.1,2.5\n", r"line 2: frame '2\.5' is not a whole number"),
+        ("series_instance_uid,frame\n1.1,4\n1.1,5\n", r"line 3: series 1\.1 is annotated already in line 2"),
+        ("series_instance_uid,frame\n1.3,4\n", r"line 2: series 1\.3 holds 2 runs; add a column sop_instance_uid"),
+        ("series_instance_uid,frame,sop_instance_uid\n1.3,4,9.9\n", r"line 2: series 1\.3 has no instance 9\.9"),
+    ],
+)
+def test_faults_name_file_and_line(tmp_path, text, sentence):
+    with pytest.raises(StudyError, match=sentence):
+        read(tmp_path, text)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(StudyError, match="cannot be read as annotations"):
+        labels.read_annotations(tmp_path / "none.csv", KEY, SERIES)
+
+
+def frames(series="s1", count=10, step=0.3, patient="p1"):
+    return pd.DataFrame(
+        {
+            "frame_id": range(count),
+            "series": series,
+            "patient": patient,
+            "frame": range(count),
+            "time_s": [step * i for i in range(count)],
+        }
+    )
+
+
+def test_windows_are_seconds_with_the_border_inside():
+    table = labels.window_labels(frames(), pd.DataFrame({"series": ["s1"], "frame": [4]}), 0.6, 0.9)
+    # ±0.6 s is frames 2–6; ±0.9 s is still unused (frames 1 and 7); beyond it: 0, 8, 9
+    assert dict(zip(table["frame"], table["label"], strict=True)) == {0: 0, 2: 1, 3: 1, 4: 1, 5: 1, 6: 1, 8: 0, 9: 0}
+    assert table.set_index("frame")["offset_s"][2] == pytest.approx(-0.6)
+
+
+def test_series_without_annotation_gets_no_label():
+    both = pd.concat([frames(), frames("s3")])
+    table = labels.window_labels(both, pd.DataFrame({"series": ["s3"], "frame": [0]}), 0.6, 0.9)
+    assert set(table["series"]) == {"s3"}
+
+
+def test_too_few_patients_or_one_kind_of_frame():
+    one = pd.DataFrame({"patient": ["p1", "p1"], "label": [0.0, 1.0]})
+    with pytest.raises(StudyError, match=r"cover 1 patient\(s\)"):
+        labels.require_enough(one)
+    with pytest.raises(StudyError, match="no non-arterial training frame"):
+        labels.require_enough(pd.DataFrame({"patient": ["p1", "p2"], "label": [1.0, 1.0]}))
+    labels.require_enough(pd.DataFrame({"patient": ["p1", "p2"], "label": [0.0, 1.0]}))
+
+
+def test_truth_is_found_by_instance_and_frame():
+    table = pd.concat([frames("s3", 2), frames("s4", 2)], ignore_index=True).sample(frac=1, random_state=0)
+    truth = pd.DataFrame(
+        {
+            "sop_instance_uid": ["9.3", "9.3", "9.4", "9.4"],
+            "frame": [0, 1, 0, 1],
+            "phase": ["before_contrast", "arterial", "capillary", "venous"],
+        }
+    )
+    phase = labels.true_phase(table, KEY, truth)
+    assert phase.sort_index().tolist() == ["before_contrast", "arterial", "capillary", "venous"]
+    with pytest.raises(StudyError, match="lacks 1 of 4"):
+        labels.true_phase(table, KEY, truth[:3])
