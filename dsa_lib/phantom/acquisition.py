@@ -1,0 +1,108 @@
+"""How one planned run is acquired: C-arm, timing, exposure, shutter and motion, drawn from the run's own seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dsa_lib.phantom.anatomy import Patient
+from dsa_lib.phantom.bolus import Injection
+from dsa_lib.phantom.projection import CArm
+from dsa_lib.phantom.render import Exposure, RenderedRun, render_rotation, render_run
+from dsa_lib.phantom.territories import Injection3D, inject
+
+ISOCENTRE = {"arch": (0, 0, -312), "spinal": (0, 20, -310), "femoral": (0, 0, -312)}
+ROTATION_DEG = 200.0
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """What the DICOM header tells of one plane: geometry, exposure, mask frames (1-based), per-frame primary angles where it rotates."""
+
+    arm: CArm
+    exposure: Exposure
+    injection: Injection
+    mask_frames: tuple[int, ...]
+    rotation_deg: tuple[float, ...] = ()
+
+
+class Bodies:
+    """What each injection of one patient fills, grown when first asked for."""
+
+    def __init__(self, patient: Patient, seed: int, number: int):
+        self.patient, self._seed, self._grown = patient, seed * 100003 + number, {}
+
+    def of(self, row: dict) -> Injection3D:
+        """The trees that the plan row's injection fills; a groin control is rendered like a trunk artery of the chest."""
+        vessel = {"femoral": "arch"}.get(row["vessel"], row["vessel"])
+        key = (vessel, row["side"])
+        if key not in self._grown:
+            self._grown[key] = inject(self.patient, vessel, row["side"], self._seed)
+        return self._grown[key]
+
+
+def times_s(config) -> np.ndarray:
+    """Frame times [frames] in s."""
+    return np.arange(config.frames) * config.frame_time_ms / 1000
+
+
+def _motion(frames: int, rng: np.random.Generator) -> np.ndarray:
+    """Patient motion [frames, 2] in mm: a slow drift, and in every fifth run a start of a few tenths of a millimetre."""
+    motion = np.cumsum(rng.normal(0, rng.choice([0.012, 0.03, 0.06], p=[0.5, 0.35, 0.15]), (frames, 2)), axis=0)
+    if rng.random() < 0.2:
+        motion[rng.integers(3, frames) :] += rng.normal(0, 0.35, 2)
+    return motion
+
+
+def _shutter(matrix: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """Exposed columns and rows (first, last, first, last); open in two of three series."""
+    edges = [0, matrix - 1, 0, matrix - 1]
+    if rng.random() < 0.33:
+        closed = rng.uniform(0.0, 0.045, 4) * matrix
+        edges = [int(closed[0]), int(matrix - 1 - closed[1]), int(closed[2]), int(matrix - 1 - closed[3])]
+    return tuple(edges)
+
+
+def acquire(
+    rows: list[dict], config, seed: int, bodies: Bodies
+) -> tuple[list[Acquisition], list[np.ndarray], RenderedRun]:
+    """Acquire the planes of one run.
+
+    rows: plan rows of one run, one a plane; bodies: of their patient. Returns the acquisition of each plane, its frames
+    [frames, matrix, matrix] uint16, and the rendered run with its truth.
+    """
+    first = rows[0]
+    rng = np.random.default_rng([seed, 11, first["run"]])
+    times = times_s(config)
+    body = bodies.of(first)
+    step = config.frame_time_ms / 1000
+    injection = Injection(
+        start=float(step * 1.25 + rng.uniform(0, 0.8) * step), duration=float(rng.uniform(1.5, 2.1)), strength=float(rng.uniform(0.75, 1.0))
+    )  # fmt: skip
+    rotating = first["kind"] == "rotational"
+    centre = np.array(ISOCENTRE.get(first["vessel"], (0, 17, 4 if first["vessel"] != "VA" else -2)), float)
+    centre = centre + rng.normal(0, [2.0, 4.0, 4.0])
+    field = float(rng.uniform(204, 236))
+    photons = float(rng.uniform(0.75, 1.5) * 2.6e5 * (144 / config.matrix) ** 2)
+    motion = np.zeros((config.frames, 2)) if rotating else _motion(config.frames, rng)
+    mask_frames = (1,) if rng.random() < 0.5 or times[1] > injection.start - 0.1 else (1, 2)
+    acquisitions = []
+    for row in rows:
+        arm = CArm(
+            row["primary_angle_deg"], row["secondary_angle_deg"], tuple(centre), field, flip=row["plane"] == "B",
+            source_detector=float(rng.uniform(1050, 1200)), source_isocentre=float(rng.uniform(750, 785)),
+        )  # fmt: skip
+        angles = ()
+        if rotating:
+            angles = tuple(np.round(np.linspace(-ROTATION_DEG / 2, ROTATION_DEG / 2, config.frames), 1))
+        exposure = Exposure(photons, motion, _shutter(config.matrix, rng))
+        acquisitions.append(Acquisition(arm, exposure, injection, mask_frames, angles))
+    render = render_rotation if rotating else render_run
+    arms = [a.arm for a in acquisitions]
+    exposures = [a.exposure for a in acquisitions]
+    more = {"angles": acquisitions[0].rotation_deg} if rotating else {}
+    result = render(
+        body, injection, arms, exposures, times, config.matrix, bodies.patient, [seed, 13, first["run"]], **more
+    )
+    return acquisitions, result.frames, result

@@ -1,0 +1,155 @@
+"""Veins and the vessels outside the brain: sinuses, cortical veins, external carotid, arch and spinal arteries."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dsa_lib.phantom.anatomy import Patient, Vessel, _mirror, cortex_x, side_index
+
+
+def sinuses(patient: Patient, side: int, posterior: bool) -> list[Vessel]:
+    """Dural sinuses and deep veins as a tree whose root is the jugular vein (flow is towards the root).
+
+    side: the injected side; the dominant transverse sinus drains most of either side.
+    """
+    d = patient.dominant_sinus
+    jugular = [(31, 20, -150), (32, 21, -110), (32, 23, -75), (29, 25, -50), (36, 30, -44), (46, 36, -38), (54, 42, -26), (59, 50, -14),
+               (56, 66, -10), (42, 90, -8), (22, 104, -6), (0, 109, -5)]  # fmt: skip
+    other = [(0, 109, -5), (-22, 104, -6), (-42, 90, -8), (-56, 66, -10), (-59, 50, -14), (-54, 42, -26), (-46, 36, -38), (-36, 30, -44),
+             (-29, 25, -50), (-32, 23, -75), (-32, 21, -110), (-31, 20, -150)]  # fmt: skip
+    straight = [(0, 109, -5), (0, 88, 7), (0, 70, 16), (0, 57, 24), (0, 51, 28), (0, 46, 25)]
+    internal = [(0, 46, 25), (2, 38, 25), (2.5, 26, 28), (2.5, 12, 28), (3, -2, 22)]
+    septal = [(3, -2, 22), (3, -12, 22), (3, -20, 19)]
+    striate = [(3, -2, 22), (8, 4, 28), (14, 14, 31), (18, 24, 29)]
+    basal = [(0, 46, 25), (8, 40, 18), (15, 28, 9), (19, 14, 2), (16, 2, 0), (14, -4, 2)]
+    sagittal = [(0, 109, -5), (0, 110, 15), (0, 103, 42), (0, 84, 68), (0, 55, 86), (0, 22, 91), (0, -12, 87), (0, -40, 73), (0, -60, 48),
+        (0, -68, 25)]  # fmt: skip
+    wide = patient.calibre
+    vessels = [
+        Vessel("jugular", _mirror(jugular, d), (4.0 * wide, 3.2 * wide), None),
+        Vessel("other transverse", _mirror(other, d), (2.0 * wide, 2.4 * wide), "jugular"),
+        Vessel("superior sagittal", _mirror(sagittal, 1), (3.4 * wide, 1.3 * wide), "jugular", sprouts=True),
+        Vessel("straight", _mirror(straight, 1), (2.0, 1.7), "jugular"),
+        Vessel("basal", _mirror(basal, side), (1.1, 0.6), "straight"),
+    ]
+    if posterior:
+        vermian = [(0, 88, 7), (1, 92, -12), (2, 88, -30), (3, 76, -44)]
+        precentral = [(0, 51, 28), (0, 44, 14), (1, 38, 0), (2, 34, -14)]
+        petrosal = [(55, 44, -20), (42, 34, -20), (30, 28, -19), (22, 28, -12)]
+        return vessels + [
+            Vessel("basal (other)", _mirror(basal, -side), (1.0, 0.6), "straight"),
+            Vessel("inferior vermian", _mirror(vermian, side), (0.9, 0.5), "straight"),
+            Vessel("precentral cerebellar", _mirror(precentral, 1), (0.8, 0.4), "straight"),
+            Vessel("petrosal", _mirror(petrosal, d), (1.0, 0.5), "jugular"),
+        ]
+    labbe_start = (56, 66, -10) if side == d else (-56 * side * d * side, 66, -10)
+    labbe_start = (56, 66, -10)
+    labbe = [labbe_start, (62, 50, -3), (64, 34, 4), (62, 20, 13)]
+    trolard = [(2, 30, 90), (24, 28, 82), (46, 24, 66), (58, 20, 44), (63, 16, 26)]
+    sylvian = [(63, 16, 26), (61, 4, 13), (54, -10, 4), (44, -22, -4), (30, -22, -8)]
+    labbe_parent = "jugular" if side == d else "other transverse"
+    return vessels + [
+        Vessel("internal cerebral", _mirror(internal, side), (1.1, 0.9), "straight"),
+        Vessel("septal", _mirror(septal, side), (0.6, 0.3), "internal cerebral"),
+        Vessel("thalamostriate", _mirror(striate, side), (0.7, 0.3), "internal cerebral"),
+        Vessel("Labbe", _mirror(labbe, side), (1.3, 0.8), labbe_parent, sprouts=True),
+        Vessel("Trolard", _mirror(trolard, side), (1.3, 0.8), "superior sagittal", sprouts=True),
+        Vessel("Sylvian vein", _mirror(sylvian, side), (0.9, 0.7), "Trolard", sprouts=True),
+    ]
+
+
+def bridging_veins(side: int, rng: np.random.Generator, posterior: bool) -> list[Vessel]:
+    """Cortical stems that run over the convexity into the superior sagittal sinus, most of them slanting forward."""
+    vessels = []
+    for n, y in enumerate((82, 66) if posterior else (-46, -30, -14, 4, 46, 62, 80)):
+        y = y + rng.normal(0, 3)
+        course = []
+        for f in np.linspace(0, 1, 5):
+            a = f * rng.uniform(0.9, 1.1) * (1.05 if -20 < y < 60 else 0.8)
+            yy = y + 12 * f * (1 if y > 0 else -0.3)
+            z = 22 + 65 * np.sqrt(max(1 - ((yy - 20) / 88) ** 2, 0.05)) * np.cos(a)
+            x = min(
+                2 + 66 * np.sin(a) * np.sqrt(max(1 - ((yy - 20) / 88) ** 2, 0.05)),
+                cortex_x(np.array(yy), np.array(z)) + 3,
+            )
+            course.append((x, yy, z))
+        vessels.append(Vessel(f"bridging {n}", _mirror(course, side), (0.85, 0.5), "superior sagittal", sprouts=True))
+    return vessels
+
+
+def external_carotid(patient: Patient, side: int, root: str | None) -> list[Vessel]:
+    """External carotid and its named branches; root names the common carotid it leaves, or None for a selective injection."""
+    _, lift, _, sway = patient.siphon[side_index(side)]
+    trunk = [(27, 17, -108), (29, 10 + 0.4 * sway, -97), (31, 8, -84), (34, 11, -70), (40, 14, -58), (45, 14, -48)]
+    if root is None:
+        trunk = [(27, 20, -150), (26.5, 20, -125), *trunk]
+    branch = {
+        "superficial temporal": ([(45, 14, -48), (58, 13, -34), (69, 8, -14), (74, 3, 6), (75, 2, 20)], (1.0, 0.8), "ECA"),
+        "frontal scalp": ([(75, 2, 20), (73, -18, 32), (67, -40, 46), (56, -56, 58), (44, -60, 72)], None, "superficial temporal"),
+        "parietal scalp": ([(75, 2, 20), (78, 14, 42), (73, 26, 66), (58, 36, 88), (40, 44, 99)], None, "superficial temporal"),
+        "maxillary": ([(45, 14, -48), (48, 4, -46), (43, -8, -43), (34, -18, -40 + lift), (25, -26, -36), (18, -30, -32)], (1.2, 0.8), "ECA"),
+        "middle meningeal": ([(46, 4, -45), (38, 5, -34), (44, 1, -24), (56, -6, -8), (64, -4, 10), (67, 4, 30)], (0.65, 0.5), "maxillary"),
+        "meningeal frontal": ([(64, -4, 10), (63, -22, 30), (55, -34, 52), (40, -36, 70)], None, "middle meningeal"),
+        "meningeal parietal": ([(67, 4, 30), (66, 22, 48), (58, 40, 64), (46, 56, 74)], None, "middle meningeal"),
+        "infraorbital": ([(25, -26, -36), (27, -44, -34), (28, -60, -34), (26, -70, -38)], None, "maxillary"),
+        "descending palatine": ([(20, -29, -33), (17, -34, -48), (15, -46, -56), (10, -58, -58)], None, "maxillary"),
+        "facial": ([(31, 8, -86), (38, 0, -88), (42, -14, -92), (43, -30, -90), (36, -46, -76), (27, -58, -62), (18, -66, -44),
+            (13, -68, -26)], (0.95, 0.6), "ECA"),
+        "lingual": ([(30, 8, -90), (24, 0, -86), (18, -14, -82), (13, -30, -80), (8, -44, -78)], None, "ECA"),
+        "occipital": ([(32, 9, -76), (40, 22, -64), (50, 42, -52), (52, 64, -42), (44, 88, -28), (34, 108, -8), (26, 117, 14),
+            (22, 116, 34)], (0.95, 0.6), "ECA"),
+        "posterior auricular": ([(38, 13, -62), (50, 26, -46), (62, 38, -26), (70, 44, -2)], None, "ECA"),
+        "ascending pharyngeal": ([(28, 14, -100), (24, 14, -80), (22, 14, -58), (20, 12, -42)], (0.4, 0.2), "ECA"),
+        "superior thyroid": ([(29, 11, -99), (24, 0, -104), (20, -6, -116), (18, -6, -130)], (0.7, 0.4), "ECA"),
+    }  # fmt: skip
+    vessels = [Vessel("ECA", _mirror(trunk, side), (1.9 * patient.calibre, 1.4), root)]
+    for name, (points, radius, parent) in branch.items():
+        vessels.append(
+            Vessel(
+                name, _mirror(points, side), radius, parent, sprouts=radius is None or name in ("facial", "occipital")
+            )
+        )
+    return vessels
+
+
+def external_territory(side: int, rng: np.random.Generator) -> np.ndarray:
+    """Points [n, 3] mm of scalp, face and neck muscles that small external carotid branches reach."""
+    n = 150
+    direction = rng.normal(size=(n, 3)) * [1, 1, 0.8]
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    scalp = direction * [81, 102, 79] + [0, 19, 22]
+    scalp = scalp[(scalp[:, 2] > 0) & (scalp[:, 0] > 12)][:45]
+    face = rng.uniform([4, -66, -100], [46, 2, -30], (60, 3))
+    neck = rng.uniform([20, 30, -120], [52, 90, -40], (28, 3))
+    return np.concatenate([scalp, face, neck]) * [side, 1, 1]
+
+
+def arch() -> list[Vessel]:
+    """Aortic arch and great vessels (isocentre about 320 mm below the head)."""
+    return [
+        Vessel("aorta", np.array([(-18, -10, -390), (-22, -22, -350), (-12, -20, -318), (4, 2, -306), (18, 22, -318), (24, 34, -350),
+            (22, 38, -430)]), (13, 11), None),
+        Vessel("brachiocephalic", np.array([(-12, -20, -316), (-18, -14, -296), (-28, -6, -272)]), (6.0, 5.4), "aorta"),
+        Vessel("right subclavian", np.array([(-28, -6, -272), (-46, 0, -262), (-70, 0, -268), (-100, -4, -282)]), (4.2, 3.6), "brachiocephalic"),
+        Vessel("right CCA", np.array([(-28, -6, -272), (-28, 0, -245), (-26, 10, -210), (-27, 18, -170)]), (3.2, 3.0), "brachiocephalic"),
+        Vessel("left CCA", np.array([(0, -4, -304), (6, 0, -280), (18, 8, -240), (26, 16, -200), (27, 19, -165)]), (3.2, 3.0), "aorta"),
+        Vessel("left subclavian", np.array([(16, 18, -312), (22, 18, -286), (36, 10, -268), (60, 6, -266), (100, 2, -284)]), (4.4, 3.6), "aorta"),
+        Vessel("right VA", np.array([(-42, 0, -262), (-34, 14, -240), (-27, 28, -215), (-25, 32, -165)]), (1.8, 1.7), "right subclavian"),
+        Vessel("left VA", np.array([(34, 11, -268), (32, 18, -245), (27, 28, -215), (25, 32, -165)]), (1.9, 1.8), "left subclavian"),
+        Vessel("internal thoracic", np.array([(46, 8, -267), (36, -20, -290), (24, -50, -330), (22, -58, -400)]), (1.2, 0.9), "left subclavian"),
+    ]  # fmt: skip
+
+
+def spinal(rng: np.random.Generator, side: int) -> list[Vessel]:
+    """A segmental artery with its muscular branches and a radiculomedullary hairpin into the anterior spinal artery."""
+    z = -320 + rng.normal(0, 4)
+    return [
+        Vessel("segmental", _mirror([(4, 0, z - 6), (10, 16, z - 4), (20, 32, z), (32, 38, z + 3), (60, 30, z - 3),
+            (85, 8, z - 16)], side), (1.3, 0.7), None),
+        Vessel("dorsal", _mirror([(24, 35, z + 1), (28, 52, z - 4), (24, 68, z - 16)], side), None, "segmental", sprouts=True),
+        Vessel("radiculomedullary", _mirror([(20, 32, z), (12, 40, z + 10), (5, 44, z + 28), (0.5, 44, z + 46), (0, 44, z + 38)], side),
+            (0.4, 0.35), "segmental"),
+        Vessel("anterior spinal", _mirror([(0, 44, z + 38), (0.4, 44, z), (-0.4, 44, z - 45), (0, 44, z - 90)], side),
+            (0.35, 0.3), "radiculomedullary"),
+        Vessel("intersegmental", _mirror([(16, 24, z), (18, 22, z + 20), (19, 26, z + 40)], side), (0.6, 0.4), "segmental"),
+    ]  # fmt: skip

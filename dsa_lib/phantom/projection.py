@@ -1,0 +1,171 @@
+"""The C-arm's cone-beam geometry; vessels and skull as the detector sees them.
+
+Angles follow DICOM PS3.3 C.8.7.5: primary +LAO/-RAO, secondary +CRA/-CAU. At 0/0 the detector is in front of the supine
+patient. Lateral planes are displayed with the face to the left (FieldOfViewHorizontalFlip YES).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dsa_lib.phantom.anatomy import BRAIN_AXES, Patient
+
+MU_IODINE = 0.17  # per mm of undiluted contrast at the detector's effective energy
+MU_SOFT, MU_BONE = 0.0062, 0.021  # per mm, effective: beam hardening and scatter flatten them
+
+
+@dataclass(frozen=True)
+class CArm:
+    """One detector position.
+
+    primary_deg, secondary_deg: positioner angles; source_detector, source_isocentre: mm; field: width in mm of the square field
+    at the isocentre; isocentre: [3] mm in patient axes; flip: image columns mirrored.
+    """
+
+    primary_deg: float
+    secondary_deg: float
+    isocentre: tuple[float, float, float]
+    field: float = 215.0
+    source_detector: float = 1150.0
+    source_isocentre: float = 780.0
+    flip: bool = False
+
+    def axes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Unit vectors in patient axes: towards the detector, image right, image up."""
+        a, b = np.deg2rad(self.primary_deg), np.deg2rad(self.secondary_deg)
+        to_detector = np.array([np.sin(a) * np.cos(b), -np.cos(a) * np.cos(b), np.sin(b)])
+        up = np.array([-np.sin(a) * np.sin(b), np.cos(a) * np.sin(b), np.cos(b)])
+        right = np.cross(-to_detector, up)
+        return to_detector, -right if self.flip else right, up
+
+    def project(self, points: np.ndarray, matrix: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Patient points [n, 3] mm to (column [n], row [n]) in pixels and magnification [n] relative to the isocentre.
+
+        Pixel centres are whole numbers; the isocentre falls on (matrix - 1) / 2.
+        """
+        to_detector, right, up = self.axes()
+        offset = np.asarray(points, float) - np.asarray(self.isocentre)
+        magnification = self.source_isocentre / (self.source_isocentre + offset @ to_detector)
+        pixel = matrix / self.field
+        column = (matrix - 1) / 2 + offset @ right * magnification * pixel
+        row = (matrix - 1) / 2 - offset @ up * magnification * pixel
+        return column, row, magnification
+
+    def rays(self, matrix: int) -> tuple[np.ndarray, np.ndarray]:
+        """Source position [3] and unit ray directions [matrix, matrix, 3] through every pixel, in patient axes."""
+        to_detector, right, up = self.axes()
+        source = np.asarray(self.isocentre) - self.source_isocentre * to_detector
+        grid = (np.arange(matrix) - (matrix - 1) / 2) * self.field / matrix
+        direction = self.source_isocentre * to_detector + grid[None, :, None] * right - grid[:, None, None] * up
+        return source, direction / np.linalg.norm(direction, axis=2, keepdims=True)
+
+
+def splat(column, row, radius, volume, layer, layers: int, matrix: int) -> np.ndarray:
+    """Contrast path length in mm-pixels: discs of `volume` spread over antialiased footprints, conserving volume.
+
+    column, row, radius: [n] in pixels; volume: [n] already divided by a pixel's area (so that the image is in mm of contrast);
+    layer: [n] real layer index, shared linearly between the two neighbouring layers. Returns [layers, matrix, matrix].
+    A uniform disc swept along a line gives the chord profile 2 sqrt(r^2 - s^2) of a cylinder.
+    """
+    out = np.zeros(layers * matrix * matrix)
+    radius = np.maximum(radius, 0.42)
+    half = np.ceil(radius - 0.1).astype(int)
+    low = np.clip(np.floor(layer).astype(int), 0, layers - 1)
+    high = np.minimum(low + 1, layers - 1)
+    share = np.clip(layer - low, 0, 1)
+    for h in np.unique(half):
+        pick = np.flatnonzero(
+            (half == h) & (column > -h - 1) & (column < matrix + h) & (row > -h - 1) & (row < matrix + h)
+        )
+        if len(pick) == 0:
+            continue
+        c0, r0 = np.rint(column[pick]).astype(int), np.rint(row[pick]).astype(int)
+        span = np.arange(-h, h + 1)
+        dy, dx = (g.ravel() for g in np.meshgrid(span, span, indexing="ij"))
+        x, y = c0[:, None] + dx, r0[:, None] + dy
+        away = np.sqrt((x - column[pick, None]) ** 2 + (y - row[pick, None]) ** 2)
+        weight = np.clip(radius[pick, None] + 0.5 - away, 0, 1)
+        weight *= (volume[pick] / np.maximum(weight.sum(axis=1), 1e-6))[:, None]
+        weight[(x < 0) | (x >= matrix) | (y < 0) | (y >= matrix)] = 0
+        index = np.clip(y, 0, matrix - 1) * matrix + np.clip(x, 0, matrix - 1)
+        for which, part in ((low, 1 - share), (high, share)):
+            flat = index + (which[pick] * matrix * matrix)[:, None]
+            out += np.bincount(flat.ravel(), (weight * part[pick, None]).ravel(), minlength=out.size)
+    return out.reshape(layers, matrix, matrix)
+
+
+def vessel_layers(samples: dict[str, np.ndarray], arm: CArm, matrix: int, layers: int, last: float) -> np.ndarray:
+    """Path length of contrast (mm) in layers of arrival time 0 … `last` seconds: [layers, matrix, matrix]."""
+    column, row, magnification = arm.project(samples["point"], matrix)
+    pixel = arm.field / matrix  # mm at the isocentre
+    area = (pixel / magnification) ** 2
+    layer = samples["arrival"] / max(last, 1e-6) * (layers - 1)
+    return splat(
+        column, row, samples["radius"] * magnification / pixel, samples["volume"] / area, layer, layers, matrix
+    )
+
+
+def _chord(source: np.ndarray, direction: np.ndarray, centre, axes) -> np.ndarray:
+    """Length in mm of each ray inside an ellipsoid."""
+    axes = np.asarray(axes, float)
+    o = (source - np.asarray(centre, float)) / axes
+    d = direction / axes
+    a = np.einsum("...i,...i->...", d, d)
+    b = d @ o
+    inside = b * b - a * (o @ o - 1)
+    return 2 * np.sqrt(np.clip(inside, 0, None)) / a
+
+
+def _bodies(scale: np.ndarray) -> list[tuple[tuple, tuple, float]]:
+    """Ellipsoids (centre, semi-axes, attenuation per mm, added where they overlap) of head and neck."""
+    skull, inner = np.array([79.0, 100.0, 76.0]), np.array([72.5, 93.0, 69.5])
+    bone = MU_BONE - MU_SOFT
+    bodies = [
+        ((0, 19, 22), (84, 106, 82), MU_SOFT),  # scalp and brain
+        ((0, 19, 22), skull, bone),
+        ((0, 19, 22), inner, -bone),
+        ((0, -28, -58), (62, 55, 58), MU_SOFT * 0.8),  # face
+        ((0, 36, -120), (56, 60, 95), MU_SOFT * 0.8),  # neck
+        ((0, -58, -92), (34, 22, 10), bone * 0.6),  # mandible and teeth
+        ((0, -62, -66), (26, 18, 8), bone * 0.5),  # maxilla
+        ((36, 22, -30), (26, 10, 9), bone * 1.2),  # petrous bones
+        ((-36, 22, -30), (26, 10, 9), bone * 1.2),
+        ((57, 38, -42), (11, 14, 18), bone * 0.5),  # mastoids
+        ((-57, 38, -42), (11, 14, 18), bone * 0.5),
+        ((0, -20, -20), (26, 22, 5), bone * 0.7),  # sphenoid
+        ((0, -52, -34), (13, 22, 22), -MU_SOFT * 0.9),  # nasal cavity and ethmoid air
+        ((33, -52, -12), (17, 20, 16), -MU_SOFT * 0.25),  # orbits
+        ((-33, -52, -12), (17, 20, 16), -MU_SOFT * 0.25),
+        ((0, -70, 8), (22, 8, 11), -MU_SOFT * 0.9),  # frontal sinus
+        ((0, 4, -90), (9, 9, 40), -MU_SOFT * 0.9),  # airway
+    ]
+    for n in range(5):  # cervical vertebrae
+        z = -66 - 17 * n
+        bodies.append(((0, 30, z), (15, 10, 7.5), bone * 0.8))
+        bodies.append(((0, 58, z - 6), (6, 16, 5), bone * 0.6))
+    return [(tuple(np.multiply(c, scale)), tuple(np.multiply(a, scale)), mu) for c, a, mu in bodies]
+
+
+def head_attenuation(patient: Patient, arm: CArm, matrix: int, texture: np.ndarray | None = None) -> np.ndarray:
+    """Line integral of the head's attenuation along every ray: [matrix, matrix], dimensionless.
+
+    texture: optional [matrix, matrix] relative modulation of the bone (diploe, sutures, air cells).
+    """
+    source, direction = arm.rays(matrix)
+    total = np.zeros((matrix, matrix))
+    bone = np.zeros((matrix, matrix))
+    for centre, axes, mu in _bodies(patient.scale):
+        path = _chord(source, direction, centre, axes) * mu
+        total += path
+        if mu > MU_SOFT:
+            bone += path
+    if texture is not None:
+        total += np.minimum(bone, 0.8) * texture
+    return np.clip(total, 0, None)
+
+
+def brain_outline_mm() -> float:
+    """Length in mm of the simulated cerebrum from front to back."""
+    return float(2 * BRAIN_AXES[1])

@@ -1,0 +1,260 @@
+"""Which vessels an injection fills: arterial tree, capillary bed and veins of one catheter position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dsa_lib.phantom import anatomy, drainage
+from dsa_lib.phantom.anatomy import CEREBELLUM_AXES, CEREBELLUM_CENTRE, Patient, cortex_x, individual
+from dsa_lib.phantom.trees import (
+    Tree,
+    grow,
+    join,
+    murray,
+    name_proximal,
+    sample_edges,
+    smooth,
+    time_of_arrival,
+    undulate,
+)
+
+PROXIMAL_NAMES = ("ICA", "M1", "A1", "VA", "BA", "CCA", "PCA", "ECA", "aorta", "brachiocephalic")
+VESSELS = ("ICA", "CCA", "VA", "ECA", "arch", "spinal")
+
+
+@dataclass
+class Injection3D:
+    """Everything that one injection fills, independent of the view.
+
+    tree: the arterial tree; veins: venous tree rooted where it drains (None outside the head); tissue: capillary points
+    [n, 3] mm with arrival [n] s of their feeding tip and weight [n]; first_vein: s at which venous outflow starts.
+    """
+
+    vessel: str
+    tree: Tree
+    veins: Tree | None
+    tissue: np.ndarray
+    tissue_arrival: np.ndarray
+    first_vein: float
+
+    @property
+    def last_arrival(self) -> float:
+        """Arrival in s at the last arterial tip."""
+        return float(self.tree.arrival.max())
+
+
+def _scatter(rng, n: int, lower, upper) -> np.ndarray:
+    """Jittered low-discrepancy points [n, 2] in a rectangle (R2 sequence), so that territories fill evenly."""
+    g = 1.32471795724474602596
+    index = np.arange(1, n + 1)[:, None] * np.array([1 / g, 1 / g**2]) + rng.random(2)
+    span = np.subtract(upper, lower)
+    return np.asarray(lower) + (index % 1.0) * span + rng.normal(0, 0.012, (n, 2)) * span
+
+
+def convexity_points(rng: np.random.Generator, density: float = 1.0) -> np.ndarray:
+    """Lateral cortex of the left hemisphere, the middle cerebral artery's share: [n, 3] mm, some of them deep in sulci."""
+    yz = _scatter(rng, int(430 * density), (-66, -28), (106, 84))
+    x = cortex_x(yz[:, 0], yz[:, 1])
+    keep = (x > 24) & (yz[:, 0] < 92 - 0.12 * np.abs(yz[:, 1]))
+    keep &= (yz[:, 1] > -24 + 0.28 * np.clip(yz[:, 0] - 20, 0, None)) & (yz[:, 1] < 78)
+    keep &= ~((yz[:, 0] < -26) & (yz[:, 1] < 2))  # under the frontal lobe there is no temporal lobe
+    points = np.column_stack([x, yz])[keep]
+    depth = rng.beta(1.0, 2.6, len(points)) * 14
+    points[:, 0] -= depth * 0.9
+    return points
+
+
+def medial_points(rng: np.random.Generator, density: float = 1.0) -> np.ndarray:
+    """Medial wall above the corpus callosum and the parasagittal strip, the anterior cerebral artery's share: [n, 3] mm."""
+    yz = _scatter(rng, int(260 * density), (-66, 2), (70, 86))
+    edge = cortex_x(yz[:, 0], yz[:, 1])
+    arc = ((yz[:, 0] - 6) / 44) ** 2 + ((yz[:, 1] - 18) / 29) ** 2
+    keep = (edge > 12) & (arc > 1.02) & ~((yz[:, 0] > -24) & (yz[:, 1] < 40)) & (yz[:, 0] < 66)
+    yz, edge = yz[keep], edge[keep]
+    x = 2.5 + rng.beta(1, 3, len(yz)) * 6
+    over = rng.random(len(yz)) < np.clip(1.25 - edge / 50, 0, 0.85)  # towards the upper edge: onto the convexity
+    x = np.where(over, rng.uniform(5, 20, len(yz)).clip(None, edge), x)
+    return np.column_stack([x, yz])
+
+
+def occipital_points(rng: np.random.Generator, density: float = 1.0) -> np.ndarray:
+    """Occipital lobe and inferior temporal surface, the posterior cerebral artery's share: [n, 3] mm."""
+    yz = _scatter(rng, int(120 * density), (58, -4), (105, 58))
+    edge = cortex_x(yz[:, 0], yz[:, 1])
+    keep = (edge > 8) & (yz[:, 1] < 10 + 1.1 * (yz[:, 0] - 48)) & (yz[:, 0] > 62)
+    medial = np.column_stack([3 + 5 * rng.random(keep.sum()), yz[keep]])
+    pole = medial[medial[:, 1] > 78].copy()
+    pole[:, 0] = np.minimum(cortex_x(pole[:, 1], pole[:, 2]), rng.uniform(10, 34, len(pole)))
+    xy = _scatter(rng, int(80 * density), (14, 12), (50, 92))
+    base = np.column_stack([xy, -22 + 0.24 * xy[:, 1] + rng.normal(0, 1.5, len(xy))])
+    base = base[cortex_x(base[:, 1], base[:, 2]) > base[:, 0]]
+    return np.concatenate([medial, pole, base])
+
+
+def cerebellar_points(rng: np.random.Generator, part: str, density: float = 1.0) -> np.ndarray:
+    """Surface of the left cerebellar hemisphere near the superior (SCA), anterior (AICA) or inferior (PICA) artery: [n, 3] mm."""
+    n = int(260 * density)
+    direction = rng.normal(size=(n, 3))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    points = direction * CEREBELLUM_AXES * rng.uniform(0.82, 1.0, (n, 1)) + CEREBELLUM_CENTRE
+    points = points[points[:, 0] > 1.5]
+    up, front = points[:, 2] - CEREBELLUM_CENTRE[2], points[:, 1] - CEREBELLUM_CENTRE[1]
+    chosen = {
+        "SCA": up > 6,
+        "AICA": (up <= 6) & (up > -14) & (front < 4) & (points[:, 0] > 14),
+        "PICA": (up < -5) & ((front >= 4) | (points[:, 0] <= 14) | (up < -14)),
+    }[part]
+    return points[chosen]
+
+
+def _carotid_tree(patient: Patient, side: int, rng, common: bool) -> Tree:
+    mirror = np.array([side, 1, 1])
+    vessels = anatomy.carotid(patient, side)
+    if common:
+        ica = vessels[0]
+        below = ica.points[:, 2] <= -104
+        cca = np.concatenate([ica.points[below] * 1.0, [[27 * side, 19, -108]]])
+        bulb = np.concatenate(
+            [[[27 * side, 19, -108], [29 * side, 25, -98]], ica.points[~below & (ica.points[:, 2] > -90)]]
+        )
+        vessels[0] = anatomy.Vessel("ICA", bulb, (2.9 * patient.calibre, 1.75 * patient.calibre), "CCA")
+        vessels.insert(0, anatomy.Vessel("CCA", cca, (3.3 * patient.calibre, 3.2 * patient.calibre), None))
+        vessels += drainage.external_carotid(patient, side, "CCA")
+    vessels += anatomy.middle_cerebral(patient, side, rng)
+    vessels += anatomy.anterior_cerebral(patient, side, rng)
+    state = patient.pcom[anatomy.side_index(side)]
+    if state == "fetal":
+        vessels += anatomy.posterior_cerebral(side, rng, "ICA", from_carotid=True)
+    elif state == "open":
+        pcom = np.array([(12.5, -7, 2.5), (11.5, 2, 3), (11, 11, 5)]) * mirror
+        vessels.append(anatomy.Vessel("PCom", pcom, (0.5, 0.4), "ICA"))
+    tree = join(vessels, lambda p: individual(p, patient))
+    middle = [*anatomy.SYLVIAN_BRANCHES, "temporopolar"]
+    anterior = [
+        v.name
+        for v in vessels
+        if v.sprouts and v.name not in middle and v.parent in ("A1", "pericallosal", "callosomarginal")
+    ]
+    fit = lambda points: individual(points * mirror, patient)  # noqa: E731
+    tree = grow(tree, fit(convexity_points(rng)), middle)
+    tree = grow(tree, fit(medial_points(rng)), anterior)
+    if state == "fetal":
+        tree = grow(tree, fit(occipital_points(rng)), [v.name for v in vessels if v.parent == "PCA" and v.sprouts])
+    if common:
+        scalp = [
+            v.name
+            for v in vessels
+            if v.sprouts and v.parent in ("ECA", "superficial temporal", "middle meningeal", "maxillary")
+        ]
+        tree = grow(tree, individual(drainage.external_territory(side, rng), patient), scalp, reach=30)
+    if patient.acom_cross_fill:
+        tree = _cross_fill(tree, patient, side, rng)
+    return tree
+
+
+def _cross_fill(tree: Tree, patient: Patient, side: int, rng) -> Tree:
+    """The other side's anterior cerebral artery, filled through the anterior communicating artery."""
+    other = anatomy.anterior_cerebral(patient, -side, rng, root="A1")
+    extra = join([anatomy.Vessel("A1", np.array([[2.4 * side, -13, 12], [0, -13.5, 12.2], [-2.4 * side, -13, 12]]), (0.7, 0.7), None), *other],
+                 lambda p: individual(p, patient))  # fmt: skip
+    names = [v.name for v in other]
+    extra = grow(extra, individual(medial_points(rng, 0.6) * [-side, 1, 1], patient), names)
+    at = tree.names["A1"][1]
+    n = len(tree)
+    return Tree(
+        np.concatenate([tree.position, extra.position]),
+        np.concatenate([tree.parent, np.where(extra.parent < 0, at, extra.parent + n)]),
+        np.concatenate([tree.fixed, extra.fixed]),
+        tree.names,
+        np.concatenate([tree.sprouting, extra.sprouting]),
+    )
+
+
+def _vertebral_tree(patient: Patient, side: int, rng) -> Tree:
+    vessels = anatomy.vertebrobasilar(patient, side)
+    if patient.vertebral_reflux:
+        vessels.append(
+            anatomy.Vessel("VA reflux", np.array(anatomy.opposite_vertebral()) * [-side, 1, 1], (1.0, 0.7), "VA")
+        )
+    pieces: dict[str, list[str]] = {}
+    for s in (side, -side):
+        tag = "" if s == side else " (other)"
+        parts = anatomy.cerebellar(s, s == side or (patient.vertebral_reflux and rng.random() < 0.5), rng)
+        if patient.pcom[anatomy.side_index(s)] != "fetal":
+            parts += anatomy.posterior_cerebral(s, rng, "BA")
+        own = {v.name for v in parts}
+        for v in parts:
+            parent = v.parent + tag if v.parent in own else v.parent
+            vessels.append(anatomy.Vessel(v.name + tag, v.points, v.radius, parent, v.sprouts))
+            if v.sprouts:
+                key = "PCA" if v.parent == "PCA" else v.name.split()[0]
+                pieces.setdefault(f"{key}{tag}", []).append(v.name + tag)
+    tree = join(vessels, lambda p: individual(p, patient))
+    for key, names in pieces.items():
+        s = -side if key.endswith("(other)") else side
+        part = key.split()[0]
+        points = occipital_points(rng) if part == "PCA" else cerebellar_points(rng, part)
+        tree = grow(tree, individual(points * [s, 1, 1], patient), names, reach=30)
+    return tree
+
+
+def _vein_tree(patient: Patient, side: int, rng, posterior: bool) -> Tree:
+    vessels = drainage.sinuses(patient, side, posterior) + drainage.bridging_veins(side, rng, posterior)
+    tree = join(vessels, lambda p: individual(p, patient))
+    names = [v.name for v in vessels if v.sprouts and v.name != "superior sagittal"]
+    points = occipital_points(rng, 0.3) if posterior else convexity_points(rng, 0.22)
+    grown_from = len(tree)
+    tree = grow(tree, individual(points * [side, 1, 1], patient), names, balance=0.5)
+    smooth(tree, grown_from)
+    murray(tree, rng, leaf_mm=0.26)
+    undulate(tree, rng, 1.6)
+    time_of_arrival(tree)
+    return tree
+
+
+def inject(patient: Patient, vessel: str, side: int, seed: int) -> Injection3D:
+    """Grow what a selective injection fills.
+
+    vessel: one of VESSELS; side: +1 left, -1 right. The same patient, vessel, side and seed give the same tree.
+    """
+    rng = np.random.default_rng([seed, VESSELS.index(vessel), side + 1])
+    fit = lambda p: individual(p, patient)  # noqa: E731
+    if vessel in ("ICA", "CCA"):
+        tree = _carotid_tree(patient, side, rng, vessel == "CCA")
+    elif vessel == "VA":
+        tree = _vertebral_tree(patient, side, rng)
+    elif vessel == "ECA":
+        vessels = drainage.external_carotid(patient, side, None)
+        tree = join(vessels, fit)
+        tree = grow(tree, fit(drainage.external_territory(side, rng)), [v.name for v in vessels if v.sprouts], reach=30)
+    else:
+        tree = join(drainage.arch() if vessel == "arch" else drainage.spinal(rng, side))
+    named = max(b for _, b in tree.names.values()) + 1
+    smooth(tree, named)
+    murray(tree, rng)
+    name_proximal(tree, PROXIMAL_NAMES)
+    undulate(tree, rng, 2.0 * patient.tortuosity)
+    time_of_arrival(tree)
+    tips = np.flatnonzero(tree.children_count() == 0)
+    veins = None
+    if vessel in ("ICA", "CCA", "VA"):
+        veins = _vein_tree(patient, side, rng, vessel == "VA")
+    per_tip = 9 if vessel in ("ICA", "CCA", "VA") else 3
+    feeding = np.repeat(tips, per_tip)
+    tissue = tree.position[feeding] + rng.normal(0, 4.5, (len(feeding), 3))
+    first_vein = float(np.quantile(tree.arrival[tips], 0.5))
+    return Injection3D(vessel, tree, veins, tissue, tree.arrival[feeding], first_vein)
+
+
+def arterial_samples(injection: Injection3D, step: float) -> dict[str, np.ndarray]:
+    """Points along the arteries for projection (see trees.sample_edges)."""
+    return sample_edges(injection.tree, step)
+
+
+def venous_samples(injection: Injection3D, step: float) -> dict[str, np.ndarray]:
+    """Points along the veins; arrival counts in flow direction, from the tips towards the draining root."""
+    samples = sample_edges(injection.veins, step)
+    samples["arrival"] = samples["arrival"].max() - samples["arrival"]
+    return samples
