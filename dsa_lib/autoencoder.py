@@ -117,6 +117,25 @@ def training_loss(frames: np.ndarray, rows: np.ndarray, config: Autoencoder, per
     return loss
 
 
+def validation_loss(
+    frames: np.ndarray, rows: np.ndarray, config: Autoencoder, perceptual, seed: int, images: int = 128
+):
+    """`validate` for `training.fit`: the same loss on held-out frames, with latent noise that never changes."""
+    chosen = np.sort(rows[np.linspace(0, len(rows) - 1, min(images, len(rows))).astype(int)])
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        device = next(model.parameters()).device
+        totals: dict[str, float] = {}
+        for first in range(0, len(chosen), config.batch_size):
+            x = to_model(frames[chosen[first : first + config.batch_size]]).to(device)
+            noise = Draws(seed, 0, range(first, first + len(x)), device).normal(*latent_shape(config))
+            for name, value in vae_loss(model, x, noise, config, perceptual).items():
+                totals[name] = totals.get(name, 0.0) + float(value) * len(x) / len(chosen)
+        return totals
+
+    return validate
+
+
 def latent_shape(config: Autoencoder) -> tuple[int, int, int]:
     side = config.image_size // 2 ** (len(config.block_channels) - 1)
     return config.latent_channels, side, side
@@ -160,17 +179,17 @@ def reconstruction_quality(frames: np.ndarray, decoded: np.ndarray, background_g
 
 @torch.no_grad()
 def encode_latents(
-    model: AutoencoderKL, frames: np.ndarray, mean: np.ndarray, std: np.ndarray, progress=iter, batch_size: int = 32
+    model: AutoencoderKL, frames: np.ndarray, rows: np.ndarray, mean: np.ndarray, std: np.ndarray, progress=iter
 ) -> None:
-    """Fill `mean` and `std` [n, C, h, w] (float16 memmaps) with the posterior of every frame.
+    """Fill `mean` and `std` [n, C, h, w] (float16 memmaps) with the posteriors of `frames[rows]`.
 
     Both are kept, and a latent is drawn anew at every use: one frozen sample an image would set a floor under the diffusion loss.
     """
     device = next(model.parameters()).device
-    for first in progress(range(0, len(frames), batch_size)):
-        posterior = model.encode(to_model(frames[first : first + batch_size]).to(device)).latent_dist
-        mean[first : first + batch_size] = posterior.mean.float().cpu().numpy()
-        std[first : first + batch_size] = posterior.std.float().cpu().numpy()
+    for first in progress(range(0, len(rows), 32)):
+        posterior = model.encode(to_model(frames[rows[first : first + 32]]).to(device)).latent_dist
+        mean[first : first + 32] = posterior.mean.float().cpu().numpy()
+        std[first : first + 32] = posterior.std.float().cpu().numpy()
 
 
 def latent_scale(mean: np.ndarray, std: np.ndarray, rows: np.ndarray) -> float:

@@ -1,8 +1,10 @@
 """Latent diffusion: noise schedule, denoising networks, objective (§4.3–4.5, Eqs. 3–4) and the pipeline from sentence to image (Eqs. 5–6)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -20,9 +22,9 @@ from transformers import BertModel, PreTrainedTokenizerFast
 from dsa_lib.autoencoder import to_frames
 from dsa_lib.conditions import Condition
 from dsa_lib.errors import StudyError
-from dsa_lib.profiles import Diffusion
+from dsa_lib.profiles import Diffusion, Profile
 from dsa_lib.text import encode, tokenize
-from dsa_lib.training import Draws
+from dsa_lib.training import Draws, budget, fit
 
 SAMPLERS = {
     "ddpm": DDPMScheduler,
@@ -185,6 +187,45 @@ def validation_loss(data: LatentSet, schedule: DDPMScheduler, seed: int, images:
     return validate
 
 
+def train(
+    model: nn.Module,
+    data: Mapping[str, LatentSet],
+    schedule: DDPMScheduler,
+    profile: Profile,
+    *,
+    steps: int,
+    epochs: int,
+    folder: Path,
+    digest: str,
+    what: str,
+    weights: np.ndarray | None = None,
+) -> pd.DataFrame:
+    """Train a denoiser on `data["train"]`, choose its weights on `data["val"]`, return the log. Sizes and rates are the profile's."""
+    config = profile.diffusion
+    return fit(
+        model,
+        training_loss(data["train"], schedule),
+        size=len(data["train"]),
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        **budget(len(data["train"]), config.batch_size, steps, epochs),
+        patience=config.patience if epochs else 0,
+        validate=validation_loss(data["val"], schedule, profile.seed),
+        ema_decay=config.ema_decay,
+        warmup_steps=config.warmup_steps,
+        clip_norm=config.clip_norm,
+        cosine=not epochs,
+        weights=weights,
+        seed=profile.seed,
+        precision=profile.precision,
+        folder=folder,
+        digest=digest,
+        log_every_s=profile.log_every_s,
+        checkpoint_every_s=profile.checkpoint_every_s,
+        what=what,
+    )
+
+
 def balancing_weights(cells: Sequence[str], balance: float) -> np.ndarray | None:
     """Drawing weights n_cell^(−balance): None (frames as they occur) at 0, every cell of Table 1 equally often at 1."""
     if balance == 0:
@@ -214,6 +255,9 @@ class DSAPipeline(DiffusionPipeline):
     ):
         super().__init__()
         self.register_modules(vae=vae, unet=unet, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer)
+        for module in (vae, unet, text_encoder):
+            if module is not None:
+                module.eval()  # BERT has dropout; an image must not depend on it
 
     @torch.no_grad()
     def __call__(

@@ -8,6 +8,7 @@ study.finish()
 
 import ast
 import difflib
+import hashlib
 import json
 import platform
 import subprocess
@@ -102,6 +103,11 @@ class Study:
     def note(self, key: str, value: object) -> None:
         """Keep a small fact (anything JSON can hold) in the manifest, for the report."""
         self._facts[key] = value
+
+    def digest(self, *sections: str) -> str:
+        """What a training belongs to: the named profile sections and everything read so far. A checkpoint of another digest is not continued."""
+        content = json.dumps([self.profile.digest(*sections), sorted(self._inputs.items())])
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def skip(self, reason: str) -> None:
         """Record that this notebook cannot do its work on this archive, say so, and end it with exit status 0."""

@@ -32,8 +32,11 @@ def build_tokenizer(max_tokens: int = 64) -> PreTrainedTokenizerFast:
 
 
 def build_encoder(config: Text, vocabulary: int) -> BertModel:
-    """BERT with `config.layers` layers of `config.width`, randomly initialised: nothing is pre-trained (§4.4)."""
-    return BertModel(
+    """BERT with `config.layers` layers of `config.width`, randomly initialised: nothing is pre-trained (§4.4).
+
+    The pooling layer is always built, because `BertModel.from_pretrained` would otherwise add an untrained one; it is frozen where it is not used.
+    """
+    encoder = BertModel(
         BertConfig(
             vocab_size=vocabulary,
             hidden_size=config.width,
@@ -42,9 +45,11 @@ def build_encoder(config: Text, vocabulary: int) -> BertModel:
             intermediate_size=4 * config.width,
             max_position_embeddings=config.max_tokens,
             type_vocab_size=1,
-        ),
-        add_pooling_layer=config.pooled,
+            pooled_context=config.pooled,
+        )
     )
+    encoder.pooler.requires_grad_(config.pooled)
+    return encoder
 
 
 def tokenize(tokenizer: PreTrainedTokenizerFast, sentences: list[str]) -> dict[str, torch.Tensor]:
@@ -60,6 +65,6 @@ def encode(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The context c of Eq. L_cond and its mask: the token sequence [n, tokens, width], or one pooled vector [n, 1, width] without a mask."""
     output = encoder(input_ids=input_ids, attention_mask=attention_mask)
-    if encoder.pooler is not None:
+    if encoder.config.pooled_context:
         return output.pooler_output[:, None], None
     return output.last_hidden_state, attention_mask

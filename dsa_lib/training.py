@@ -73,6 +73,14 @@ def batch_indices(size: int, batch_size: int, seed: int, step: int, weights: np.
     return np.concatenate(chosen)
 
 
+def budget(size: int, batch_size: int, steps: int, epochs: int) -> dict[str, int]:
+    """`steps` and `evaluate_every` for `fit`: `steps` in twenty stretches, or when it is 0 `epochs` passes, evaluated after each."""
+    if steps:
+        return {"steps": steps, "evaluate_every": max(steps // 20, 1)}
+    epoch = max(size // batch_size, 1)
+    return {"steps": epochs * epoch, "evaluate_every": epoch}
+
+
 def fit(
     model: nn.Module,
     loss: Callable[[nn.Module, np.ndarray, Draws], dict[str, torch.Tensor]],

@@ -1,0 +1,105 @@
+"""Figures 2, 3 and 5, reconstructions, training curves: pictures of what the models make."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+from dsa_lib.figures.style import CELL_COLOURS
+
+
+def image_grid(
+    rows: Sequence[Sequence[np.ndarray]], labels: Sequence[str], titles: Sequence[str] = (), size: float = 1.25
+) -> Figure:
+    """uint8 frames in rows with a label each; all at grey 0–255, so that brightness is comparable. `titles` head the columns."""
+    columns = max(len(row) for row in rows)
+    figure, axes = plt.subplots(
+        len(rows), columns, figsize=(size * columns + 0.5, size * len(rows) + 0.25), squeeze=False
+    )
+    for axes_row, row, label in zip(axes, rows, labels, strict=True):
+        for axis in axes_row:
+            axis.set_axis_off()
+        for axis, frame in zip(axes_row, row, strict=False):
+            axis.imshow(frame, cmap="gray", vmin=0, vmax=255)
+        axes_row[0].text(
+            -0.06, 0.5, label, transform=axes_row[0].transAxes, rotation=90, ha="right", va="center", fontsize=8
+        )
+    for axis, title in zip(axes[0], titles, strict=False):
+        axis.set_title(title, fontsize=8)
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+    return figure
+
+
+def figure2(real: Mapping[str, np.ndarray], generated: Mapping[str, np.ndarray], real_name: str) -> Figure:
+    """Real (left) beside generated (right) frames, one row a condition; both map a cell of Table 1 to uint8 frames [n, H, W]."""
+    cells = list(generated)
+    left = max((len(real[cell]) for cell in cells), default=0)
+    right = max((len(generated[cell]) for cell in cells), default=0)
+    figure, axes = plt.subplots(
+        len(cells), left + right + 1, figsize=(1.25 * (left + right) + 0.7, 1.25 * len(cells) + 0.3), squeeze=False,
+        width_ratios=[1] * left + [0.12] + [1] * right,
+    )  # fmt: skip
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axes_row, cell in zip(axes, cells, strict=True):
+        for axis, frame in zip(axes_row[:left], real[cell], strict=False):
+            axis.imshow(frame, cmap="gray", vmin=0, vmax=255)
+        for axis, frame in zip(axes_row[left + 1 :], generated[cell], strict=False):
+            axis.imshow(frame, cmap="gray", vmin=0, vmax=255)
+        axes_row[0].text(-0.08, 0.5, cell, transform=axes_row[0].transAxes, rotation=90, ha="right", va="center",
+                         color=CELL_COLOURS[cell], fontweight="bold")  # fmt: skip
+    axes[0][0].set_title(real_name, loc="left")
+    axes[0][left + 1].set_title("generated", loc="left")
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+    return figure
+
+
+def training_curve(log: pd.DataFrame, title: str) -> Figure:
+    """Training and held-out loss over steps."""
+    figure, axis = plt.subplots(figsize=(4.2, 2.4))
+    axis.plot(log["step"], log["train_loss"], color="#0072B2", label="training")
+    if "val_loss" in log:
+        axis.plot(log["step"], log["val_loss"], color="#D55E00", label="held-out patients")
+    axis.set(xlabel="step", ylabel="loss", title=title)
+    low, high = axis.get_ylim()
+    if low > 0 and high / low > 10:
+        axis.set_yscale("log")
+    axis.legend()
+    return figure
+
+
+def flow(steps: Sequence[Sequence[str]], width: float = 7.0, row_height: float = 0.75) -> Figure:
+    """Boxes in rows, an arrow from each box to all boxes of the next row: the layout of Figures 3 and 5."""
+    figure, axis = plt.subplots(figsize=(width, row_height * len(steps) + 0.2))
+    axis.set(xlim=(0, 1), ylim=(-len(steps) + 0.5, 0.5))
+    axis.set_axis_off()
+    places = []
+    for level, boxes in enumerate(steps):
+        share = 1 / len(boxes)
+        places.append([(share * (index + 0.5), -level) for index in range(len(boxes))])
+        for (x, y), text in zip(places[-1], boxes, strict=True):
+            half = min(share * 0.46, 0.3)
+            axis.add_patch(
+                FancyBboxPatch(
+                    (x - half, y - 0.27),
+                    2 * half,
+                    0.54,
+                    boxstyle="round,pad=0,rounding_size=0.02",
+                    fc="#F3F6F9",
+                    ec="#51606E",
+                )
+            )
+            axis.text(x, y, text, ha="center", va="center", fontsize=7)
+    for above, below in pairwise(places):
+        for x, y in above:
+            for u, v in below if len(above) == 1 or len(below) == 1 else [(x, below[0][1])]:
+                axis.add_patch(
+                    FancyArrowPatch(
+                        (x, y - 0.27), (u, v + 0.27), arrowstyle="-|>", mutation_scale=8, color="#51606E", lw=0.8
+                    )
+                )
+    return figure

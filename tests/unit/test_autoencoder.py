@@ -1,0 +1,112 @@
+"""Autoencoder loss and measures against hand-worked values and other libraries."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio
+
+from dsa_lib.autoencoder import (
+    FeatureDistance,
+    Lpips,
+    build_autoencoder,
+    encode_latents,
+    latent_scale,
+    latent_shape,
+    reconstruction_quality,
+    to_frames,
+    to_model,
+    vae_loss,
+)
+from dsa_lib.profiles import SMOKE
+
+CONFIG = SMOKE.autoencoder
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return build_autoencoder(CONFIG).eval()
+
+
+def test_grey_values_survive_the_round_trip():
+    frames = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+    assert np.array_equal(to_frames(to_model(frames)), frames)
+
+
+def test_the_kl_term_is_torch_distributions(model):
+    x = torch.rand(2, 1, 64, 64) * 2 - 1
+    with torch.no_grad():
+        posterior = model.encode(x).latent_dist
+        reference = torch.distributions.kl_divergence(
+            torch.distributions.Normal(posterior.mean, posterior.std), torch.distributions.Normal(0.0, 1.0)
+        )
+        noise = torch.zeros(2, *latent_shape(CONFIG))
+        summed = vae_loss(model, x, noise, CONFIG, None)["kl"]
+        averaged = vae_loss(model, x, noise, replace(CONFIG, kl_reduction="mean"), None)["kl"]
+    assert float(summed) == pytest.approx(float(reference.sum((1, 2, 3)).mean()), rel=1e-4)
+    assert float(averaged) == pytest.approx(float(reference.mean()), rel=1e-4)
+
+
+def test_the_loss_is_the_weighted_sum_of_its_parts(model):
+    x = torch.rand(2, 1, 64, 64) * 2 - 1
+    config = replace(CONFIG, l1_weight=0.7, kl_weight=0.01, perceptual_weight=0.3)
+    distance = FeatureDistance(lambda image: [torch.cat([image, image**2, image - 1], 1)])
+    with torch.no_grad():
+        parts = vae_loss(model, x, torch.zeros(2, *latent_shape(CONFIG)), config, distance)
+    expected = 0.7 * parts["l1"] + 0.01 * parts["kl"] + 0.3 * parts["perceptual"]
+    assert float(parts["loss"]) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_feature_distance_by_hand():
+    """Two orthogonal unit vectors at every place differ by 2; equal directions by 0, whatever their length."""
+    a, b = torch.zeros(1, 2, 3, 3), torch.zeros(1, 2, 3, 3)
+    a[:, 0], b[:, 1] = 5.0, 0.1
+    distance = FeatureDistance(lambda x: [x])
+    assert float(distance(a, b)) == pytest.approx(2.0)
+    assert float(distance(a, 3 * a)) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_lpips_agrees_with_its_package_for_the_same_backbone():
+    import lpips
+    import torchvision
+
+    torch.manual_seed(1)
+    vgg = torchvision.models.vgg16(weights=None)
+    ours = Lpips(vgg.state_dict())
+    theirs = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False).eval()
+    layers = [m for s in range(1, 6) for m in getattr(theirs.net, f"slice{s}") if isinstance(m, torch.nn.Conv2d)]
+    convolutions = [m for m in vgg.features if isinstance(m, torch.nn.Conv2d)]
+    for target, source in zip(layers, convolutions, strict=True):
+        target.load_state_dict(source.state_dict())
+    x, y = torch.rand(1, 1, 64, 64) * 2 - 1, torch.rand(1, 1, 64, 64) * 2 - 1
+    with torch.no_grad():
+        assert float(ours(x, y)) == pytest.approx(
+            float(theirs(x.expand(-1, 3, -1, -1), y.expand(-1, 3, -1, -1))), rel=1e-5
+        )
+
+
+def test_quality_against_skimage_and_by_hand():
+    rng = np.random.default_rng(0)
+    frames = rng.integers(100, 200, (3, 32, 32)).astype(np.uint8)
+    decoded = np.clip(frames.astype(int) + rng.integers(-3, 4, frames.shape), 0, 255).astype(np.uint8)
+    quality = reconstruction_quality(frames, decoded, background_grey=162)
+    assert quality["psnr_db"] == pytest.approx(peak_signal_noise_ratio(frames, decoded, data_range=255), rel=1e-9)
+    vessel = np.full((1, 32, 32), 162, np.uint8)
+    vessel[0, 10] = 62  # a vessel 100 grey levels deep, decoded 75 deep
+    blurred = vessel.copy()
+    blurred[0, 10] = 87
+    kept = reconstruction_quality(vessel, blurred, background_grey=162)
+    assert kept["vessel_contrast_kept"] == pytest.approx(0.75)
+    assert kept["psnr_vessel_db"] == pytest.approx(20 * np.log10(255 / 25))
+
+
+def test_scaled_latents_have_unit_variance(model):
+    frames = np.random.default_rng(0).integers(0, 255, (6, 64, 64)).astype(np.uint8)
+    mean, std = (np.zeros((6, *latent_shape(CONFIG)), np.float16) for _ in range(2))
+    encode_latents(model, frames, np.arange(6), mean, std)
+    scale = latent_scale(mean, std, np.arange(6))
+    rng = np.random.default_rng(1)
+    drawn = np.stack([mean + std * rng.standard_normal(mean.shape) for _ in range(20)])
+    assert (scale * drawn).std() == pytest.approx(1.0, abs=0.03)
