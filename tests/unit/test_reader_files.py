@@ -3,7 +3,10 @@
 import pytest
 
 from dsa_lib.errors import StudyError
-from dsa_lib.reader_files import collect, open_reader_study
+from dsa_lib.reader_files import FLAGS, RATINGS, ROLES, collect, open_reader_study
+from dsa_lib.reader_files import SCREENING as SCREENING_SCHEMA
+from dsa_lib.readers import SEGMENTS
+from dsa_lib.workspace import PROJECT
 
 SCREENING = """image_id,circulation,plane,kept
 007,anterior,A,true
@@ -152,3 +155,12 @@ def test_collect_copies_only_what_passed(tmp_path):
     assert not (out / "s.csv").exists()
     with pytest.raises(StudyError, match="reader files come in pairs"):
         collect("", tmp_path / "in/ratings.csv", out / "s.csv", out / "r.csv")
+
+
+def test_the_written_description_names_the_whole_schema_and_its_example_passes(tmp_path):
+    text = (PROJECT / "data_manifests/schemas/reader_study.md").read_text()
+    for name in (*SCREENING_SCHEMA.columns, *RATINGS.columns, *ROLES, *SEGMENTS, *FLAGS):
+        assert f"`{name}`" in text
+    example = text.split("```csv\n")[1].split("```")[0]
+    study = open_texts(tmp_path, example, "image_id,circulation,plane,kept\nimg00001,anterior,A,true\n")
+    assert len(study.ratings) == 3
