@@ -5,6 +5,7 @@ turn one plane or side into another. It is trained on blurred, noisy, rescaled a
 smoother than acquired ones, by their anatomy; its rate on autoencoder reconstructions of real frames shows whether that worked.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -77,58 +78,65 @@ def _blurred(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     return F.conv2d(stacked, kernel[:, None, :, None], groups=n).transpose(0, 1)
 
 
+def cannot_judge(labels: np.ndarray) -> str | None:
+    """Why no judge can be trained from class labels [n] (see `classes`), or None: a class without a training frame could never be named."""
+    absent = [cell for index, cell in enumerate(CELLS) if not (np.asarray(labels) == index).any()]
+    if not absent:
+        return None
+    return f"no training frame shows {' or '.join(absent)} (circulation, plane), and a judge that never saw a condition cannot name it"
+
+
 def train_judge(
     frames: np.ndarray,
+    rows: np.ndarray,
     labels: np.ndarray,
     settings,
     *,
     seed: int,
     folder: Path,
     digest: str,
-    validation=None,
+    validation: tuple[np.ndarray, np.ndarray] | None = None,
     **options,
 ) -> tuple[nn.Module, pd.DataFrame]:
-    """Train the judge on real frames (uint8 [n, H, W]) with class labels [n] (see `classes`); classes are drawn equally often.
+    """Train the judge on the real frames `rows` [n] of the store `frames` (uint8 [N, H, W]) with class labels [n]; classes are drawn equally often.
 
-    `settings` is the profile's `fidelity` section; `validation` is (frames, labels) that choose the best weights, or None; `options` go to
-    `dsa_lib.training.fit`. Raises StudyError when a class has no training frame: the judge could never name it.
+    `settings` is the profile's `fidelity` section; `validation` is (rows, labels) that choose the best weights, or None; `options` go to
+    `dsa_lib.training.fit`. Raises StudyError when a class has no training frame.
     """
-    check_frames(frames, "the judge's training frames", least=len(CELLS))
-    counts = np.bincount(labels, minlength=len(CELLS))
-    if (counts == 0).any():
-        absent = ", ".join(cell for cell, count in zip(CELLS, counts, strict=True) if count == 0)
-        raise StudyError(
-            f"no training frame shows {absent}: the judge needs every circulation and plane; use a larger archive"
-        )
+    check_frames(frames, "the judge's training frames")
+    if why := cannot_judge(labels):
+        raise StudyError(f"{why}: use a larger archive")
     torch.manual_seed(seed)
     model = phase.build_resnet(settings.judge_width, len(CELLS))
-    inputs, targets = phase.to_input(frames, settings.judge_size), torch.from_numpy(labels)
+    size = settings.judge_size
+    inputs, targets = _inputs(frames, rows, size), torch.from_numpy(labels)
+    held_inputs = _inputs(frames, validation[0], size) if validation is not None and len(validation[0]) else None
 
     def loss(network: nn.Module, indices: np.ndarray, draws: Draws) -> dict[str, torch.Tensor]:
-        images = augment(inputs[indices].to(draws.device), draws)
+        images = augment(inputs[indices].float().to(draws.device), draws)
         return {"loss": F.cross_entropy(network(images).logits.float(), targets[indices].to(draws.device))}
 
     def validate(network: nn.Module) -> dict[str, float]:
-        probabilities = judge(network, validation[0], settings.judge_size, settings.batch_size, quiet=True)
-        right = probabilities[np.arange(len(probabilities)), validation[1]]
+        probabilities, truth = _answers(network, held_inputs.split(settings.batch_size)), validation[1]
+        right = probabilities[np.arange(len(truth)), truth]
         return {
             "loss": float(-np.log(np.clip(right, 1e-12, None)).mean()),
-            "accuracy": float((probabilities.argmax(axis=1) == validation[1]).mean()),
+            "accuracy": float((probabilities.argmax(axis=1) == truth).mean()),
         }
 
     history = fit(
         model,
         loss,
-        size=len(frames),
+        size=len(rows),
         steps=settings.judge_steps,
         batch_size=settings.judge_batch,
         learning_rate=settings.judge_learning_rate,
         seed=seed,
         folder=folder,
         digest=digest,
-        validate=validate if validation is not None and len(validation[0]) else None,
+        validate=validate if held_inputs is not None else None,
         cosine=True,
-        weights=(1 / counts)[labels],
+        weights=1 / np.bincount(labels, minlength=len(CELLS))[labels],
         what="judge",
         **options,
     )
@@ -143,18 +151,28 @@ def save_judge(model: nn.Module, path: Path) -> None:
         model.save_pretrained(temporary)
 
 
-@torch.no_grad()
-def judge(model: nn.Module, frames: np.ndarray, size: int, batch_size: int = 64, quiet: bool = False) -> np.ndarray:
-    """Probabilities [n, 4], in the order of CELLS, that uint8 frames [n, H, W] show each circulation and plane."""
+def judge(
+    model: nn.Module, frames: np.ndarray, size: int, batch_size: int = 64, rows: np.ndarray | None = None
+) -> np.ndarray:
+    """Probabilities [n, 4], in the order of CELLS, that uint8 frames [n, H, W] (or their `rows` alone) show each circulation and plane."""
     check_frames(frames, "frames to judge")
+    rows = np.arange(len(frames)) if rows is None else np.asarray(rows)
+    starts = track(range(0, len(rows), batch_size), what="batches of frames judged")
+    return _answers(model, (phase.to_input(frames[rows[s : s + batch_size]], size) for s in starts))
+
+
+@torch.no_grad()
+def _answers(model: nn.Module, batches: Iterable[torch.Tensor]) -> np.ndarray:
     model.eval()
     device = next(model.parameters()).device
-    starts = range(0, len(frames), batch_size)
-    answers = [
-        model(phase.to_input(frames[start : start + batch_size], size).to(device)).logits.float().softmax(dim=1).cpu()
-        for start in (starts if quiet else track(starts, what="frames judged, batches"))
-    ]
+    answers = [model(batch.float().to(device)).logits.float().softmax(dim=1).cpu() for batch in batches]
     return torch.cat(answers).numpy() if answers else np.zeros((0, len(CELLS)), np.float32)
+
+
+def _inputs(frames: np.ndarray, rows: np.ndarray, size: int) -> torch.Tensor:
+    """Network inputs [n, 1, size, size] in half precision, made in blocks: a memory map is never read whole."""
+    blocks = np.array_split(rows, max(len(rows) // 512, 1))
+    return torch.cat([phase.to_input(frames[block], size).half() for block in blocks])
 
 
 def rates(answers: dict[str, tuple[np.ndarray, np.ndarray]]) -> pd.DataFrame:
@@ -163,6 +181,7 @@ def rates(answers: dict[str, tuple[np.ndarray, np.ndarray]]) -> pd.DataFrame:
     `answers` maps a set's name to (probabilities [n, 4], asked cells [n]); frames outside the four cells are left out. Columns: set, scope, images,
     named_right, rate, low, high (Wilson 95 % interval, images taken as independent), circulation_rate, plane_rate.
     """
+    columns = ["set", "scope", "images", "named_right", "rate", "low", "high", "circulation_rate", "plane_rate"]
     rows = []
     for name, (probabilities, cells) in answers.items():
         asked, named = np.asarray(cells, dtype=object), np.array(CELLS, dtype=object)[probabilities.argmax(axis=1)]
@@ -184,7 +203,7 @@ def rates(answers: dict[str, tuple[np.ndarray, np.ndarray]]) -> pd.DataFrame:
                     "plane_rate": _share(x[-1] == y[-1] for x, y in zip(a, b, strict=True)),
                 }
             )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _share(values) -> float:

@@ -37,14 +37,18 @@ class Extractor:
     compute: Callable[[np.ndarray], np.ndarray]
     batch_size: int = 64
 
-    def __call__(self, frames: np.ndarray, what: str = "frames") -> np.ndarray:
-        """Features [n, d] (float32) of uint8 frames [n, H, W]; `what` names the set in messages. Raises StudyError on frames or features unfit for use."""
+    def __call__(self, frames: np.ndarray, rows: np.ndarray | None = None, what: str = "frames") -> np.ndarray:
+        """Features [n, d] (float32) of uint8 frames [n, H, W], or of their `rows` alone (a memory map is read batch by batch).
+
+        `what` names the set in messages. Raises StudyError on frames or features unfit for use.
+        """
         check_frames(frames, what)
-        starts = track(range(0, len(frames), self.batch_size), what=f"{self.name} features of {what}, batches")
-        features = np.concatenate(
-            [self.compute(np.ascontiguousarray(frames[start : start + self.batch_size])) for start in starts]
-        )
-        return check_features(features, f"{self.name} features of the {what}")
+        rows = np.arange(len(frames)) if rows is None else np.asarray(rows)
+        starts = track(range(0, len(rows), self.batch_size), what=f"batches of {self.name} features, {what}")
+        batches = [self.compute(np.ascontiguousarray(frames[rows[s : s + self.batch_size]])) for s in starts]
+        if not batches:
+            raise StudyError(f"{what} number 0: there is nothing to compute features of")
+        return check_features(np.concatenate(batches), f"{self.name} features of the {what}")
 
 
 def check_frames(frames: np.ndarray, what: str, least: int = 1) -> None:

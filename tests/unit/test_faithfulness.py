@@ -63,21 +63,23 @@ def patterned(n, seed):
 def test_a_judge_learns_sides_and_orientations(tmp_path):
     settings = replace(load_profile("smoke").fidelity, judge_steps=60, judge_batch=32, judge_learning_rate=3e-3)
     frames, labels = patterned(160, 1)
+    rows = np.arange(160)
     model, history = faithfulness.train_judge(
-        frames[:128],
+        frames,
+        rows[:128],
         labels[:128],
         settings,
         seed=1,
         folder=tmp_path / "c",
         digest="x",
-        validation=(frames[128:], labels[128:]),
+        validation=(rows[128:], labels[128:]),
     )
     unseen, truth = patterned(80, 2)
     faithfulness.save_judge(model, tmp_path / "judge")
     from transformers import ResNetForImageClassification
 
     again = ResNetForImageClassification.from_pretrained(tmp_path / "judge").eval()
-    probabilities = faithfulness.judge(again, unseen, settings.judge_size, batch_size=16, quiet=True)
+    probabilities = faithfulness.judge(again, unseen, settings.judge_size, batch_size=16)
     assert again.config.id2label[3] == "PC B"
     assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     assert (probabilities.argmax(axis=1) == truth).mean() > 0.95
@@ -86,10 +88,11 @@ def test_a_judge_learns_sides_and_orientations(tmp_path):
 
 def test_a_class_without_frames_is_refused(tmp_path):
     frames, labels = patterned(16, 1)
-    keep = labels != 1
+    rows = np.flatnonzero(labels != 1)
+    assert faithfulness.cannot_judge(labels) is None
     with pytest.raises(StudyError, match="no training frame shows PC A"):
         faithfulness.train_judge(
-            frames[keep], labels[keep], load_profile("smoke").fidelity, seed=1, folder=tmp_path, digest="x"
+            frames, rows, labels[rows], load_profile("smoke").fidelity, seed=1, folder=tmp_path, digest="x"
         )
 
 

@@ -1,0 +1,225 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,-all
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 07 · Fidelity
+#
+# **Purpose.** How near the generated frames are to real ones as a distribution (§2.5, Table 5), overall and for each condition; whether they show
+# the condition that was asked for; and whether they lie suspiciously near to training frames.
+#
+# **Inputs.** `samples/fid/` of notebook 05, `arterial.parquet` and `classifier/` of notebook 02, `frames.npy` of notebook 01, `vae/` of notebook 03.
+#
+# **Outputs.** `fidelity.csv`, `faithfulness.csv`, `privacy.csv`, `judge/`, `tables/table5.csv`, `figures/fidelity.png`, `figures/faithfulness.png`, `figures/privacy.png`.
+#
+# **Time.** The judge's training takes most of it; the closing cell states the time of this run.
+
+# %% tags=["parameters"]
+run: str = "smoke"  # folder of this run under runs/
+profile: str = "smoke"  # smoke, phantom or paper
+archive: str = ""  # empty: the phantom archive of notebook 00
+overrides: dict = {}  # e.g. {"fidelity.reference_mix": "as-is", "fidelity.features": "inception"}
+
+# %%
+import numpy as np
+import pandas as pd
+from IPython.display import display
+
+from dsa_lib import autoencoder, faithfulness, features, fidelity, phase, privacy, tables
+from dsa_lib.conditions import CELLS
+from dsa_lib.figures import fidelity as figures
+from dsa_lib.figures import style
+from dsa_lib.session import begin
+
+study = begin("07_fid", globals())
+style.apply()
+settings = study.profile.fidelity
+origin = "archive" if study.archive else "phantom"
+
+# %% [markdown]
+# ## What is compared with what
+#
+# Generated frames of the four canonical conditions against real arterial frames of held-out patients (split `test`), whom no network of this run has seen.
+# §2.5 draws 5,000 real frames "approximately matching" the conditions' distribution, which can be read in two ways; `fidelity.reference_mix` names them:
+# `balanced` (equally many a condition, like the generated set) or `as-is` (the archive's own mix). A condition with fewer frames gives all it has.
+
+# %%
+if why := study.skipped_upstream("samples/fid", "arterial.parquet", "classifier"):
+    study.skip(why)
+folder = study.read("samples/fid")
+manifest = pd.read_parquet(folder / "manifest.parquet")
+arterial = pd.read_parquet(study.read("arterial.parquet"))
+frames = np.load(study.read("frames.npy"), mmap_mode="r")
+part = {split: arterial[arterial["split"] == split].reset_index(drop=True) for split in ("train", "val", "test")}
+generated = features.read_images(folder, manifest["file"].tolist())
+fidelity.check_sets(manifest["cell"], part["test"], part["train"])
+pd.DataFrame(
+    {
+        "generated": manifest["cell"].value_counts(),
+        **{f"real, {split}": rows["cell"].value_counts() for split, rows in part.items()},
+    }
+).reindex([*CELLS, "Others"]).fillna(0).astype(int)
+
+# %% [markdown]
+# ## Features
+#
+# The paper takes pool3 of an Inception-V3 trained on photographs (`inception`). Profiles `smoke` and `phantom` never download weights; they take the run's own
+# phase network (`phase-network`), and the distance is then called *DSA-feature distance*. It must not be read as an FID: other features, other scale.
+#
+# Its vector is the channel means of the network's first three stages (calibre, contrast, noise texture, local branching), each stage scaled so that
+# the mean channel variance of real training frames is 1. The last stage is left out: it is trained to tell arterial frames from others, so it hardly varies
+# among arterial frames, and it would more than double the dimension, whose ratio to the number of images sets the bias of a Fréchet distance.
+
+# %%
+_, facts = phase.load_classifier(study.read("classifier"))
+train_rows = part["train"]["frame_id"].to_numpy()
+some = np.random.default_rng(study.profile.seed).permutation(train_rows)[:2048]
+extractor = features.open_extractor(
+    settings.features,
+    classifier=study.read("classifier"),
+    size=facts["input_size"],
+    batch_size=settings.batch_size,
+    training_frames=frames[np.sort(some)],
+)
+sets = {"generated": fidelity.ImageSet(extractor(generated, what="generated"), manifest["cell"].to_numpy())}
+for split in ("train", "test"):
+    rows = part[split]
+    values = extractor(frames, rows["frame_id"].to_numpy(), f"real {split}")
+    sets[split] = fidelity.ImageSet(values, rows["cell"].to_numpy(), rows["patient"].to_numpy())
+print(f"{extractor.name}: {values.shape[1]} values an image, reported as {extractor.distance}")
+
+# %% [markdown]
+# ## Distances
+#
+# $$d^2 = \lVert \mu_r - \mu_g \rVert^2 + \operatorname{tr}\bigl(\Sigma_r + \Sigma_g - 2(\Sigma_r \Sigma_g)^{1/2}\bigr)$$
+#
+# in float64, as the median over draws of the reference. Beside it the *floor*: real frames of the training patients in the place of generated ones, as
+# many a condition. A generator that reproduced its training patients perfectly would score the floor, not zero, because patients differ and because a
+# Fréchet distance of finite samples is biased upwards. Where a set is no larger than the feature dimension (`rank_deficient`, * in the figure)
+# only the comparison with the floor means anything. The kernel distance (KID's unbiased estimator) does not have that bias.
+# Precision and density say how plausible the generated frames are, recall and coverage how much of the real variety they reach.
+
+# %%
+results = fidelity.evaluate(sets["generated"], sets["test"], sets["train"], settings, study.profile.seed)
+results.insert(0, "measure", extractor.distance)
+results.insert(1, "features", extractor.name)
+results.to_csv(study.write("fidelity.csv"), index=False)
+display(results.drop(columns=["measure", "features", "dimension", "repeats"]).round(3))
+style.save(figures.distances(results, extractor.distance), study.write("figures/fidelity.png"))
+
+# %% [markdown]
+# ## Table 5
+#
+# The published rows are context: §2.5 says itself that they are not comparable across works. A distance in features of the run's own networks has a row and a
+# column of its own name, and the cell *Ours, FID* stays empty unless Inception features were used.
+
+# %%
+table5 = tables.contract(5, fidelity.table5_cells(results, extractor.name, extractor.distance), origin)
+tables.write_table(study.write("tables/table5.csv"), table5)
+display(tables.side_by_side(table5).round(2))
+
+# %% tags=["nbval-check-output"]
+table5.loc[table5["published"].notna(), ["row", "column", "published"]]
+
+# %% [markdown]
+# ## Does the image show what was asked for?
+#
+# A judge, independent of the autoencoder and the diffusion model, is trained here on real training frames to name circulation and plane; oblique frames count
+# too. It sees no flips, which would turn planes and sides, but blurred, noisy, rescaled and differently contrasted copies, so that decoded images, smoother
+# than acquired ones, are judged by their anatomy. Validation patients choose its weights.
+
+# %%
+label = {split: faithfulness.classes(rows) for split, rows in part.items()}
+known = {
+    split: (part[split]["frame_id"].to_numpy()[label[split] >= 0], label[split][label[split] >= 0]) for split in part
+}
+no_judge = faithfulness.cannot_judge(known["train"][1])
+if no_judge is None:
+    model, history = faithfulness.train_judge(
+        frames,
+        *known["train"],
+        settings,
+        seed=study.profile.seed,
+        folder=study.ws.checkpoints("judge"),
+        digest=study.digest("fidelity"),
+        validation=known["val"],
+        precision=study.profile.precision,
+        log_every_s=study.profile.log_every_s,
+        checkpoint_every_s=study.profile.checkpoint_every_s,
+    )
+    faithfulness.save_judge(model, study.write("judge"))
+
+# %% [markdown]
+# The same judge answers for held-out real frames (its own error) and for their autoencoder reconstructions (what decoding alone costs). The rate on
+# generated frames reads only beside those two. A high rate says that circulation and plane are right, and nothing about vessels further out.
+
+# %%
+asked = {"generated": (generated, manifest["cell"].to_numpy())}
+rng = np.random.default_rng(study.profile.seed)
+canonical = part["test"].iloc[fidelity.draw(part["test"]["cell"], settings.real_images, "as-is", rng)]
+real = frames[canonical["frame_id"].to_numpy()]
+asked["held-out real"] = (real, canonical["cell"].to_numpy())
+if study.has("vae"):
+    vae = autoencoder.AutoencoderKL.from_pretrained(study.read("vae"))
+    asked["held-out, reconstructed"] = (autoencoder.reconstruct(vae, real), canonical["cell"].to_numpy())
+
+# %%
+if no_judge is None:
+    size, batch = settings.judge_size, settings.batch_size
+    answers = {name: (faithfulness.judge(model, images, size, batch), cells) for name, (images, cells) in asked.items()}
+    rates = faithfulness.rates(answers)
+    matrices = {name: faithfulness.confusion(*answer) for name, answer in answers.items()}
+    style.save(figures.confusions(matrices), study.write("figures/faithfulness.png"))
+    display(rates.pivot(index="scope", columns="set", values="rate").loc[["overall", *CELLS], list(asked)].round(3))
+    print(faithfulness.verdict(rates))
+else:
+    rates = faithfulness.rates({})
+    print(f"Not judged: {no_judge}.")
+rates.to_csv(study.write("faithfulness.csv"), index=False)
+
+# %% [markdown]
+# ## Does the model hand out its training frames?
+#
+# For every generated frame the nearest training frame in feature space, beside the same for held-out real frames. The paper calls its images
+# privacy-preserving without a test; this is a first screening, in one feature space, and no proof of anonymity: features that average over the image can miss
+# a copied detail, and being no nearer than other patients' frames is not a legal notion.
+
+# %%
+near = {name: privacy.nearest_neighbours(sets[name].features, sets["train"].features) for name in ("generated", "test")}
+audit = privacy.summary(near["generated"], near["test"])
+audit.to_csv(study.write("privacy.csv"), index=False)
+pairs = [
+    (generated[pair.generated], frames[train_rows[pair.training]], pair.distance)
+    for pair in privacy.closest_pairs(near["generated"]).itertuples()
+]
+style.save(
+    figures.nearest(near["generated"].distance, near["test"].distance, pairs), study.write("figures/privacy.png")
+)
+display(audit.round(3))
+print(privacy.statement(audit))
+
+# %% [markdown]
+# ## What these numbers can and cannot say
+#
+# They compare distributions of features and two labels. None of them sees whether a single vessel is possible; that is what the readers of notebook 06 grade.
+# On the phantom archive they describe how well the pipeline learns simulated angiograms, not clinical ones.
+
+# %%
+value = results.set_index(["scope", "set"])["distance"]
+study.note("distance", {"name": extractor.distance, "features": extractor.name})
+study.note("distance_overall", {name: round(float(value["overall", name]), 4) for name in ("generated", "floor")})
+study.note("faithfulness", faithfulness.verdict(rates) if no_judge is None else f"Not judged: {no_judge}.")
+study.note("memorisation", privacy.statement(audit))
+study.finish()
