@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-BRAIN_CENTRE = np.array([0.0, 20.0, 22.0])
-BRAIN_AXES = np.array([66.0, 86.0, 62.0])
+BRAIN_CENTRE = np.array([0.0, 20.0, 23.0])
+BRAIN_AXES = np.array([66.0, 86.0, 67.0])
 BRAIN_DEPTH_BELOW = 50.0  # the cerebrum is flatter below its centre: temporal base and tentorium
 CEREBELLUM_CENTRE = np.array([0.0, 64.0, -30.0])
 CEREBELLUM_AXES = np.array([50.0, 37.0, 25.0])
@@ -227,6 +227,15 @@ def posterior_cerebral(side: int, rng: np.random.Generator, root: str, from_caro
         Vessel("parieto-occipital", _mirror(parieto, side), None, name, sprouts=True),
         Vessel("posterior temporal (PCA)", _mirror(temporal, side), None, name, sprouts=True),
         Vessel("anterior temporal (PCA)", _mirror(anterior, side), None, name, sprouts=True),
+        Vessel(
+            "thalamoperforator", _mirror([(3, 12, 4), (3, 16, 10), (4, 20, 19), (6, 22, 27)], side), (0.3, 0.16), name
+        ),
+        Vessel(
+            "medial choroidal",
+            _mirror([(10, 12, 5), (12, 24, 4), (9, 36, 12), (4, 38, 22), (3, 24, 30), (4, 8, 27)], side),
+            (0.34, 0.18),
+            name,
+        ),
         Vessel("posterior choroidal", _mirror(choroidal, side), (0.3, 0.16), name),
     ]
 
@@ -237,8 +246,8 @@ def vertebrobasilar(patient: Patient, side: int) -> list[Vessel]:
     _, height, reach, sway = patient.siphon[side_index(side)]
     va = [
         (25, 33, -150), (25 + 0.3 * sway, 32, -125), (24.5, 33, -105), (24, 32, -90), (26, 31, -82), (33 + 0.5 * reach, 33, -73),
-        (35 + 0.5 * reach, 38, -66), (31, 46 + 0.5 * height, -61), (23, 50 + 0.5 * height, -58), (15, 47, -55), (10, 42, -49),
-        (7, 35, -42), (4 + 0.4 * bow * side, 29.5, -34), (0.6 * bow * side, 25, -27),
+        (35 + 0.5 * reach, 38, -66), (31, 46 + 0.5 * height, -61), (23, 50 + 0.5 * height, -58), (15, 48, -53), (10, 42, -46.5),
+        (7, 34.5, -41), (4 + 0.4 * bow * side, 28, -34.5), (0.6 * bow * side, 23.5, -28),
     ]  # fmt: skip
     ba = [
         (0.6 * bow * side, 25, -27),

@@ -24,10 +24,10 @@ class Injection:
 
     start: float
     duration: float
-    tissue_delay: float = 0.35
-    tissue_width: float = 0.42
-    vein_delay: float = 1.9
-    vein_width: float = 0.5
+    tissue_delay: float = 0.2
+    tissue_width: float = 0.3
+    vein_delay: float = 0.95
+    vein_width: float = 0.33
     strength: float = 0.9
     dispersion: float = 0.085
 
@@ -55,7 +55,7 @@ def vein_curve(injection: Injection, times: np.ndarray, arrival: np.ndarray) -> 
     """Venous concentration (relative) at times [t] s; arrival [k] s counts from the first venous outflow."""
     local = times[:, None] - injection.start - arrival[None]
     width = np.broadcast_to(injection.vein_width + 0.02 * arrival[None], local.shape)
-    return injection.strength * _box_gamma(local, injection.duration + 1.0, width)
+    return injection.strength * _box_gamma(local, injection.duration + 0.6, width)
 
 
 def phases(artery: np.ndarray, tissue: np.ndarray, vein: np.ndarray) -> np.ndarray:

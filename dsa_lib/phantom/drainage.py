@@ -22,7 +22,7 @@ def sinuses(patient: Patient, side: int, posterior: bool) -> list[Vessel]:
     septal = [(3, -2, 22), (3, -12, 22), (3, -20, 19)]
     striate = [(3, -2, 22), (8, 4, 28), (14, 14, 31), (18, 24, 29)]
     basal = [(0, 46, 25), (8, 40, 18), (15, 28, 9), (19, 14, 2), (16, 2, 0), (14, -4, 2)]
-    sagittal = [(0, 109, -5), (0, 110, 15), (0, 103, 42), (0, 84, 68), (0, 55, 86), (0, 22, 91), (0, -12, 87), (0, -40, 73), (0, -60, 48),
+    sagittal = [(0, 109, -5), (0, 111, 15), (0, 105, 44), (0, 87, 71), (0, 57, 91), (0, 22, 97), (0, -14, 92), (0, -40, 73), (0, -60, 48),
         (0, -68, 25)]  # fmt: skip
     wide = patient.calibre
     vessels = [
@@ -45,7 +45,7 @@ def sinuses(patient: Patient, side: int, posterior: bool) -> list[Vessel]:
     labbe_start = (56, 66, -10) if side == d else (-56 * side * d * side, 66, -10)
     labbe_start = (56, 66, -10)
     labbe = [labbe_start, (62, 50, -3), (64, 34, 4), (62, 20, 13)]
-    trolard = [(2, 30, 90), (24, 28, 82), (46, 24, 66), (58, 20, 44), (63, 16, 26)]
+    trolard = [(2, 30, 96), (24, 28, 87), (46, 24, 68), (58, 20, 44), (63, 16, 26)]
     sylvian = [(63, 16, 26), (61, 4, 13), (54, -10, 4), (44, -22, -4), (30, -22, -8)]
     labbe_parent = "jugular" if side == d else "other transverse"
     return vessels + [
@@ -67,7 +67,7 @@ def bridging_veins(side: int, rng: np.random.Generator, posterior: bool) -> list
         for f in np.linspace(0, 1, 5):
             a = f * rng.uniform(0.9, 1.1) * (1.05 if -20 < y < 60 else 0.8)
             yy = y + 12 * f * (1 if y > 0 else -0.3)
-            z = 22 + 65 * np.sqrt(max(1 - ((yy - 20) / 88) ** 2, 0.05)) * np.cos(a)
+            z = 23 + 71 * np.sqrt(max(1 - ((yy - 20) / 88) ** 2, 0.05)) * np.cos(a)
             x = min(
                 2 + 66 * np.sin(a) * np.sqrt(max(1 - ((yy - 20) / 88) ** 2, 0.05)),
                 cortex_x(np.array(yy), np.array(z)) + 3,
@@ -114,13 +114,13 @@ def external_carotid(patient: Patient, side: int, root: str | None) -> list[Vess
 
 def external_territory(side: int, rng: np.random.Generator) -> np.ndarray:
     """Points [n, 3] mm of scalp, face and neck muscles that small external carotid branches reach."""
-    n = 150
+    n = 240
     direction = rng.normal(size=(n, 3)) * [1, 1, 0.8]
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     scalp = direction * [81, 102, 79] + [0, 19, 22]
-    scalp = scalp[(scalp[:, 2] > 0) & (scalp[:, 0] > 12)][:45]
-    face = rng.uniform([4, -66, -100], [46, 2, -30], (60, 3))
-    neck = rng.uniform([20, 30, -120], [52, 90, -40], (28, 3))
+    scalp = scalp[(scalp[:, 2] > 0) & (scalp[:, 0] > 12)][:70]
+    face = rng.uniform([4, -66, -100], [46, 2, -30], (95, 3))
+    neck = rng.uniform([20, 30, -120], [52, 90, -40], (50, 3))
     return np.concatenate([scalp, face, neck]) * [side, 1, 1]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from dsa_lib.phantom.anatomy import BRAIN_AXES, Patient
 
-MU_IODINE = 0.17  # per mm of undiluted contrast at the detector's effective energy
+MU_IODINE = 0.2  # per mm of undiluted contrast at the detector's effective energy
 MU_SOFT, MU_BONE = 0.0062, 0.021  # per mm, effective: beam hardening and scatter flatten them
 
 
@@ -120,18 +120,18 @@ def _chord(source: np.ndarray, direction: np.ndarray, centre, axes) -> np.ndarra
 
 def _bodies(scale: np.ndarray) -> list[tuple[tuple, tuple, float]]:
     """Ellipsoids (centre, semi-axes, attenuation per mm, added where they overlap) of head and neck."""
-    skull, inner = np.array([79.0, 100.0, 76.0]), np.array([72.5, 93.0, 69.5])
+    skull, inner = np.array([77.0, 99.0, 81.0]), np.array([71.0, 92.5, 75.0])
     bone = MU_BONE - MU_SOFT
     bodies = [
-        ((0, 19, 22), (84, 106, 82), MU_SOFT),  # scalp and brain
-        ((0, 19, 22), skull, bone),
-        ((0, 19, 22), inner, -bone),
+        ((0, 19, 23), (82, 105, 87), MU_SOFT),  # scalp and brain
+        ((0, 19, 23), skull, bone),
+        ((0, 19, 23), inner, -bone),
         ((0, -28, -58), (62, 55, 58), MU_SOFT * 0.8),  # face
         ((0, 36, -120), (56, 60, 95), MU_SOFT * 0.8),  # neck
         ((0, -58, -92), (34, 22, 10), bone * 0.6),  # mandible and teeth
         ((0, -62, -66), (26, 18, 8), bone * 0.5),  # maxilla
-        ((36, 22, -30), (26, 10, 9), bone * 1.2),  # petrous bones
-        ((-36, 22, -30), (26, 10, 9), bone * 1.2),
+        ((34, 22, -30), (20, 13, 9), bone * 0.5),  # petrous bones
+        ((-34, 22, -30), (20, 13, 9), bone * 0.5),
         ((57, 38, -42), (11, 14, 18), bone * 0.5),  # mastoids
         ((-57, 38, -42), (11, 14, 18), bone * 0.5),
         ((0, -20, -20), (26, 22, 5), bone * 0.7),  # sphenoid

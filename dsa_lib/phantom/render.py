@@ -16,7 +16,7 @@ BRIGHT = 3700.0  # detector value of the direct beam
 OFFSET = 24.0  # detector value behind the shutter
 VISIBLE_PATH_MM = 0.10  # contrast path (mm) from which an artery is drawn in the truth mask
 TISSUE_STRENGTH = 0.05
-VEIN_DILUTION = 0.42  # veins carry blood of unopacified territories too
+VEIN_DILUTION = 0.6  # veins carry blood of unopacified territories too
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def contrast_images(body: Injection3D, injection: Injection, arm: CArm, matrix: 
     mask = truth_mask(samples, arm, matrix)
     coarse = max(matrix // 3, 24)
     blush = {"point": body.tissue, "arrival": body.tissue_arrival, "radius": np.full(len(body.tissue), 3.0)}
-    blush["volume"] = np.full(len(body.tissue), 42.0)
+    blush["volume"] = np.full(len(body.tissue), body.tissue_volume)
     last = float(body.tissue_arrival.max())
     stack = vessel_layers(blush, arm, coarse, 8, last)
     stack = gaussian_filter(stack, (0, 2.6 * coarse / arm.field, 2.6 * coarse / arm.field))

@@ -21,6 +21,7 @@ from dsa_lib.phantom.trees import (
 )
 
 PROXIMAL_NAMES = ("ICA", "M1", "A1", "VA", "BA", "CCA", "PCA", "ECA", "aorta", "brachiocephalic")
+VENOUS_TRANSIT_S = 1.1  # from the smallest drawn cortical vein to the neck
 VESSELS = ("ICA", "CCA", "VA", "ECA", "arch", "spinal")
 
 
@@ -29,13 +30,14 @@ class Injection3D:
     """Everything that one injection fills, independent of the view.
 
     tree: the arterial tree; veins: venous tree rooted where it drains (None outside the head); tissue: capillary points
-    [n, 3] mm with arrival [n] s of their feeding tip and weight [n]; first_vein: s at which venous outflow starts.
+    [n, 3] mm, each standing for tissue_volume mm^3 of blood, with arrival [n] s of their feeding tip; first_vein: s at which venous outflow starts.
     """
 
     vessel: str
     tree: Tree
     veins: Tree | None
     tissue: np.ndarray
+    tissue_volume: float
     tissue_arrival: np.ndarray
     first_vein: float
 
@@ -55,10 +57,10 @@ def _scatter(rng, n: int, lower, upper) -> np.ndarray:
 
 def convexity_points(rng: np.random.Generator, density: float = 1.0) -> np.ndarray:
     """Lateral cortex of the left hemisphere, the middle cerebral artery's share: [n, 3] mm, some of them deep in sulci."""
-    yz = _scatter(rng, int(430 * density), (-66, -28), (106, 84))
+    yz = _scatter(rng, int(950 * density), (-66, -28), (106, 92))
     x = cortex_x(yz[:, 0], yz[:, 1])
     keep = (x > 24) & (yz[:, 0] < 92 - 0.12 * np.abs(yz[:, 1]))
-    keep &= (yz[:, 1] > -24 + 0.28 * np.clip(yz[:, 0] - 20, 0, None)) & (yz[:, 1] < 78)
+    keep &= (yz[:, 1] > -24 + 0.28 * np.clip(yz[:, 0] - 20, 0, None)) & (yz[:, 1] < 84)
     keep &= ~((yz[:, 0] < -26) & (yz[:, 1] < 2))  # under the frontal lobe there is no temporal lobe
     points = np.column_stack([x, yz])[keep]
     depth = rng.beta(1.0, 2.6, len(points)) * 14
@@ -68,7 +70,7 @@ def convexity_points(rng: np.random.Generator, density: float = 1.0) -> np.ndarr
 
 def medial_points(rng: np.random.Generator, density: float = 1.0) -> np.ndarray:
     """Medial wall above the corpus callosum and the parasagittal strip, the anterior cerebral artery's share: [n, 3] mm."""
-    yz = _scatter(rng, int(260 * density), (-66, 2), (70, 86))
+    yz = _scatter(rng, int(420 * density), (-66, 2), (70, 92))
     edge = cortex_x(yz[:, 0], yz[:, 1])
     arc = ((yz[:, 0] - 6) / 44) ** 2 + ((yz[:, 1] - 18) / 29) ** 2
     keep = (edge > 12) & (arc > 1.02) & ~((yz[:, 0] > -24) & (yz[:, 1] < 40)) & (yz[:, 0] < 66)
@@ -81,13 +83,13 @@ def medial_points(rng: np.random.Generator, density: float = 1.0) -> np.ndarray:
 
 def occipital_points(rng: np.random.Generator, density: float = 1.0) -> np.ndarray:
     """Occipital lobe and inferior temporal surface, the posterior cerebral artery's share: [n, 3] mm."""
-    yz = _scatter(rng, int(120 * density), (58, -4), (105, 58))
+    yz = _scatter(rng, int(200 * density), (58, -4), (105, 58))
     edge = cortex_x(yz[:, 0], yz[:, 1])
     keep = (edge > 8) & (yz[:, 1] < 10 + 1.1 * (yz[:, 0] - 48)) & (yz[:, 0] > 62)
     medial = np.column_stack([3 + 5 * rng.random(keep.sum()), yz[keep]])
     pole = medial[medial[:, 1] > 78].copy()
     pole[:, 0] = np.minimum(cortex_x(pole[:, 1], pole[:, 2]), rng.uniform(10, 34, len(pole)))
-    xy = _scatter(rng, int(80 * density), (14, 12), (50, 92))
+    xy = _scatter(rng, int(110 * density), (14, 12), (50, 92))
     base = np.column_stack([xy, -22 + 0.24 * xy[:, 1] + rng.normal(0, 1.5, len(xy))])
     base = base[cortex_x(base[:, 1], base[:, 2]) > base[:, 0]]
     return np.concatenate([medial, pole, base])
@@ -95,7 +97,7 @@ def occipital_points(rng: np.random.Generator, density: float = 1.0) -> np.ndarr
 
 def cerebellar_points(rng: np.random.Generator, part: str, density: float = 1.0) -> np.ndarray:
     """Surface of the left cerebellar hemisphere near the superior (SCA), anterior (AICA) or inferior (PICA) artery: [n, 3] mm."""
-    n = int(260 * density)
+    n = int(460 * density)
     direction = rng.normal(size=(n, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     points = direction * CEREBELLUM_AXES * rng.uniform(0.82, 1.0, (n, 1)) + CEREBELLUM_CENTRE
@@ -208,9 +210,10 @@ def _vein_tree(patient: Patient, side: int, rng, posterior: bool) -> Tree:
     grown_from = len(tree)
     tree = grow(tree, individual(points * [side, 1, 1], patient), names, balance=0.5)
     smooth(tree, grown_from)
-    murray(tree, rng, leaf_mm=0.26)
+    murray(tree, rng, leaf_mm=0.32)
     undulate(tree, rng, 1.6)
     time_of_arrival(tree)
+    tree.arrival *= VENOUS_TRANSIT_S / tree.arrival.max()
     return tree
 
 
@@ -241,11 +244,12 @@ def inject(patient: Patient, vessel: str, side: int, seed: int) -> Injection3D:
     veins = None
     if vessel in ("ICA", "CCA", "VA"):
         veins = _vein_tree(patient, side, rng, vessel == "VA")
-    per_tip = 9 if vessel in ("ICA", "CCA", "VA") else 3
+    per_tip = 14 if vessel in ("ICA", "CCA", "VA") else 3
     feeding = np.repeat(tips, per_tip)
-    tissue = tree.position[feeding] + rng.normal(0, 4.5, (len(feeding), 3))
+    tissue = tree.position[feeding] + rng.normal(0, 5.5, (len(feeding), 3))
     first_vein = float(np.quantile(tree.arrival[tips], 0.5))
-    return Injection3D(vessel, tree, veins, tissue, tree.arrival[feeding], first_vein)
+    volume = {"ICA": 1.4e5, "CCA": 1.5e5, "VA": 0.8e5, "ECA": 0.4e5}.get(vessel, 0.0)
+    return Injection3D(vessel, tree, veins, tissue, volume / len(tissue), tree.arrival[feeding], first_vein)
 
 
 def arterial_samples(injection: Injection3D, step: float) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from scipy.interpolate import CubicSpline
 from dsa_lib.phantom.anatomy import Vessel
 
 PROXIMAL, MEDIUM, PERIPHERAL = 1, 2, 3
-PERIPHERAL_BELOW_MM = 0.42  # radius below which a branch counts as peripheral
+PERIPHERAL_BELOW_MM = 0.45  # radius below which a branch counts as peripheral
 STEP_MM = 2.0
 
 
@@ -91,7 +91,7 @@ def join(vessels: list[Vessel], deform=None) -> Tree:
 
 
 def grow(
-    tree: Tree, terminals: np.ndarray, from_names: list[str] | None = None, balance: float = 0.25, reach: float = 45.0
+    tree: Tree, terminals: np.ndarray, from_names: list[str] | None = None, balance: float = 0.14, reach: float = 45.0
 ) -> Tree:
     """Grow branches from the tree's sprouting vessels to territory points [n, 3] mm.
 
@@ -164,7 +164,7 @@ def smooth(tree: Tree, grown_from: int, rounds: int = 3) -> None:
         tree.position[moving] += 0.6 * (average - tree.position)[moving]
 
 
-def murray(tree: Tree, rng: np.random.Generator, leaf_mm: float = 0.17, spread: float = 0.18) -> None:
+def murray(tree: Tree, rng: np.random.Generator, leaf_mm: float = 0.27, spread: float = 0.2) -> None:
     """Set radii in place: tips log-normal about `leaf_mm`, r_parent^3 = sum r_child^3 above, prescribed calibres kept."""
     n = len(tree)
     kids = tree.children_count()
@@ -195,10 +195,10 @@ def undulate(tree: Tree, rng: np.random.Generator, amplitude: float) -> None:
 
     One field moves every branch, so connections stay connected; amplitude is in mm at the thinnest branches.
     """
-    weight = np.clip((1.05 - tree.radius) / 0.75, 0, 1)
+    weight = np.clip((1.3 - tree.radius) / 0.8, 0, 1)
     for i in range(1, len(tree)):  # avoid a step of the weight at bifurcations
         weight[i] = weight[tree.parent[i]] + 0.25 * (weight[i] - weight[tree.parent[i]])
-    for wavelength, size in ((26.0, 1.0), (13.0, 0.75), (7.5, 0.35)):
+    for wavelength, size in ((26.0, 1.0), (13.0, 0.85), (8.0, 0.22)):
         k = rng.normal(size=(4, 3)) * (2 * np.pi / wavelength / np.sqrt(3))
         direction = rng.normal(size=(4, 3)) / 2
         phase = rng.uniform(0, 2 * np.pi, 4)
@@ -208,7 +208,7 @@ def undulate(tree: Tree, rng: np.random.Generator, amplitude: float) -> None:
 
 def blood_speed(radius: np.ndarray) -> np.ndarray:
     """Speed in mm/s of the contrast front: proportional to radius under Murray's law (flow ~ r^3), with a floor."""
-    return 55.0 + 105.0 * radius
+    return 75.0 + 110.0 * radius
 
 
 def time_of_arrival(tree: Tree) -> None:
