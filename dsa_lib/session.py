@@ -92,7 +92,8 @@ class Study:
             producer = self.ws.producer(name)
             manifest = self.ws.manifest(producer)
             if manifest is not None and manifest["status"] == "skipped" and name not in manifest["outputs"]:
-                return f"{name} was not made: {manifest['reason']}"
+                # The first cause alone: each notebook on the way down has put its own artifact before it.
+                return f"{name} was not made: {manifest['reason'].rpartition(' was not made: ')[2]}"
         return None
 
     def write(self, name: str) -> Path:

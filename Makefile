@@ -1,0 +1,68 @@
+# The study, its tests and JupyterLab, each in one command. The environment (.venv) is built from requirements.lock when it is missing or the
+# lock has changed; nothing but python3 (3.11 or newer), make and a network or local package index is needed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# A copy of the lock, written last: without it an environment was left half-built and is built anew.
+READY := $(VENV)/requirements.installed
+
+# What make understands besides its targets; empty means the default. Exported, so that quotes and spaces in them need no escaping.
+ARCHIVE =
+CLASSIFIER =
+OVERRIDES =
+PARAMETERS =
+SNAKEMAKE =
+PROFILE = phantom
+# A run of one's own archive must be named, so that it never lands in a phantom run.
+RUN = $(if $(ARCHIVE),,$(PROFILE))
+export ARCHIVE CLASSIFIER OVERRIDES PARAMETERS PROFILE RUN SNAKEMAKE
+
+.PHONY: help reproduce smoke test lab clean-run venv
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make reproduce   the whole study on the phantom archive (about half an hour on two cores); the same command resumes"
+	@echo "make smoke       the same in minutes, far too small to be good: does everything run here?"
+	@echo "make test        style, unit tests, notebooks and one whole run of the workflow"
+	@echo "make lab         JupyterLab on the notebooks"
+	@echo "make clean-run RUN=name   remove one run"
+	@echo
+	@echo "RUN=name          folder under runs/ (default: the profile's name; needed with ARCHIVE)"
+	@echo "PROFILE=name      smoke, phantom or paper"
+	@echo "ARCHIVE=folder    your own DICOM files instead of the phantom archive"
+	@echo "CLASSIFIER=run    take the trained phase classifier of that run instead of training one"
+	@echo "OVERRIDES='{\"diffusion.batch_size\": 8}'   change single numbers of the profile (dsa_lib/profiles.py)"
+	@echo "PARAMETERS='{\"name\": \"value\"}'   a further parameter of any notebook, as its parameters cell declares it"
+	@echo "SNAKEMAKE='...'   options passed on to snakemake"
+
+LAUNCH = exec $(BIN)/python workflow/launch.py --run "$$RUN" --profile "$$PROFILE" --archive "$$ARCHIVE" --classifier "$$CLASSIFIER" \
+	--overrides "$$OVERRIDES" --parameters "$$PARAMETERS" --snakemake "$$SNAKEMAKE"
+
+reproduce: $(READY)
+	@$(LAUNCH)
+
+smoke: PROFILE = smoke
+smoke: $(READY)
+	@$(LAUNCH)
+
+test: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/python -m pytest
+
+lab: $(READY)
+	@exec $(BIN)/jupyter lab notebooks
+
+clean-run: RUN =
+clean-run: $(READY)
+	@exec $(BIN)/python workflow/launch.py --run "$$RUN" --clean
+
+venv: $(READY)
+
+$(READY): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is %s: make PYTHON=python3.11" % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@test -e $@ || $(PYTHON) -m venv --clear $(VENV)
+	@cmp -s requirements.lock $@ || $(BIN)/python -m pip install -r requirements.lock
+	@cmp -s requirements.lock $@ || $(BIN)/python -m pip install --no-deps --editable .
+	@cp requirements.lock $@

@@ -1,0 +1,320 @@
+"""Run the study, or go on with it: check the request, start snakemake in the run's folder, and say in the end what came out.
+
+make calls this; it also stands alone (`python workflow/launch.py --run mine --profile paper --archive /data/dsa`). The request is checked before
+anything runs. One process at a time may work on a run; a lock left by a process that was killed never stands in the way, because the operating
+system drops it with the process.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+import psutil
+from plan import plan
+
+from dsa_lib.errors import StudyError
+from dsa_lib.profiles import load_profile
+from dsa_lib.workspace import NOTEBOOKS, PROJECT, Workspace, runs_folder, write_json
+
+SNAKEMAKE = [
+    "--cores", "all",
+    # Our own lock is in use: snakemake's would outlive a kill.
+    "--nolock", "--rerun-incomplete", "--scheduler", "greedy", "--nocolor",
+    # The default, named because "changed code, input or parameter runs again, anything else is kept" rests on it.
+    "--rerun-triggers", "mtime", "params", "input", "code",
+]  # fmt: skip
+
+
+def main() -> int:
+    request = _arguments()
+    try:
+        ws = Workspace(request.run) if request.run else _unnamed(request.archive)
+        if request.clean:
+            return clean(ws)
+        prepare(ws, request)
+        with lock(ws) as held:
+            return run(ws, shlex.split(request.snakemake), held)
+    except StudyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def prepare(ws: Workspace, request: argparse.Namespace) -> None:
+    """Check the request and write what the Snakefile reads: `workflow.json` and one parameters file a notebook. Raises StudyError."""
+    overrides = _mapping("overrides", request.overrides)
+    profile = load_profile(request.profile, overrides)
+    archive = _archive(request.archive)
+    given = _mapping("parameters", request.parameters)
+    if request.classifier:
+        given["classifier"] = request.classifier
+    if name := given.get("classifier"):
+        manifest = Workspace(str(name)).manifest("02_classifier")
+        if manifest is None or manifest["status"] != "finished":
+            raise StudyError(
+                f"the run {name!r} has no trained classifier: finish its notebook 02 first, or name another run"
+            )
+    workflow = plan(ws.run, profile, overrides, archive, given)
+    _same_study(ws, profile.name, archive)
+    for name, entry in workflow["notebooks"].items():
+        write_json(ws.path(f"parameters/{name}.json"), entry["parameters"])
+    write_json(ws.path("workflow.json"), workflow)
+    write_json(
+        ws.path("provenance/request.json"), {"profile": profile.name, "archive": str(archive) if archive else None}
+    )
+    for folder in ("notebooks", "logs"):
+        (ws.root / folder).mkdir(exist_ok=True)
+
+
+def run(ws: Workspace, extra: list[str], held: TextIO) -> int:
+    """Start snakemake, watch it, and report. Returns the exit status."""
+    started = time.time()
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(PROJECT / "workflow" / "Snakefile"), "--directory", str(ws.root),
+               "--configfile", str(ws.root / "workflow.json"), *SNAKEMAKE, *extra]  # fmt: skip
+    environment = os.environ | {
+        "DSA_RUNS": str(runs_folder()),
+        "DSA_LAUNCHED_BY": f"{socket.gethostname()}:{os.getpid()}",
+        "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel of this environment, not one of the same name in the home folder
+        "PYTHONUNBUFFERED": "1",
+    }
+    log = ws.path("logs/snakemake.log")
+    print(f"run {ws.run} · {_shown(ws.root)}", flush=True)
+    with log.open("w") as errors:
+        # A group of its own, so that it can be ended whole; it shares the lock, so that a survivor keeps the run locked.
+        process = subprocess.Popen(
+            command, stderr=errors, env=environment, start_new_session=True, pass_fds=[held.fileno()]
+        )
+        watch = Watch(process.pid, ws, started)
+        watch.start()
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:
+            end_tree(process.pid)
+            watch.stop()
+            print("\ninterrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+            return 130
+        finally:
+            watch.stop()
+    ran = [name for name in NOTEBOOKS if _ran_since(ws, name, started)]
+    if status != 0:
+        with contextlib.suppress(ProcessLookupError):  # what a killed snakemake leaves behind
+            os.killpg(process.pid, signal.SIGKILL)
+        print(f"\n{_failure(ws, started, log)}", file=sys.stderr)
+        return 1
+    _summary(ws, ran, started, watch.peak)
+    return 0
+
+
+class Watch(threading.Thread):
+    """Samples the memory of the process tree, and ends the tree when the make that called us was killed."""
+
+    def __init__(self, pid: int, ws: Workspace, started: float):
+        super().__init__(daemon=True)
+        self.peak = 0
+        self._pid, self._ws, self._since = pid, ws, started
+        self._parent = os.getppid() if "MAKELEVEL" in os.environ else None
+        self._done = threading.Event()
+
+    def run(self) -> None:
+        noted = 0.0
+        while not self._done.wait(0.5):
+            if self._parent is not None and os.getppid() != self._parent:
+                end_tree(self._pid)
+                os._exit(1)
+            self.peak = max(self.peak, tree_memory(self._pid))
+            if time.time() - noted > 5:
+                noted = time.time()
+                _note_invocation(self._ws, self._since, self.peak)
+
+    def stop(self) -> None:
+        self._done.set()
+        if self.is_alive():
+            self.join()
+        _note_invocation(self._ws, self._since, self.peak)
+
+
+def tree_memory(pid: int) -> int:
+    """Resident bytes of a process and its descendants; pages shared between them count once for each, so this is an upper bound."""
+    total = 0
+    with contextlib.suppress(psutil.Error):
+        for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):
+                total += process.memory_info().rss
+    return total
+
+
+def end_tree(pid: int) -> None:
+    """End a process and all its descendants: politely, then after five seconds for good. Everything written is written atomically."""
+    with contextlib.suppress(psutil.Error):
+        tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        for signal_ in (signal.SIGTERM, signal.SIGKILL):
+            for process in tree:
+                with contextlib.suppress(psutil.Error):
+                    process.send_signal(signal_)
+            _, tree = psutil.wait_procs(tree, timeout=5)
+
+
+@contextlib.contextmanager
+def lock(ws: Workspace) -> Iterator[TextIO]:
+    """Hold the run; raises StudyError, naming the process, while another one works on it."""
+    with ws.path(".lock").open("a+") as file:
+        for attempt in range(20):  # the last processes of a run that was just killed need a moment
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if attempt == 19:
+                    file.seek(0)
+                    raise StudyError(
+                        f"the run {ws.run!r} is being worked on by another process ({file.read().strip() or 'unknown'}): "
+                        "wait for it, end it, or choose another RUN"
+                    ) from None
+                time.sleep(0.25)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield file
+
+
+def clean(ws: Workspace) -> int:
+    if not ws.root.is_dir():
+        raise StudyError(f"there is no run {ws.run!r} in {_shown(ws.root.parent)}: nothing was removed")
+    with lock(ws):
+        shutil.rmtree(ws.root)
+    print(f"removed {_shown(ws.root)}")
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Run the study, or go on with it.")
+    parser.add_argument("--run", default="", help="name of the run, a folder under runs/")
+    parser.add_argument("--profile", default="phantom", help="smoke, phantom or paper")
+    parser.add_argument("--archive", default="", help="folder of DICOM files; without it a phantom archive is made")
+    parser.add_argument("--classifier", default="", help="run whose trained phase classifier is applied")
+    parser.add_argument("--overrides", default="", help='JSON, e.g. {"diffusion.batch_size": 8}')
+    parser.add_argument("--parameters", default="", help="JSON, further parameters of notebooks by name")
+    parser.add_argument("--snakemake", default="", help="options passed on to snakemake")
+    parser.add_argument("--clean", action="store_true", help="remove the run instead")
+    return parser.parse_args()
+
+
+def _unnamed(archive: str) -> Workspace:
+    raise StudyError(
+        "the run has no name: add RUN=name" + (", so that your archive gets a run of its own" if archive else "")
+    )
+
+
+def _mapping(name: str, text: str) -> dict:
+    if not text.strip():
+        return {}
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise StudyError(
+            f'{name} {text!r} is not JSON ({error.msg}): write for example {{"diffusion.batch_size": 8}}'
+        ) from None
+    if not isinstance(value, dict):
+        raise StudyError(f'{name} {text!r} is not a mapping: write for example {{"diffusion.batch_size": 8}}')
+    return value
+
+
+def _archive(text: str) -> Path | None:
+    if not text:
+        return None
+    path = Path(text).expanduser().resolve()
+    if not path.is_dir():
+        raise StudyError(f"the archive {text!r} is not a folder: give the folder that holds the DICOM files")
+    return path
+
+
+def _same_study(ws: Workspace, profile: str, archive: Path | None) -> None:
+    """A run belongs to one profile and one kind of archive: a forgotten ARCHIVE= must not write a phantom over days of work."""
+    path = ws.root / "provenance" / "request.json"
+    if not path.exists() or not (ws.root / "manifests").is_dir():
+        return
+    before = json.loads(path.read_text())
+    for name, was, now in (
+        ("profile", before["profile"], profile),
+        ("archive", before["archive"], archive and str(archive)),
+    ):
+        differs = was != now if name == "profile" else (was is None) != (now is None)
+        if differs:
+            raise StudyError(
+                f"the run {ws.run!r} was made with {name} {was or 'phantom'}, not {now or 'phantom'}: "
+                f"choose another RUN, or remove it with make clean-run RUN={ws.run}"
+            )
+
+
+def _ran_since(ws: Workspace, notebook: str, started: float) -> bool:
+    path = ws.root / "provenance" / f"{notebook}.json"
+    return path.exists() and path.stat().st_mtime >= started
+
+
+def _failure(ws: Workspace, started: float, log: Path) -> str:
+    """One sentence on why the run stopped, and where to read on."""
+    executed = [path for path in (ws.root / "notebooks").glob("*.ipynb") if path.stat().st_mtime >= started]
+    for path in sorted(executed, reverse=True):
+        if (ws.root / "manifests" / path.with_suffix(".json").name).exists():
+            continue
+        where = f"see {_shown(path)} and {_shown(ws.root / 'logs' / path.with_suffix('.log').name)}"
+        for cell in json.loads(path.read_text())["cells"]:
+            for output in cell.get("outputs", []):
+                if output["output_type"] == "error":
+                    name = "" if output["ename"] == "StudyError" else f"{output['ename']}: "
+                    return f"{path.stem} stopped: {name}{output['evalue']}\n{where}"
+        return f"{path.stem} stopped without an error of its own: its process was ended from outside, or memory ran out\n{where}"
+    tail = "\n".join(log.read_text().strip().splitlines()[-15:])
+    return f"{tail}\nthe workflow stopped before any notebook: see {_shown(log)}"
+
+
+def _summary(ws: Workspace, ran: list[str], started: float, peak: int) -> None:
+    skipped = {
+        name: manifest["reason"]
+        for name in NOTEBOOKS
+        if (manifest := ws.manifest(name)) and manifest["status"] == "skipped"
+    }
+    print()
+    if not ran:
+        print("nothing to do: inputs, parameters and code of every notebook are unchanged")
+    else:
+        print(f"{len(ran)} notebooks ran in {_minutes(time.time() - started)}, peak memory {peak / 2**30:.1f} GiB")
+    for name, reason in skipped.items():
+        print(f"skipped  {name}: {reason}")
+    for what, path in (("tables", ws.root / "tables"), ("report", ws.root / "report.html")):
+        if path.exists():
+            print(f"{what:8} {_shown(path)}")
+
+
+def _note_invocation(ws: Workspace, started: float, peak: int) -> None:
+    """Keep wall time and peak memory of this start of the run in provenance/run.json, beside those of earlier starts that did some work."""
+    path = ws.path("provenance/run.json")
+    before = json.loads(path.read_text())["invocations"] if path.exists() else []
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started))
+    mine = {"started": stamp, "seconds": round(time.time() - started, 1), "peak_memory_bytes": peak,
+            "notebooks": [name for name in NOTEBOOKS if _ran_since(ws, name, started)]}  # fmt: skip
+    kept = [entry for entry in before if entry["started"] != stamp and entry["notebooks"]]
+    write_json(path, {"invocations": [*kept, mine] if mine["notebooks"] or not kept else kept})
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds // 60)} min {seconds % 60:.0f} s" if seconds >= 60 else f"{seconds:.0f} s"
+
+
+def _shown(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

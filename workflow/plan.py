@@ -1,0 +1,194 @@
+"""What each notebook of the workflow depends on, worked out from the sources: the library modules it imports, the profile sections it reads,
+its parameters, the archive. The Snakefile reads the result; it decides what runs again.
+"""
+
+import ast
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from dsa_lib.errors import StudyError
+from dsa_lib.profiles import Profile
+from dsa_lib.session import declared_parameters
+from dsa_lib.workspace import NOTEBOOKS, PROJECT, Workspace
+
+# A notebook waits for these; what lies further upstream follows from them.
+UPSTREAM = {
+    "00_phantom_archive": (),
+    "01_curation": ("00_phantom_archive",),
+    "02_classifier": ("01_curation",),
+    "03_vae": ("02_classifier",),
+    "04_ldm": ("03_vae",),
+    "05_sampling": ("04_ldm",),
+    "06_reader_analysis": ("05_sampling",),
+    "07_fid": ("05_sampling",),
+    "10_report": NOTEBOOKS[:-1],
+}
+# These carry no result: a better message or progress line must not train a model again. The values of `profiles` count on their own.
+PLUMBING = {"errors", "progress", "session", "workspace", "profiles", "_profile_checks"}
+# Manifest files by the module that reads them; a notebook depends on them through the module.
+DATA = {
+    "tables": ("published",),
+    "circulation": ("vessel_terms.csv",),
+}
+_KINDS = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": Mapping, "list": list}
+
+
+def plan(
+    run: str, profile: Profile, overrides: Mapping[str, object], archive: Path | None, given: Mapping[str, object]
+) -> dict:
+    """The workflow of one run: for each notebook its upstream notebooks, files, parameters and what else decides its results.
+
+    `given` maps further parameter names (`classifier`, `ratings`, or `07_fid.name` for one notebook alone) to values. Raises StudyError for a name no
+    notebook declares or a value of the wrong type. A text that names an existing file or folder is taken as a path and watched for changes.
+    """
+    notebooks = [name for name in NOTEBOOKS if archive is None or name != "00_phantom_archive"]
+    declared = {name: declared_parameters(name) for name in notebooks}
+    _check_names(given, declared)
+    entries = {}
+    for name in notebooks:
+        own = {
+            key.rpartition(".")[2]: _value(key, declared[name][key.rpartition(".")[2]], value)
+            for key, value in given.items()
+            if key.rpartition(".")[0] in ("", name) and key.rpartition(".")[2] in declared[name]
+        }
+        parameters = {"run": run, "profile": profile.name, **own}
+        if overrides:
+            parameters["overrides"] = dict(overrides)
+        if archive is not None and "archive" in declared[name]:
+            parameters["archive"] = str(archive)
+        modules = modules_of(name)
+        decides = {
+            "notebook": code_digest(name),
+            "profile": {"name": profile.name, "seed": profile.seed, "precision": profile.precision}
+            | {section: _plain(getattr(profile, section)) for section in sections_of(name, modules)},
+            "parameters": {key: fingerprint(key, value) for key, value in own.items()},
+        }
+        if name == ("00_phantom_archive" if archive is None else "01_curation"):
+            decides["archive"] = fingerprint("archive", str(archive)) if archive else "phantom"
+        entries[name] = {
+            "upstream": [above for above in UPSTREAM[name] if above in notebooks],
+            "files": [str(path) for path in (*modules.values(), *data_of(modules))],
+            "parameters": parameters,
+            "decides": json.dumps(decides, sort_keys=True),
+        }
+    return {"run": run, "notebooks": entries}
+
+
+def modules_of(notebook: str) -> dict[str, Path]:
+    """Library modules that `notebook` imports, directly or through others, without the plumbing: name below `dsa_lib` -> file."""
+    found: dict[str, Path] = {}
+    waiting = _imports(_code(notebook))
+    while waiting:
+        name = waiting.pop()
+        path = _module_path(name)
+        if path is None or name in found or name in PLUMBING or not name:
+            continue
+        found[name] = path
+        waiting |= _imports(path.read_text(), package=name if path.name == "__init__.py" else name.rpartition(".")[0])
+    return dict(sorted(found.items()))
+
+
+def data_of(modules: Mapping[str, Path]) -> list[Path]:
+    """Files of data_manifests/ that the modules read."""
+    found = []
+    for module, names in DATA.items():
+        for path in (PROJECT / "data_manifests" / name for name in names if module in modules):
+            found += sorted(path.glob("*.csv")) if path.is_dir() else [path]
+    return found
+
+
+def sections_of(notebook: str, modules: Mapping[str, Path]) -> list[str]:
+    """Sections of the profile that the notebook or a module of its reads (written `profile.<section>`)."""
+    sections = {item.name for item in dataclasses.fields(Profile) if item.default_factory is not dataclasses.MISSING}
+    text = "\n".join([_code(notebook), *(path.read_text() for path in modules.values())])
+    return sorted(sections & set(re.findall(r"\bprofile\.(\w+)", text)))
+
+
+def code_digest(notebook: str) -> str:
+    """sha256 of the notebook's code cells: an edit of prose, or outputs kept by JupyterLab, runs nothing again."""
+    return hashlib.sha256(_code(notebook).encode()).hexdigest()[:16]
+
+
+def fingerprint(key: str, value: object) -> object:
+    """What stands for a parameter's value: for a path the names, sizes and times of what lies there, for a run its classifier, else itself."""
+    if key == "classifier" and value:
+        manifest = Workspace(str(value)).manifest_path("02_classifier")
+        return hashlib.sha256(manifest.read_bytes()).hexdigest()[:16] if manifest.exists() else value
+    if not isinstance(value, str) or not value or not (path := Path(value)).exists():
+        return value
+    files = [path] if path.is_file() else sorted(item for item in path.rglob("*") if item.is_file())
+    digest = hashlib.sha256()
+    for item in files:
+        facts = item.stat()
+        digest.update(f"{item.relative_to(path).as_posix()} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    return f"{len(files)} files {digest.hexdigest()[:16]}"
+
+
+def _check_names(given: Mapping[str, object], declared: Mapping[str, Mapping[str, str]]) -> None:
+    for key in given:
+        notebook, _, name = key.rpartition(".")
+        if notebook and notebook not in declared:
+            raise StudyError(f"parameter {key!r}: there is no notebook {notebook!r}; choose {', '.join(declared)}")
+        known = sorted({each for one in ([notebook] if notebook else declared) for each in declared[one]})
+        if name not in known or name in ("run", "profile", "archive", "overrides"):
+            usable = [each for each in known if each not in ("run", "profile", "archive", "overrides")]
+            raise StudyError(
+                f"no notebook has a parameter {key!r}: choose {', '.join(usable) or 'none, there is none'}"
+            )
+
+
+def _value(key: str, kind: str, value: object) -> object:
+    wanted = _KINDS[kind]
+    if not isinstance(value, wanted) or (isinstance(value, bool) and kind != "bool"):
+        raise StudyError(f"parameter {key} is {value!r}: give a value of type {kind}")
+    if (
+        isinstance(value, str)
+        and value
+        and Path(value).expanduser().exists()
+        and key.rpartition(".")[2] != "classifier"
+    ):
+        return str(Path(value).expanduser().resolve())
+    return value
+
+
+def _code(notebook: str) -> str:
+    cells = json.loads((PROJECT / "notebooks" / f"{notebook}.ipynb").read_text())["cells"]
+    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+
+
+def _imports(code: str, package: str = "") -> set[str]:
+    """Names below `dsa_lib` that the code may import: `phase`, `figures.style`, `phantom`."""
+    names = set()
+    for node in ast.walk(ast.parse(re.sub(r"(?m)^\s*[%!].*$", "", code))):
+        if isinstance(node, ast.Import):
+            full = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")[: len(package.split(".")) - node.level + 1] if package else []
+                base = ".".join(["dsa_lib", *parents, *([node.module] if node.module else [])])
+            full = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for name in full:
+            parts = name.split(".")
+            if parts[0] == "dsa_lib":
+                # A package's __init__ runs too when one of its modules is imported.
+                names |= {".".join(parts[1:end]) for end in range(2, len(parts) + 1)}
+    return names
+
+
+def _module_path(name: str) -> Path | None:
+    path = PROJECT / "dsa_lib" / Path(*name.split("."))
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def _plain(section: object) -> dict:
+    return json.loads(json.dumps(dataclasses.asdict(section)))
