@@ -54,10 +54,10 @@ class Study:
         producer = self.ws.producer(name)
         manifest = self.ws.manifest(producer)
         again = f"run notebooks/{producer}.ipynb"
+        if manifest is not None and manifest["status"] == "skipped" and name not in manifest["outputs"]:
+            raise StudyError(f"{_shown(path)} does not exist because {producer} was skipped: {manifest['reason']}")
         if manifest is None or not path.exists():
             raise StudyError(f"{_shown(path)} is missing: {again} with run={self.run!r} first")
-        if manifest["status"] == "skipped":
-            raise StudyError(f"{_shown(path)} does not exist because {producer} was skipped: {manifest['reason']}")
         if name not in manifest["outputs"]:
             raise StudyError(f"{_shown(path)} is not among what {producer} recorded: {again} again")
         digest = sha256(path)

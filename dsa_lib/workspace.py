@@ -93,6 +93,9 @@ class Workspace:
         for pattern, notebook in PRODUCERS:
             if re.fullmatch(pattern, name):
                 return notebook
+        for notebook in NOTEBOOKS:
+            if name in (self.manifest(notebook) or {"outputs": {}})["outputs"]:
+                return notebook
         raise StudyError(
             f"no notebook writes {name!r}: see PRODUCERS in dsa_lib/workspace.py for the artifacts of a run"
         )
