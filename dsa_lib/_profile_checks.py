@@ -112,10 +112,12 @@ def check_profile(profile: "Profile") -> None:
         profile.fidelity.features in ("inception", "phase-network"),
         f"fidelity.features {profile.fidelity.features!r} is not inception or phase-network",
     )
-    need(
-        profile.classifier.positive_within_s < profile.classifier.negative_beyond_s,
-        "classifier.positive_within_s must be below negative_beyond_s",
-    )
+    for side in ("before", "after"):
+        positive, negative = f"positive_{side}_s", f"negative_{side}_s"
+        need(
+            getattr(profile.classifier, positive) < getattr(profile.classifier, negative),
+            f"classifier.{positive} must be below classifier.{negative}",
+        )
     for epochs, steps, name in (
         (auto.epochs, auto.steps, "autoencoder.epochs and autoencoder.steps"),
         (

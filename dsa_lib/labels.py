@@ -1,7 +1,7 @@
 """What is known of a frame's phase: an expert's annotations (the only labels the classifier sees), window labels made from them, phantom truth.
 
 §2.2: each annotated series has one representative arterial-phase frame. The paper gives no rule for the other frames of the series; the windows
-of `window_labels` are this project's rule, with both widths as named profile fields.
+of `window_labels` are this project's rule, its limits named profile fields.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from dsa_lib.errors import StudyError
+from dsa_lib.profiles import Classifier
 
 PHASES = ("before_contrast", "arterial", "capillary", "venous")  # names of the phantom's truth, in their order in time
 ARTERIAL = "arterial"
@@ -79,20 +80,22 @@ def read_annotations(path: Path, key: pd.DataFrame, series: pd.DataFrame) -> pd.
     return table[table["series"].isin(kept)].reset_index(drop=True)
 
 
-def window_labels(
-    frames: pd.DataFrame, annotations: pd.DataFrame, positive_within_s: float, negative_beyond_s: float
-) -> pd.DataFrame:
-    """Frames of annotated series with a label: 1 within `positive_within_s` seconds of the representative frame, 0 beyond `negative_beyond_s`.
+def window_labels(frames: pd.DataFrame, annotations: pd.DataFrame, settings: Classifier) -> pd.DataFrame:
+    """Frames of annotated series with a label, by their time from the representative frame.
 
-    Frames in between, where the phase changes, are left out. `frames` has the columns of frames.parquet; returns its rows that got a label, with columns
-    offset_s (signed time from the representative frame) and label (float 0 or 1). The series' time stamps decide, not frame counts, so that the rule
-    means the same at any frame rate.
+    Arterial (1) from `positive_before_s` before to `positive_after_s` after it; not arterial (0) earlier than `negative_before_s` before or later than
+    `negative_after_s` after it; frames in between, where the phase changes, are left out. `frames` has the columns of frames.parquet; returns its rows
+    that got a label, with columns offset_s (signed, s) and label (float). Time stamps decide and not frame counts, so that the rule means the same at any
+    frame rate.
     """
     joined = frames.merge(annotations.rename(columns={"frame": "representative"}), on="series")
     at = joined[joined["frame"] == joined["representative"]].set_index("series")["time_s"]
-    joined["offset_s"] = joined["time_s"] - joined["series"].map(at)
-    distance = joined["offset_s"].abs().round(6)  # 0.6 s at 0.3 s a frame is on the border, not beyond it by rounding
-    joined["label"] = np.where(distance <= positive_within_s, 1.0, np.where(distance > negative_beyond_s, 0.0, np.nan))
+    # Rounded: a frame 1.5 s away at 0.3 s a frame lies on the border of 1.5 s, not beyond it by floating point.
+    joined["offset_s"] = (joined["time_s"] - joined["series"].map(at)).round(6)
+    offset = joined["offset_s"]
+    positive = (offset >= -settings.positive_before_s) & (offset <= settings.positive_after_s)
+    negative = (offset < -settings.negative_before_s) | (offset > settings.negative_after_s)
+    joined["label"] = np.select([positive, negative], [1.0, 0.0], np.nan)
     return joined.dropna(subset="label").drop(columns="representative").reset_index(drop=True)
 
 
@@ -123,8 +126,8 @@ def require_enough(labelled: pd.DataFrame) -> None:
     if kinds != {0.0, 1.0}:
         lacking = "arterial" if 1.0 not in kinds else "non-arterial"
         raise StudyError(
-            f"the annotations give no {lacking} training frame: suit classifier.positive_within_s and "
-            "classifier.negative_beyond_s to the runs' length"
+            f"the annotations give no {lacking} training frame: suit classifier.positive_before_s, "
+            "positive_after_s, negative_before_s and negative_after_s to the runs' length"
         )
 
 

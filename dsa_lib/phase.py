@@ -322,8 +322,6 @@ def facts(run: str, profile: Profile, train_rows: pd.DataFrame) -> dict:
         "background_grey": profile.curation.background_grey,
         "contrast_per_grey": profile.curation.contrast_per_grey,
         "threshold": profile.classifier.threshold,
-        "positive_within_s": profile.classifier.positive_within_s,
-        "negative_beyond_s": profile.classifier.negative_beyond_s,
         "settings": dataclasses.asdict(profile.classifier),
         "training_patients": int(train_rows["patient"].nunique()),
         "training_series": int(train_rows["series"].nunique()),

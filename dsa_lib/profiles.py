@@ -50,8 +50,12 @@ class Classifier:
     batch_size: int = 64
     learning_rate: float = 1e-3
     steps: int = 3000
-    positive_within_s: float = 0.6  # frames this near the representative one count as arterial; the paper gives no rule
-    negative_beyond_s: float = 2.0  # frames farther away count as not arterial; in between none is used
+    # Labels of the other frames of an annotated series, in seconds from the representative one; the paper gives no rule. Experts mark the best filled
+    # frame, which ends the arterial phase: contrast took the 2 to 3 s of injection and filling to get there, and the capillary blush follows at once.
+    positive_before_s: float = 1.5  # arterial from so long before
+    positive_after_s: float = 0.25  # ... to so long after
+    negative_before_s: float = 2.75  # not arterial earlier than this; frames in between are not used
+    negative_after_s: float = 0.75  # not arterial later than this
     threshold: float = 0.5
     crop_fraction: float = 0.85  # smallest side of the random crop
     jitter: float = 0.2  # relative brightness and contrast jitter

@@ -70,14 +70,20 @@ key = labels.read_key(study.ws.private("series_key.parquet"))
 # ## Labels
 #
 # An expert marked one representative arterial frame in each annotated series (§2.2). The paper does not say how the other frames of these series were
-# labelled. Here, frames within `positive_within_s` of the marked one are arterial, frames farther than `negative_beyond_s` are not, and those in between,
-# where the phase changes, are left out. Both are seconds, because frame rates differ between runs.
+# labelled. The rule here starts from what an expert marks: the best filled frame, which is the last one before the capillary blush. So the arterial
+# phase reaches from the injection's arrival, some 2 to 3 s earlier, to just after the mark:
+#
+# - arterial: from `positive_before_s` before the mark to `positive_after_s` after it;
+# - not arterial: earlier than `negative_before_s` before, or later than `negative_after_s` after it;
+# - in between, where the phase changes at a moment that a mark cannot tell, frames are left out of training.
+#
+# All are seconds, because frame rates differ between runs.
 
 # %%
 labelled = frames.head(0).assign(label=[], offset_s=[])
 if annotations_path is not None:
     marked = labels.read_annotations(annotations_path, key, series)
-    labelled = labels.window_labels(frames, marked, settings.positive_within_s, settings.negative_beyond_s)
+    labelled = labels.window_labels(frames, marked, settings)
     study.note("annotated_series", len(marked))
 split = {name: labelled[labelled["split"] == name] for name in ("train", "val", "test")}
 pd.DataFrame(

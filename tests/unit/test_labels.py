@@ -5,6 +5,7 @@ import pytest
 
 from dsa_lib import labels
 from dsa_lib.errors import StudyError
+from dsa_lib.profiles import Classifier
 
 KEY = pd.DataFrame(
     {
@@ -14,6 +15,7 @@ KEY = pd.DataFrame(
         "file": ["a", "b", "c", "d"],
     }
 )
+WINDOWS = Classifier(positive_before_s=0.6, positive_after_s=0.3, negative_before_s=0.9, negative_after_s=0.6)
 SERIES = pd.DataFrame({"series": ["s1", "s2", "s3", "s4"], "frames": [10, 10, 5, 5], "kept": [True, False, True, True]})
 
 
@@ -75,15 +77,15 @@ def frames(series="s1", count=10, step=0.3, patient="p1"):
 
 
 def test_windows_are_seconds_with_the_border_inside():
-    table = labels.window_labels(frames(), pd.DataFrame({"series": ["s1"], "frame": [4]}), 0.6, 0.9)
-    # ±0.6 s is frames 2–6; ±0.9 s is still unused (frames 1 and 7); beyond it: 0, 8, 9
-    assert dict(zip(table["frame"], table["label"], strict=True)) == {0: 0, 2: 1, 3: 1, 4: 1, 5: 1, 6: 1, 8: 0, 9: 0}
+    table = labels.window_labels(frames(), pd.DataFrame({"series": ["s1"], "frame": [4]}), WINDOWS)
+    # −0.6 to +0.3 s is frames 2–5; −0.9 and +0.6 s are still unused (frames 1 and 6); beyond them: 0, 7, 8, 9
+    assert dict(zip(table["frame"], table["label"], strict=True)) == {0: 0, 2: 1, 3: 1, 4: 1, 5: 1, 7: 0, 8: 0, 9: 0}
     assert table.set_index("frame")["offset_s"][2] == pytest.approx(-0.6)
 
 
 def test_series_without_annotation_gets_no_label():
     both = pd.concat([frames(), frames("s3")])
-    table = labels.window_labels(both, pd.DataFrame({"series": ["s3"], "frame": [0]}), 0.6, 0.9)
+    table = labels.window_labels(both, pd.DataFrame({"series": ["s3"], "frame": [0]}), WINDOWS)
     assert set(table["series"]) == {"s3"}
 
 
