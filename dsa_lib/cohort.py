@@ -268,6 +268,27 @@ def load_frames(study) -> tuple[np.ndarray, pd.DataFrame]:
     return np.load(study.read("frames.npy"), mmap_mode="r"), pd.read_parquet(study.read("frames.parquet"))
 
 
+def open_frames(ws: Workspace) -> tuple[np.ndarray, pd.DataFrame]:
+    """As `load_frames`, for the notebook that has just written them."""
+    return np.load(ws.path("frames.npy"), mmap_mode="r"), pd.read_parquet(ws.path("frames.parquet"))
+
+
+def balance(found: Cohort) -> pd.DataFrame:
+    """The sums that must hold, counted from the tables themselves; raises StudyError naming the one that does not."""
+    series, kept, flow = found.series, found.series[found.series["kept"]], found.flow
+    held = {
+        "read + quarantined = found": len(series) + len(found.quarantine) == flow["files found"],
+        "kept + excluded = read": len(kept) + int((series["reason"] != "").sum()) == len(series),
+        "frames of kept series = frames stored": int(kept["frames"].sum()) == flow["frames"],
+        "every patient in one split": bool((kept.groupby("patient")["split"].nunique() == 1).all()),
+    }
+    if not all(held.values()):
+        raise StudyError(
+            f"the counts of the filter flow do not add up ({', '.join(k for k, v in held.items() if not v)})"
+        )
+    return pd.DataFrame({"holds": held})
+
+
 def cell_of(row) -> str:
     """Row of Table 1 for anything with circulation, plane, primary_angle_deg and secondary_angle_deg."""
     return Condition(row.circulation, row.plane, row.primary_angle_deg, row.secondary_angle_deg).cell()

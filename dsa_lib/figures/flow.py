@@ -1,0 +1,190 @@
+"""Figure 1: from files to arterial-phase frames, drawn from counts; and the pictures of notebook 01."""
+
+import textwrap
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.patches import FancyBboxPatch
+
+from dsa_lib.figures.style import CELL_COLOURS
+from dsa_lib.workspace import PROJECT
+
+_INK, _PALE, _SIDE, _GREY = "#1f2933", "#eef3f8", "#fbf1e6", "#6b7785"
+_LINE = 0.155  # height of a line of text, inches
+_LISTED = 6  # reasons shown by name
+_COLOURS = {"anterior": CELL_COLOURS["AC A"], "posterior": CELL_COLOURS["PC A"]}
+
+
+def published_counts() -> dict[str, int]:
+    """Counts of the paper's Figure 1 and §2.1–2.2 by stage."""
+    frame = pd.read_csv(PROJECT / "data_manifests" / "published" / "figure1.csv")
+    return {row.stage: int(row.published) for row in frame.itertuples()}
+
+
+def draw_flow(flow: Mapping, archive: str, arterial: Mapping[str, int] | None = None):
+    """The filter flow as boxes: what went on in the middle, what was left out at the right, the study's published number in grey beneath ours.
+
+    `flow`: counts of `dsa_lib.cohort` (flow.json); `archive`: what was counted, in words; `arterial`: frames called arterial by circulation, and
+    "annotated", the number of annotated series, once notebook 02 has run. Returns the matplotlib figure.
+    """
+    paper = published_counts()
+    figure, ax = plt.subplots(figsize=(7.2, 6.2 if arterial is None else 7.6))
+    ax.axis("off")
+    quarantined, excluded = sum(flow["quarantined"].values()), sum(flow["excluded"].values())
+    share = f" ({100 * excluded / flow['series read']:.1f} %)" if flow["series read"] else ""
+    published_share = f"study: {paper['excluded']:,} ({100 * paper['excluded'] / paper['series read']:.1f} %)"
+    x, width, side_x, side_width = 1.85, 2.9, 5.45, 3.1
+    halves_x, thirds_x, centre = [1.85, 5.55], [1.4, 3.7, 6.0], 3.7
+    y = 0.0
+    bottom = _box(ax, x, y, width, [f"{flow['files found']:,} files found"], bold=1)
+    y = _branch(ax, x, bottom, side_x, side_width, [f"{quarantined:,} quarantined", *_reasons(flow["quarantined"])])
+    texts = [f"{flow['series read']:,} DSA series read", f"study: {paper['series read']:,}"]
+    bottom = _box(ax, x, y, width, texts, bold=1)
+    texts = [f"{excluded:,} excluded{share}", published_share, *_reasons(flow["excluded"])]
+    y = _branch(ax, x, bottom, side_x, side_width, texts)
+    kept = f"{flow['series kept']:,} series of anterior or posterior circulation"
+    above = [centre]
+    facts = f"{_plural(flow['patients'], 'patient')} · {flow['studies']:,} {'study' if flow['studies'] == 1 else 'studies'} · {flow['frames']:,} frames"
+    published = (
+        f"study: {paper['series kept']:,} series · {paper['patients']:,} patients · {paper['studies']:,} studies"
+    )
+    bottom = _box(ax, centre, y, 5.2, [kept, facts, published], bold=1)
+    if arterial is not None:
+        rest = flow["series kept"] - arterial["annotated"]
+        lines = [
+            [f"{arterial['annotated']:,} series annotated", f"study: {paper['annotated']:,}"],
+            [f"{rest:,} series classified", f"study: {paper['classified']:,}"],
+        ]
+        bottom = _row(ax, bottom, above, lines, halves_x, 2.9)
+        above = halves_x
+    halves = []
+    for name in ("anterior", "posterior"):
+        counted = flow.get(name, {"series": 0, "frames": 0})
+        lines = [f"{name} circulation", f"{counted['series']:,} series · {counted['frames']:,} frames"]
+        if arterial is not None:
+            lines = [f"{name} circulation", f"{arterial[name]:,} arterial-phase frames", f"study: {paper[name]:,}"]
+        halves.append(lines)
+    bottom = _row(ax, bottom, above, halves, halves_x, 2.9, [_COLOURS["anterior"], _COLOURS["posterior"]])
+    names = {"train": "training", "val": "validation", "test": "test"}
+    shown = [
+        [title, _plural(part["patients"], "patient"), f"{part['series']:,} series · {part['frames']:,} frames"]
+        for name, title in names.items()
+        for part in [flow.get("split", {}).get(name)]
+        if part is not None
+    ]
+    bottom = _row(ax, bottom, halves_x, shown, thirds_x, 2.0)
+    ax.text(
+        0.4,
+        bottom - 0.12,
+        f"Counted in: {archive}. Grey: published counts of the study.",
+        color=_GREY,
+        size=7,
+        va="top",
+    )
+    ax.set_xlim(0.3, 7.1)
+    ax.set_ylim(bottom - 0.35, 0.1)
+    figure.set_size_inches(7.2, (0.45 - bottom) * 7.2 / 6.8)
+    ax.set_aspect("equal")
+    return figure
+
+
+def _reasons(counts: Mapping[str, int]) -> list[str]:
+    """Lines "n reason", most frequent first, long ones wrapped."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    lines = [f"{count:,}  {reason}" for reason, count in ordered[:_LISTED]]
+    if rest := ordered[_LISTED:]:
+        lines.append(f"{sum(count for _, count in rest):,}  for {len(rest)} further reasons")
+    return [part for line in lines for part in textwrap.wrap(line, 46, subsequent_indent="     ")]
+
+
+def _box(
+    ax, x: float, top: float, width: float, lines: list[str], bold: int = 1, side: bool = False, edge: str = _INK
+) -> float:
+    """A box centred on `x` with its upper edge at `top`; the first `bold` lines bold, lines of the study grey. Returns its lower edge."""
+    height = _LINE * len(lines) + 0.16
+    style = "round,pad=0,rounding_size=0.06"
+    patch = FancyBboxPatch(
+        (x - width / 2, top - height), width, height, boxstyle=style, fc=_SIDE if side else _PALE, ec=edge, lw=0.9
+    )
+    ax.add_patch(patch)
+    for index, line in enumerate(lines):
+        ax.text(
+            x - width / 2 + 0.1 if side else x, top - 0.08 - _LINE * (index + 0.5), line, size=7.5 if index < bold else 7,
+            ha="left" if side else "center", va="center", weight="bold" if index < bold else "normal",
+            color=_GREY if line.startswith("study:") else _INK,
+        )  # fmt: skip
+    return top - height
+
+
+def _arrow(ax, start: tuple[float, float], end: tuple[float, float]) -> None:
+    ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": _INK, "lw": 0.9, "shrinkA": 0, "shrinkB": 0})
+
+
+def _branch(ax, x: float, top: float, side_x: float, side_width: float, lines: list[str]) -> float:
+    """Arrow down from a box's lower edge `top`, with a side box of what is left out. Returns where the next box begins."""
+    side_top = top + 0.14
+    side_bottom = _box(ax, side_x, side_top, side_width, lines, side=True)
+    end = min(side_bottom - 0.14, top - 0.4)
+    middle = min(top - 0.12, (side_top + side_bottom) / 2)
+    _arrow(ax, (x, top), (x, end))
+    _arrow(ax, (x, middle), (side_x - side_width / 2, middle))
+    return end
+
+
+def _row(
+    ax,
+    top: float,
+    above: list[float],
+    boxes: list[list[str]],
+    xs: list[float],
+    width: float,
+    edges: list[str] | None = None,
+) -> float:
+    """Boxes side by side, reached by a fork of arrows from the boxes that end at `top` with centres `above`. Returns the lower edge."""
+    if not boxes:
+        return top
+    xs = xs[: len(boxes)]
+    fork, start = top - 0.15, top - 0.34
+    for x in above:
+        ax.plot([x, x], [top, fork], color=_INK, lw=0.9)
+    ax.plot([min(*xs, *above), max(*xs, *above)], [fork, fork], color=_INK, lw=0.9)
+    bottoms = []
+    for index, lines in enumerate(boxes):
+        _arrow(ax, (xs[index], fork), (xs[index], start))
+        bottoms.append(_box(ax, xs[index], start, width, lines, edge=edges[index] if edges else _INK))
+    return min(bottoms)
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def draw_subtraction(planes: Mapping[str, np.ndarray], grey: np.ndarray, units: str):
+    """Raw frame, its mask and their difference at full size, and the frame as the study keeps it. `planes` from `dicom.example`."""
+    names = [name for name in ("raw", "mask", "subtracted") if name in planes]
+    figure, axes = plt.subplots(1, len(names) + 1, figsize=(2.1 * (len(names) + 1), 2.4))
+    for ax, name in zip(axes, names, strict=False):
+        low, high = np.percentile(planes[name], [0.5, 99.5])
+        ax.imshow(planes[name], vmin=low, vmax=high)
+        ax.set_title(f"{name} ({units})" if name != "subtracted" or "mask" in planes else "stored subtracted")
+    axes[-1].imshow(grey, vmin=0, vmax=255)
+    axes[-1].set_title(f"frame of the study, {grey.shape[0]}²")
+    for ax in axes:
+        ax.set_axis_off()
+    return figure
+
+
+def draw_series(frames: np.ndarray, times_s: np.ndarray, title: str, columns: int = 7):
+    """One series over time: at most two rows of frames, equally spaced, with the time of each."""
+    chosen = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), 2 * columns)).round().astype(int))
+    rows = -(-len(chosen) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(columns * 1.15, rows * 1.3 + 0.25), squeeze=False)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for ax, index in zip(axes.flat, chosen, strict=False):
+        ax.imshow(frames[index], vmin=0, vmax=255)
+        ax.set_title(f"{times_s[index]:.1f} s", size=7, pad=2)
+    figure.suptitle(title, size=8)
+    return figure
