@@ -197,7 +197,8 @@ rates.to_csv(study.write("faithfulness.csv"), index=False)
 # a copied detail, and being no nearer than other patients' frames is not a legal notion.
 
 # %%
-near = {name: privacy.nearest_neighbours(sets[name].features, sets["train"].features) for name in ("generated", "test")}
+training = sets["train"].features
+near = {name: privacy.nearest_neighbours(sets[name].scope("overall"), training) for name in ("generated", "test")}
 audit = privacy.summary(near["generated"], near["test"])
 audit.to_csv(study.write("privacy.csv"), index=False)
 pairs = [

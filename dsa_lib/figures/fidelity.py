@@ -6,66 +6,74 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from dsa_lib.conditions import CELLS
 from dsa_lib.figures.style import CELL_COLOURS
 
 OVERALL_COLOUR = "#222222"
 FLOOR_COLOUR = "#8A8A8A"
-TRAINING_COLOUR = "#CC79A7"
+HELD_OUT_COLOUR = "#CC79A7"
+OFFSETS = {"generated": -0.14, "floor": 0.14}  # rows apart, so that equal values stay visible
+SCORES = ("precision", "recall", "density", "coverage")
 
 
 def distances(results: pd.DataFrame, distance: str) -> Figure:
     """The table of `fidelity.evaluate` as dots, generated (filled) beside the floor (open): the distance, KID, and the four neighbour scores."""
-    scopes = list(dict.fromkeys(results["scope"]))
-    figure, axes = plt.subplots(1, 3, figsize=(7.4, 2.6), width_ratios=[1.15, 1, 1.25])
     table = results.set_index(["scope", "set"])
+    scopes = list(dict.fromkeys(results["scope"]))
+    figure, axes = plt.subplots(1, 3, figsize=(7.4, 2.8), width_ratios=[1.2, 1, 1])
     for row, scope in enumerate(scopes):
         colour = CELL_COLOURS.get(scope, OVERALL_COLOUR)
-        for name, offset, face in (("generated", -0.13, colour), ("floor", 0.13, "white")):
-            values = table.loc[(scope, name)]
+        low, high = (table.loc[scope, f"distance_{end}"] for end in ("low", "high"))
+        for name, offset in OFFSETS.items():
             edge = colour if name == "generated" else FLOOR_COLOUR
-            axes[0].plot(
-                [values["distance_low"], values["distance_high"]], [row + offset] * 2, color=edge, lw=1.5, zorder=1
-            )
-            for axis, column in ((axes[0], "distance"), (axes[1], "kid")):
-                axis.scatter(values[column], row + offset, s=26, facecolor=face, edgecolor=edge, zorder=2)
+            axes[0].plot([low[name], high[name]], [row + offset] * 2, color=edge, lw=1.5, zorder=1)
+        _pair(axes[0], row, table.loc[scope, "distance"], colour)
+        _pair(axes[1], row, table.loc[scope, "kid"], colour)
+    for row, score in enumerate(SCORES):
+        _pair(axes[2], row, table.loc["overall", score], OVERALL_COLOUR)
     labels = [_scope_label(table, scope) for scope in scopes]
-    for axis, title in ((axes[0], distance), (axes[1], "kernel distance (KID form)")):
-        axis.set(yticks=range(len(scopes)), yticklabels=labels if axis is axes[0] else [], title=title)
-        axis.set_ylim(len(scopes) - 0.5, -0.5)
-        axis.grid(axis="x", color="#E6E6E6", lw=0.6)
-        axis.set_axisbelow(True)
-        axis.set_xlim(left=min(0, axis.get_xlim()[0]))
-    axes[0].set_xlabel("median and range over draws of the reference")
-    axes[1].set_xlabel("first draw")
-    _neighbour_scores(axes[2], table)
+    _rows(axes[0], labels, distance, "median and range over draws")
+    _rows(axes[1], [""] * len(scopes), "kernel distance (KID form)", "first draw")
+    _rows(axes[2], SCORES, "neighbour scores, overall", "first draw")
+    axes[0].set_ylabel("condition\nimages : reference images")
+    for axis in (axes[0], axes[2]):
+        axis.set_xlim(0, axis.get_xlim()[1])
+    axes[1].axvline(0, color="#9A9A9A", lw=0.8, zorder=0)
+    handles = [
+        Line2D([], [], ls="", marker="o", ms=5, color=OVERALL_COLOUR, label="generated against held-out real"),
+        Line2D([], [], ls="", marker="o", ms=5, mfc="white", mec=FLOOR_COLOUR, label="floor: real training against held-out real"),
+    ]  # fmt: skip
+    if results["rank_deficient"].any():
+        handles.append(Line2D([], [], ls="", label="* no more images than feature dimensions"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), columnspacing=1.0, handletextpad=0.2)
     return figure
+
+
+def _pair(axis, row: int, values: pd.Series, colour: str) -> None:
+    """A filled dot for `generated` above an open one for `floor`, both in `row`."""
+    for name, offset in OFFSETS.items():
+        face, edge = (colour, colour) if name == "generated" else ("white", FLOOR_COLOUR)
+        axis.scatter(values[name], row + offset, s=26, facecolor=face, edgecolor=edge, zorder=2)
+
+
+def _rows(axis, labels: Sequence[str], title: str, xlabel: str) -> None:
+    axis.set(yticks=range(len(labels)), yticklabels=labels, title=title, xlabel=xlabel)
+    axis.set_ylim(len(labels) - 0.5, -0.5)
+    axis.tick_params(axis="y", length=0)
+    axis.grid(axis="x", color="#E6E6E6", lw=0.6)
+    axis.set_axisbelow(True)
 
 
 def _scope_label(table: pd.DataFrame, scope: str) -> str:
     row = table.loc[(scope, "generated")]
-    mark = "*" if row["rank_deficient"] else ""
-    return f"{scope}{mark}\n{int(row['images'])} : {int(row['reference_images'])}"
-
-
-def _neighbour_scores(axis, table: pd.DataFrame) -> None:
-    names = ("precision", "recall", "density", "coverage")
-    for name, face, edge in (("generated", OVERALL_COLOUR, OVERALL_COLOUR), ("floor", "white", FLOOR_COLOUR)):
-        values = [table.loc[("overall", name), column] for column in names]
-        label = "generated" if name == "generated" else "floor: real training\nagainst held-out frames"
-        axis.scatter(values, range(len(names)), s=26, facecolor=face, edgecolor=edge, label=label, zorder=2)
-    axis.set(yticks=range(len(names)), yticklabels=names, title="overall, nearest neighbours", xlabel="first draw")
-    axis.set_ylim(len(names) - 0.4, -0.6)
-    axis.set_xlim(0, max(1.05, axis.get_xlim()[1]))
-    axis.grid(axis="x", color="#E6E6E6", lw=0.6)
-    axis.set_axisbelow(True)
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, handletextpad=0.1, columnspacing=0.8)
+    return f"{scope}{'*' if row['rank_deficient'] else ''}\n{int(row['images'])} : {int(row['reference_images'])}"
 
 
 def confusions(matrices: Mapping[str, pd.DataFrame]) -> Figure:
     """One matrix a set: rows asked, columns named by the judge; shade is the share of the row, numbers are images."""
-    figure, axes = plt.subplots(1, len(matrices), figsize=(2.5 * len(matrices) + 0.4, 2.6), squeeze=False)
+    figure, axes = plt.subplots(1, len(matrices), figsize=(2.5 * len(matrices) + 0.4, 2.8), squeeze=False)
     for index, (axis, (name, counts)) in enumerate(zip(axes[0], matrices.items(), strict=True)):
         values = counts.to_numpy(float)
         shares = values / np.maximum(values.sum(axis=1, keepdims=True), 1)
@@ -73,7 +81,8 @@ def confusions(matrices: Mapping[str, pd.DataFrame]) -> Figure:
         for row, column in np.ndindex(*values.shape):
             colour = "white" if shares[row, column] > 0.6 else "#222222"
             axis.text(column, row, f"{int(values[row, column])}", ha="center", va="center", color=colour, fontsize=8)
-        axis.set(xticks=range(len(CELLS)), xticklabels=counts.columns, xlabel="named by the judge", title=name)
+        axis.set(xticks=range(len(CELLS)), xticklabels=counts.columns, xlabel="named by the judge")
+        axis.set_title(f"{name}\n{np.trace(values) / max(values.sum(), 1):.1%} of {int(values.sum())} named right")
         axis.set(yticks=range(len(CELLS)), yticklabels=counts.index if index == 0 else [])
         axis.spines[:].set_visible(False)
         axis.tick_params(length=0)
@@ -91,7 +100,7 @@ def nearest(
     axis = figure.add_subplot(grid[:, 0])
     for values, label, colour, style in (
         (generated, "generated", OVERALL_COLOUR, "-"),
-        (held_out, "held-out real", TRAINING_COLOUR, "--"),
+        (held_out, "held-out real", HELD_OUT_COLOUR, "--"),
     ):
         axis.ecdf(values, label=f"{label} (n = {len(values)})", color=colour, ls=style, lw=1.4)
     axis.set(xlabel="distance to the nearest training frame", ylabel="share of the images", xlim=(0, None))
