@@ -12,7 +12,18 @@ from dsa_lib.phantom.projection import CArm
 from dsa_lib.phantom.render import Exposure, RenderedRun, render_rotation, render_run
 from dsa_lib.phantom.territories import Injection3D, inject
 
-ISOCENTRE = {"arch": (0, 0, -312), "spinal": (0, 20, -310), "femoral": (0, 0, -312)}
+# mm in patient axes, and width of the field there: the head fills the field, the neck is cut at C2 or C3
+ISOCENTRE = {
+    "ICA": (0, 18, 19),
+    "CCA": (0, 16, 8),
+    "VA": (0, 24, 6),
+    "ECA": (0, 16, 4),
+    "arch": (0, 0, -312),
+    "spinal": (0, 20, -310),
+    "femoral": (0, 0, -312),
+}
+FIELD_MM = {"ICA": (182, 212), "VA": (180, 210)}
+OTHER_FIELD_MM = (202, 232)
 ROTATION_DEG = 200.0
 
 
@@ -78,12 +89,11 @@ def acquire(
     body = bodies.of(first)
     step = config.frame_time_ms / 1000
     injection = Injection(
-        start=float(step * 1.25 + rng.uniform(0, 0.8) * step), duration=float(rng.uniform(1.5, 2.1)), strength=float(rng.uniform(0.75, 1.0))
+        start=float(step * 1.25 + rng.uniform(0, 0.8) * step), duration=float(rng.uniform(1.75, 2.4)), strength=float(rng.uniform(0.75, 1.0))
     )  # fmt: skip
     rotating = first["kind"] == "rotational"
-    centre = np.array(ISOCENTRE.get(first["vessel"], (0, 17, 4 if first["vessel"] != "VA" else -2)), float)
-    centre = centre + rng.normal(0, [2.0, 4.0, 4.0])
-    field = float(rng.uniform(204, 236))
+    centre = np.array(ISOCENTRE[first["vessel"]]) + rng.normal(0, [2.0, 4.0, 4.0])
+    field = float(rng.uniform(*FIELD_MM.get(first["vessel"], OTHER_FIELD_MM)))
     photons = float(rng.uniform(0.75, 1.5) * 2.6e5 * (144 / config.matrix) ** 2)
     motion = np.zeros((config.frames, 2)) if rotating else _motion(config.frames, rng)
     mask_frames = (1,) if rng.random() < 0.5 or times[1] > injection.start - 0.1 else (1, 2)

@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import zoom
 
-from dsa_lib.phantom.anatomy import BRAIN_AXES, Patient
+from dsa_lib.phantom.anatomy import Patient
 
 MU_IODINE = 0.2  # per mm of undiluted contrast at the detector's effective energy
+HEAD_MATRIX = 288  # the skull is smooth: larger detectors interpolate it
 MU_SOFT, MU_BONE = 0.0062, 0.021  # per mm, effective: beam hardening and scatter flatten them
 
 
@@ -69,31 +71,31 @@ def splat(column, row, radius, volume, layer, layers: int, matrix: int) -> np.nd
     layer: [n] real layer index, shared linearly between the two neighbouring layers. Returns [layers, matrix, matrix].
     A uniform disc swept along a line gives the chord profile 2 sqrt(r^2 - s^2) of a cylinder.
     """
-    out = np.zeros(layers * matrix * matrix)
     radius = np.maximum(radius, 0.42)
     half = np.ceil(radius - 0.1).astype(int)
     low = np.clip(np.floor(layer).astype(int), 0, layers - 1)
     high = np.minimum(low + 1, layers - 1)
     share = np.clip(layer - low, 0, 1)
+    where, what = [], []
     for h in np.unique(half):
-        pick = np.flatnonzero(
-            (half == h) & (column > -h - 1) & (column < matrix + h) & (row > -h - 1) & (row < matrix + h)
-        )
-        if len(pick) == 0:
-            continue
-        c0, r0 = np.rint(column[pick]).astype(int), np.rint(row[pick]).astype(int)
+        near = (column > -h - 1) & (column < matrix + h) & (row > -h - 1) & (row < matrix + h)
+        pick = np.flatnonzero((half == h) & near)
         span = np.arange(-h, h + 1)
         dy, dx = (g.ravel() for g in np.meshgrid(span, span, indexing="ij"))
-        x, y = c0[:, None] + dx, r0[:, None] + dy
+        x = np.rint(column[pick]).astype(int)[:, None] + dx
+        y = np.rint(row[pick]).astype(int)[:, None] + dy
         away = np.sqrt((x - column[pick, None]) ** 2 + (y - row[pick, None]) ** 2)
         weight = np.clip(radius[pick, None] + 0.5 - away, 0, 1)
         weight *= (volume[pick] / np.maximum(weight.sum(axis=1), 1e-6))[:, None]
-        weight[(x < 0) | (x >= matrix) | (y < 0) | (y >= matrix)] = 0
-        index = np.clip(y, 0, matrix - 1) * matrix + np.clip(x, 0, matrix - 1)
+        used = (weight > 0) & (x >= 0) & (x < matrix) & (y >= 0) & (y < matrix)
+        index = y * matrix + x
         for which, part in ((low, 1 - share), (high, share)):
-            flat = index + (which[pick] * matrix * matrix)[:, None]
-            out += np.bincount(flat.ravel(), (weight * part[pick, None]).ravel(), minlength=out.size)
-    return out.reshape(layers, matrix, matrix)
+            where.append((index + (which[pick] * matrix * matrix)[:, None])[used])
+            what.append((weight * part[pick, None])[used])
+    size = layers * matrix * matrix
+    if not where:
+        return np.zeros((layers, matrix, matrix))
+    return np.bincount(np.concatenate(where), np.concatenate(what), minlength=size).reshape(layers, matrix, matrix)
 
 
 def vessel_layers(samples: dict[str, np.ndarray], arm: CArm, matrix: int, layers: int, last: float) -> np.ndarray:
@@ -153,19 +155,16 @@ def head_attenuation(patient: Patient, arm: CArm, matrix: int, texture: np.ndarr
 
     texture: optional [matrix, matrix] relative modulation of the bone (diploe, sutures, air cells).
     """
-    source, direction = arm.rays(matrix)
-    total = np.zeros((matrix, matrix))
-    bone = np.zeros((matrix, matrix))
+    size = min(matrix, HEAD_MATRIX)
+    source, direction = arm.rays(size)
+    total, bone = np.zeros((size, size)), np.zeros((size, size))
     for centre, axes, mu in _bodies(patient.scale):
         path = _chord(source, direction, centre, axes) * mu
         total += path
         if mu > MU_SOFT:
             bone += path
+    if size < matrix:
+        total, bone = (zoom(image, matrix / size, order=1, grid_mode=True, mode="nearest") for image in (total, bone))
     if texture is not None:
         total += np.minimum(bone, 0.8) * texture
     return np.clip(total, 0, None)
-
-
-def brain_outline_mm() -> float:
-    """Length in mm of the simulated cerebrum from front to back."""
-    return float(2 * BRAIN_AXES[1])
