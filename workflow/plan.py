@@ -29,11 +29,6 @@ UPSTREAM = {
 }
 # These carry no result: a better message or progress line must not train a model again. The values of `profiles` count on their own.
 PLUMBING = {"errors", "progress", "session", "workspace", "profiles", "_profile_checks"}
-# Manifest files by the module that reads them; a notebook depends on them through the module.
-DATA = {
-    "tables": ("published",),
-    "circulation": ("vessel_terms.csv",),
-}
 _KINDS = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": Mapping, "list": list}
 
 
@@ -93,12 +88,13 @@ def modules_of(notebook: str) -> dict[str, Path]:
 
 
 def data_of(modules: Mapping[str, Path]) -> list[Path]:
-    """Files of data_manifests/ that the modules read."""
-    found = []
-    for module, names in DATA.items():
-        for path in (PROJECT / "data_manifests" / name for name in names if module in modules):
-            found += sorted(path.glob("*.csv")) if path.is_dir() else [path]
-    return found
+    """Files of data_manifests/ that the modules read (written `"data_manifests" / "<name>"`)."""
+    found = set()
+    for module in modules.values():
+        for name in re.findall(r'"data_manifests"\s*/\s*"([^"]+)"', module.read_text()):
+            path = PROJECT / "data_manifests" / name
+            found |= set(path.glob("*.csv")) if path.is_dir() else {path}
+    return sorted(found)
 
 
 def sections_of(notebook: str, modules: Mapping[str, Path]) -> list[str]:

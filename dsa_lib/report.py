@@ -1,0 +1,272 @@
+"""The report of a run: every table published | this run | difference, every figure, and where all of it comes from, in one self-contained HTML file.
+
+Nothing is computed here and nothing retyped: the tables are the run's own files, checked against their recorded hashes.
+"""
+
+import base64
+import html
+import json
+import time
+from pathlib import Path
+
+import pandas as pd
+
+from dsa_lib.session import Study
+from dsa_lib.tables import TITLES, read_table
+from dsa_lib.workspace import NOTEBOOKS, Workspace, atomic_write
+
+DECIMALS = {1: 1, 2: 0, 3: 2, 4: 3, 5: 2}
+REMARKS = {
+    5: "Published values come from different data and feature sets; no two rows may be compared, and a distance in other features is not an FID.",
+}
+CAPTIONS = {
+    "figure1": "Figure 1 · Filter flow: from the series of the archive to the arterial frames",
+    "figure2": "Figure 2 · Real and generated frames by condition",
+    "figure3": "Figure 3 · From the conditions to the evaluation",
+    "figure4": "Figure 4 · Reader study: ratings, scores, raters, data richness",
+    "figure5": "Figure 5 · The system, with the sizes of this profile",
+}
+FURTHER = {
+    "faithfulness.csv": (
+        "Does the image show the condition that was asked for?",
+        "A classifier of circulation and plane, trained on real frames alone, names the condition of generated frames and, beside it, of held-out real ones.",
+    ),
+    "fidelity.csv": ("Fidelity by condition", "Generated against held-out frames; the floor is real training frames against the same held-out frames."),
+    "privacy.csv": ("Nearest training frames", "A first screening in one feature space, no proof of anonymity."),
+    "readers/icc.csv": ("Agreement with intervals", "95 % intervals by the F method and by resampling images."),
+}  # fmt: skip
+
+
+def write_report(study: Study, path: Path) -> None:
+    """Write the HTML report of `study.run` to `path`. Upstream files are verified: a changed or stale one raises StudyError."""
+    import jinja2
+
+    template = Path(__file__).with_name("report.html.j2").read_text()
+    environment = jinja2.Environment(autoescape=True, trim_blocks=False, undefined=jinja2.StrictUndefined)
+    content = environment.from_string(template).render(**contents(study))
+    with atomic_write(path) as temporary:
+        temporary.write_text(content)
+
+
+def contents(study: Study) -> dict:
+    """What the template shows, gathered from manifests, tables, figures and provenance of the run."""
+    ws = study.ws
+    others = [name for name in NOTEBOOKS if name != study.notebook]
+    manifests = {name: manifest for name in others if (manifest := ws.manifest(name))}
+    return {
+        "run": ws.run,
+        "profile": study.profile.name,
+        "written": time.strftime("%Y-%m-%d %H:%M"),
+        "banner": banner(ws),
+        "notebooks": [_status(ws, name) for name in others if name in manifests or _expected(ws, name)],
+        "cost": cost(ws),
+        "tables": [_table(study, number) for number in TITLES],
+        "classifier": _classifier(study, manifests),
+        "extras": _further(study),
+        **_figures(study, manifests),
+        "provenance": _provenance(ws, manifests),
+        "facts": [_facts(ws, name, manifest) for name, manifest in manifests.items()],
+    }
+
+
+def banner(ws: Workspace) -> list[str]:
+    """What kind of data stands behind the run, in sentences that come before any result."""
+    ratings = ((ws.manifest("06_reader_analysis") or {}).get("facts") or {}).get("source")
+    sentences = [
+        "Phantom run: every frame behind these results is simulated, no patient was imaged. The published column is the paper's, from clinical data."
+        if is_phantom(ws)
+        else "Archive run: the frames come from the DICOM archive that was given to this run."
+    ]
+    if ratings == "simulated ratings":
+        sentences.append("The reader ratings are simulated by a model of readers; no clinician rated these images.")
+    elif ratings:
+        sentences.append("The ratings come from the readers' files given to notebook 06.")
+    return sentences
+
+
+def is_phantom(ws: Workspace) -> bool:
+    """Whether the run's own phantom archive was curated (an archive that was given is no artifact of the run)."""
+    curation = ws.manifest("01_curation") or {"inputs": {}}
+    return "archive" in curation["inputs"] or ws.manifest("00_phantom_archive") is not None
+
+
+def cost(ws: Workspace) -> str:
+    """Time and peak memory so far, as measured by whoever launched the run; empty for notebooks run by hand."""
+    path = ws.root / "provenance" / "run.json"
+    if not path.exists():
+        return ""
+    invocations = json.loads(path.read_text())["invocations"]
+    seconds = sum(entry["seconds"] for entry in invocations)
+    peak = max(entry["peak_memory_bytes"] for entry in invocations)
+    starts = f"{len(invocations)} starts" if len(invocations) > 1 else "one start"
+    return (
+        f"{duration(seconds)} of wall time in {starts}, peak memory of all processes together {peak / 2**30:.1f} GiB."
+    )
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"  # fmt: skip
+
+
+def table_groups(number: int, frame: pd.DataFrame) -> tuple[list[str], list[dict]]:
+    """A contract table as (columns, groups): a group a row of the table with the lines published, this run and difference."""
+    columns = list(dict.fromkeys(frame["column"]))
+    cells = frame.set_index(["row", "column"])
+    whole = {
+        name: (pd.concat([part["published"], part["this_run"]]).dropna() % 1 == 0).all()
+        for name, part in frame.groupby("column")
+    }
+    groups = []
+    for row in dict.fromkeys(frame["row"]):
+        here = cells.loc[row].reindex(columns)
+        values = {
+            "published": here["published"],
+            "ours": here["this_run"],
+            "difference": here["this_run"] - here["published"],
+        }
+        lines = [
+            {"kind": kind, "label": {"ours": "this run"}.get(kind, kind),
+             "cells": [_number(value, 0 if whole[name] else DECIMALS[number], sign=kind == "difference") for name, value in line.items()]}
+            for kind, line in values.items() if line.notna().any()
+        ]  # fmt: skip
+        groups.append({"name": row, "lines": lines})
+    return columns, groups
+
+
+def _number(value: float, decimals: int, sign: bool = False) -> str:
+    if pd.isna(value):
+        return ""
+    text = f"{value:{'+' if sign else ''},.{decimals}f}"
+    return (text.replace("-", "−")) if float(text.replace(",", "")) else text.lstrip("+-")
+
+
+def _table(study: Study, number: int) -> dict:
+    entry = {"number": number, "title": TITLES[number], "remark": REMARKS.get(number, ""), "missing": ""}
+    name = f"tables/table{number}.csv"
+    if not study.has(name):
+        return entry | {"missing": _why_missing(study.ws, name)}
+    frame = read_table(study.read(name))
+    sources = [source for source in dict.fromkeys(frame["source"]) if source]
+    columns, groups = table_groups(number, frame)
+    return entry | {
+        "columns": columns,
+        "groups": groups,
+        "sources": f"This run, from: {', '.join(sources) or 'nothing, no cell could be computed'}.",
+    }
+
+
+def _why_missing(ws: Workspace, name: str) -> str:
+    producer = ws.producer(name)
+    manifest = ws.manifest(producer)
+    if manifest is None:
+        return f"notebook {producer} has not run."
+    return manifest["reason"] or f"notebook {producer} did not write it."
+
+
+def _status(ws: Workspace, notebook: str) -> dict:
+    manifest = ws.manifest(notebook) or {"status": "not run", "reason": ""}
+    path = ws.root / "provenance" / f"{notebook}.json"
+    spent = duration(json.loads(path.read_text())["seconds"]) if path.exists() else ""
+    return {"name": notebook, "status": manifest["status"], "time": spent, "reason": manifest["reason"] or ""}
+
+
+def _expected(ws: Workspace, notebook: str) -> bool:
+    return notebook != "00_phantom_archive" or is_phantom(ws)
+
+
+def _classifier(study: Study, manifests: dict) -> dict:
+    facts = manifests.get("02_classifier", {}).get("facts", {})
+    sentences = [str(line) for line in facts.get("arterial_spans", [])]
+    if not study.has("classifier_metrics.csv"):
+        return {"missing": _why_missing(study.ws, "tables/table1.csv"), "html": "", "sentences": sentences}
+    try:
+        scores = pd.read_csv(study.read("classifier_metrics.csv"))
+    except pd.errors.EmptyDataError:
+        scores = pd.DataFrame()
+    if scores.empty:
+        return {"missing": "neither truth nor annotations are known.", "html": "", "sentences": sentences}
+    published = facts.get("metrics_published", {})
+    split = {"train": "training", "val": "validation", "test": "held-out"}
+    rows = [{"reference": "published", "patients": "hold-out validation", **published}]
+    for row in scores.to_dict("records"):
+        label = {"reference": row["reference"], "patients": split.get(row["split"], row["split"])}
+        rows.append(label | {name: row[name] for name in published if name in row})
+        if row["split"] == "test":
+            rows.append({"reference": "", "patients": "difference", **{name: row[name] - published[name] for name in published if name in row}})  # fmt: skip
+    return {"missing": "", "html": _html(pd.DataFrame(rows)), "sentences": sentences}
+
+
+def _further(study: Study) -> list[dict]:
+    found = []
+    for name, (title, remark) in FURTHER.items():
+        if study.has(name):
+            try:
+                frame = pd.read_csv(study.read(name))
+            except pd.errors.EmptyDataError:
+                continue
+            if len(frame):
+                found.append({"title": title, "remark": remark, "html": _html(frame)})
+    return found
+
+
+def _html(frame: pd.DataFrame) -> object:
+    """A DataFrame as a table element; numbers to three decimals, text escaped."""
+    from markupsafe import Markup
+
+    numeric = [pd.api.types.is_numeric_dtype(frame[name]) for name in frame]
+    head = "".join(
+        f"<th{'' if is_number else ' class=text'}>{html.escape(str(name)).replace('_', ' ')}</th>"
+        for name, is_number in zip(frame, numeric, strict=True)
+    )
+    body = []
+    for row in frame.itertuples(index=False):
+        cells = [
+            f"<td>{_number(value, 0 if float(value).is_integer() and abs(value) >= 2 else 3) if pd.notna(value) else ''}</td>"
+            if is_number
+            else f"<td class=text>{html.escape('' if pd.isna(value) else str(value))}</td>"
+            for value, is_number in zip(row, numeric, strict=True)
+        ]
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    return Markup(
+        f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def _figures(study: Study, manifests: dict) -> dict:
+    """Figures 1–5 first, then the others in the order of the notebooks; panels of a combined figure are left out."""
+    names = [name for manifest in manifests.values() for name in manifest["outputs"] if name.endswith(".png")]
+    numbered = [name for stem in CAPTIONS for name in names if Path(name).stem == stem]
+    panels = [name for name in names if Path(name).stem.startswith(tuple(CAPTIONS))]
+    shown = []
+    for name in [*numbered, *(name for name in names if name not in numbered and name not in panels)]:
+        stem = Path(name).stem
+        caption = CAPTIONS.get(stem) or f"{stem.replace('_', ' ')} · notebook {study.ws.producer(name)}"
+        data = base64.b64encode(study.read(name).read_bytes()).decode()
+        shown.append({"name": stem, "caption": caption, "data": data})
+    missing = [
+        f"{CAPTIONS[stem].split(' · ')[0]} was not made: {_why_missing(study.ws, f'figures/{stem}.png')}"
+        for stem in CAPTIONS
+        if f"figures/{stem}.png" not in names
+    ]
+    return {"figures": shown, "missing_figures": missing}
+
+
+def _provenance(ws: Workspace, manifests: dict) -> dict:
+    records = {
+        name: json.loads(path.read_text())
+        for name in manifests
+        if (path := ws.root / "provenance" / f"{name}.json").exists()
+    }
+    names = list(dict.fromkeys(key for record in records.values() for key in record["environment"]))
+    rows = [
+        [name, record["started"], *(record["environment"].get(key, "") for key in names)]
+        for name, record in records.items()
+    ]
+    return {"columns": ["notebook", "started", *names], "rows": rows}
+
+
+def _facts(ws: Workspace, notebook: str, manifest: dict) -> dict:
+    path = ws.root / "provenance" / f"{notebook}.json"
+    parameters = json.loads(path.read_text())["parameters"] if path.exists() else {}
+    shown = {"parameters": parameters, "facts": manifest["facts"], "outputs": {k: v[:12] for k, v in manifest["outputs"].items()}}  # fmt: skip
+    return {"name": notebook, "text": json.dumps(shown, indent=1, ensure_ascii=False)}

@@ -1,0 +1,75 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,-all
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 10 · Report
+#
+# **Purpose.** One HTML file with everything that this run found: Tables 1–5 beside the published ones, the classifier's scores, fidelity and
+# faithfulness, Figures 1–5, and the provenance of each notebook.
+#
+# **Reads** the manifests, tables and figures of notebooks 00–07, verified against their recorded hashes. What an archive did not allow is missing here too,
+# with the reason. **Writes** `report.html`, which needs no other file and no network.
+#
+# **Measured time**: printed by the last cell; seconds in every profile.
+
+# %% tags=["parameters"]
+run: str = "smoke"  # folder under runs/
+profile: str = "smoke"  # smoke, phantom or paper
+archive: str = ""  # "" is the phantom archive of notebook 00; the report tells by the manifests which it was
+overrides: dict = {}  # as in the notebooks before; changes nothing here
+
+# %%
+import pandas as pd
+from IPython.display import display
+
+from dsa_lib import report, tables
+from dsa_lib.session import begin
+
+study = begin("10_report", globals())
+content = report.contents(study)
+
+# %% [markdown]
+# ## What this run is
+
+# %%
+print(*content["banner"], sep="\n")
+pd.DataFrame(content["notebooks"]).set_index("name")
+
+# %% [markdown]
+# ## Tables 1–5
+# Published, this run, and the difference. Every table says what its values of this run were computed from.
+
+# %%
+for table in content["tables"]:
+    title = f"Table {table['number']} · {table['title']}"
+    if table["missing"]:
+        print(f"{title}\n  not made: {table['missing']}")
+    else:
+        print(f"{title}\n  {table['sources']}")
+        display(tables.side_by_side(tables.read_table(study.read(f"tables/table{table['number']}.csv"))).round(3))
+
+# %% [markdown]
+# A table's file holds every published cell, whether or not this run could fill it.
+
+# %% tags=["nbval-check-output"]
+pd.Series({f"Table {number}": len(tables.published(number)) for number in tables.TITLES}, name="published cells")
+
+# %% [markdown]
+# ## The report
+
+# %%
+report.write_report(study, study.write("report.html"))
+study.finish()
