@@ -76,6 +76,8 @@ def write_archive(
     parts.mkdir(parents=True, exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     plan = plan_archive(config, seed)
+    for unfinished in [*folder.rglob(".writing-*"), *parts.glob(".writing-*")]:  # left by a kill, read by nobody
+        shutil.rmtree(unfinished)
     _claim(parts, folder, config, seed)
     studies = [group.to_dict("records") for _, group in plan.groupby(["patient", "study_number"])]
     job = functools.partial(_write_study, config=config, seed=seed, folder=folder, parts=parts)
@@ -105,7 +107,8 @@ def _claim(parts: Path, folder: Path, config, seed: int) -> None:
     """Note whose archive this is; one of another plan or program version is removed and written anew."""
     code = hashlib.sha256()
     for source in sorted(Path(__file__).parent.glob("*.py")):
-        code.update(source.read_bytes())
+        if source.name != "figures.py":
+            code.update(source.read_bytes())
     wanted = {**asdict(config), "seed": seed, "code": code.hexdigest()[:16]}
     record = parts / "plan.json"
     if record.exists() and json.loads(record.read_text()) == wanted:
