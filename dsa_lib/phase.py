@@ -46,7 +46,7 @@ def build_resnet(width: int, outputs: int) -> nn.Module:
 
 def to_input(frames: np.ndarray, size: int) -> torch.Tensor:
     """uint8 frames [n, H, W] as a network's input: float [n, 1, size, size] in [0, 1], antialiased bilinear resize (§4.2)."""
-    x = torch.from_numpy(np.ascontiguousarray(frames))[:, None].float() / 255
+    x = torch.tensor(np.asarray(frames))[:, None].float() / 255
     if x.shape[-2:] == (size, size):
         return x
     return F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
@@ -176,6 +176,7 @@ def train(
         steps=settings.steps,
         batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
+        cosine=settings.cosine,
         validate=validate if len(val_rows) else None,
         what="classifier",
         **how,
@@ -331,6 +332,9 @@ def facts(run: str, profile: Profile, train_rows: pd.DataFrame) -> dict:
 
 def save_classifier(folder: Path, model: nn.Module, facts: dict) -> None:
     """Write the network (safetensors) and `facts` (classifier.json) to `folder`, in one step."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # one small file: a bar of its own says nothing
     with atomic_write(folder) as temporary:
         model.save_pretrained(temporary)
         (temporary / "classifier.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")

@@ -57,6 +57,7 @@ class Classifier:
     negative_before_s: float = 2.75  # not arterial earlier than this; frames in between are not used
     negative_after_s: float = 0.75  # not arterial later than this
     threshold: float = 0.5
+    cosine: bool = False  # learning rate down a half cosine; the paper names no schedule
     crop_fraction: float = 0.85  # smallest side of the random crop
     jitter: float = 0.2  # relative brightness and contrast jitter
     # Augmentation beyond the paper's three, off where 0 (as in `paper`): see phase.augment.
@@ -212,7 +213,20 @@ PHANTOM = Profile(
     precision="auto",
     archive=Archive(patients=40, matrix=144, annotated_series=240),
     curation=Curation(image_size=128),
-    classifier=Classifier(input_size=64, width=32, batch_size=64, steps=700),
+    classifier=Classifier(
+        input_size=64,
+        width=32,
+        batch_size=64,
+        steps=450,
+        cosine=True,
+        zoom_out=0.2,
+        contrast_range=0.9,
+        gamma_range=0.4,
+        sharpness_range=0.7,
+        noise_grey=2.0,
+        median_frames=3,
+        contiguous=True,
+    ),
     autoencoder=Autoencoder(
         image_size=128,
         block_channels=(16, 32, 64),
@@ -258,7 +272,7 @@ SMOKE = replace(
     precision="fp32",
     archive=Archive(patients=6, series_per_study=4, matrix=72, frames=10, frame_time_ms=700.0, annotated_series=12),
     curation=Curation(image_size=64),
-    classifier=replace(PHANTOM.classifier, input_size=32, width=8, batch_size=16, steps=30),
+    classifier=replace(PHANTOM.classifier, input_size=32, width=8, batch_size=16, steps=120, learning_rate=3e-3),
     autoencoder=replace(
         PHANTOM.autoencoder, image_size=64, block_channels=(8, 16, 16), batch_size=8, steps=20, scale_images=32
     ),

@@ -125,7 +125,6 @@ study.note("classifier", facts)
 if history is not None:
     figure = figures.training(history)
     style.save(figure, study.write("figures/classifier_training.png"))
-    display(figure)
 
 # %% [markdown]
 # ## All frames
@@ -156,7 +155,8 @@ metrics = phase.score_table(phases, labelled)
 metrics.to_csv(study.write("classifier_metrics.csv"), index=False)
 study.note("metrics", metrics.to_dict("records"))
 study.note("metrics_published", phase.PUBLISHED)
-display(metrics.round(3) if len(metrics) else "Neither truth nor annotations: nothing to score against.")
+shown = ["reference", "split", "series", "n", "precision", "recall", "accuracy"]
+display(metrics[shown].round(3) if len(metrics) else "Neither truth nor annotations: nothing to score against.")
 print("Published, hold-out validation set (§2.2):", phase.PUBLISHED)
 
 # %%
@@ -164,7 +164,6 @@ if "phase" in phases:
     held_out = phases[phases["split"] == "test"]
     figure = figures.confusion(phase.confusion(held_out), "Held-out phantom patients, all frames")
     style.save(figure, study.write("figures/classifier_confusion.png"))
-    display(figure)
 
 # %% [markdown]
 # Whole series over time, one a condition where there is one, from held-out patients where there are any.
@@ -175,7 +174,6 @@ if annotations_path is not None:
     phases["annotated"] = [pair in representative for pair in zip(phases["series"], phases["frame"], strict=True)]
 figure = figures.strips(store, phases, phase.examples(frames, phases), settings.threshold)
 style.save(figure, study.write("figures/classifier_strips.png"))
-display(figure)
 
 # %% [markdown]
 # ## Table 1
