@@ -3,6 +3,7 @@
 #   jupytext:
 #     cell_metadata_filter: tags,-all
 #     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version
 #     text_representation:
 #       extension: .py
 #       format_name: percent
@@ -33,9 +34,8 @@ overrides: dict = {}  # dotted profile names, e.g. {"diffusion.steps_conditional
 import numpy as np
 import pandas as pd
 import torch
-from diffusers import AutoencoderKL
 
-from dsa_lib import diffusion, text
+from dsa_lib import autoencoder, diffusion, text
 from dsa_lib.conditions import CANONICAL
 from dsa_lib.figures import samples, style
 from dsa_lib.session import begin
@@ -53,7 +53,7 @@ if why := study.skipped_upstream("latents/index.parquet", "vae"):
     study.skip(why)
 index = pd.read_parquet(study.read("latents/index.parquet"))
 mean, std = (np.load(study.read(f"latents/{name}.npy"), mmap_mode="r") for name in ("mean", "std"))
-vae = AutoencoderKL.from_pretrained(study.read("vae"))
+vae = autoencoder.AutoencoderKL.from_pretrained(study.read("vae"))
 tokenizer = text.build_tokenizer(study.profile.text.max_tokens)
 part = {split: np.flatnonzero(index["split"] == split) for split in ("train", "val")}
 
