@@ -161,7 +161,8 @@ def middle_cerebral(patient: Patient, side: int, rng: np.random.Generator) -> li
     }
     vessels = [Vessel(f"M2 {n}", _mirror(p, side), None, "M1", sprouts=False) for n, p in trunks.items()]
     for name, ((ye, ze), yf, (yt, zt), trunk) in SYLVIAN_BRANCHES.items():
-        ye, ze, yf = ye + rng.normal(0, 1.2), ze + rng.normal(0, 1.2), yf + rng.normal(0, 2)
+        ye, ze, yf = ye + rng.normal(0, 2), ze + rng.normal(0, 2), yf + rng.normal(0, 3)
+        lean, drop = rng.normal(0, 4, 2)  # opercular branches are seldom seen exactly end on in the lateral view
         yt, zt = yt + rng.normal(0, 4), zt + rng.normal(0, 3)
         start = np.array(trunks[trunk][-1], float)
         if name in ("orbitofrontal", "prefrontal", "anterior temporal", "middle temporal"):
@@ -169,8 +170,8 @@ def middle_cerebral(patient: Patient, side: int, rng: np.random.Generator) -> li
         middle = 0.5 * (start + [38.5, ye, ze]) + rng.normal(0, [0.6, 1.6, 1.6])
         fx, fy, fz = _fissure(yf)
         sag = 2.0 + rng.uniform(0, 4)  # the opercular branch dips before it leaves the fissure
-        course = [start, middle, (38.5, ye, ze), (42.5, ye + 1.5, ze + 1.0), (49, 0.5 * (ye + yf), 0.5 * (ze + fz) - 0.3 * sag),
-                  (fx - 6, fy - 0.5, fz - 0.4 * sag), (fx - 1, fy, fz)]  # fmt: skip
+        course = [start, middle, (38.5, ye, ze), (42, ye + 1.5 + 0.6 * lean, ze + 1.5), (49, 0.5 * (ye + yf) + lean, 0.5 * (ze + fz) - 0.3 * sag + drop),
+                  (fx - 6, fy - 0.7 * lean, fz - 0.8 * sag), (fx - 1, fy, fz)]  # fmt: skip
         for f in np.linspace(0.18, 1, 6):
             y, z = fy + f * (yt - fy), fz + f * (zt - fz)
             bend = np.sin(np.pi * f) * 5 * (1 if zt > fz else -0.6)
