@@ -1,6 +1,7 @@
 """Reading the files of an archive in parallel, each once, with results that outlive a kill; used by `dsa_lib.cohort` alone."""
 
 import dataclasses
+import functools
 import hashlib
 import hmac
 import json
@@ -69,6 +70,12 @@ def _finished(task: Task) -> dict | None:
     return record if usable else None
 
 
+@functools.lru_cache(maxsize=2)
+def _terms(vocabulary: Path, changed_ns: int) -> tuple[circulation.Term, ...]:
+    """The vocabulary, parsed once a process and version of the file."""
+    return circulation.read_vocabulary(vocabulary)
+
+
 def _read_file(task: Task) -> dict:
     """Read one file and keep what became of it. The array is in place before the record that says so."""
     if (record := _finished(task)) is not None:
@@ -76,8 +83,9 @@ def _read_file(task: Task) -> dict:
     record = {"fingerprint": task.fingerprint}
     try:
         acquisition = dicom.read_acquisition(task.path)
-        texts = acquisition.texts
-        match = circulation.match_circulation(texts, circulation.read_vocabulary(task.vocabulary))
+        match = circulation.match_circulation(
+            acquisition.texts, _terms(task.vocabulary, task.vocabulary.stat().st_mtime_ns)
+        )
         record |= dataclasses.asdict(dataclasses.replace(acquisition, texts=()))
         record |= {"circulation": match.circulation, "matched_term": match.term}
         record["reason"] = acquisition.obstacle() or match.reason

@@ -273,6 +273,20 @@ def open_frames(ws: Workspace) -> tuple[np.ndarray, pd.DataFrame]:
     return np.load(ws.path("frames.npy"), mmap_mode="r"), pd.read_parquet(ws.path("frames.parquet"))
 
 
+def example_series(kept: pd.DataFrame) -> pd.Series:
+    """The series to show: anterior circulation, lateral, most frames, where there are such."""
+    wanted = (kept["circulation"] == "anterior").astype(int) + (kept["plane"] == "B").astype(int)
+    return (
+        kept.assign(wanted=wanted).sort_values(["wanted", "frames", "series"], ascending=[False, False, True]).iloc[0]
+    )
+
+
+def filled_frame(frames: np.ndarray) -> int:
+    """The first of one series' `frames` [n, H, W] with nearly the most contrast: arteries are full before veins are."""
+    contrast = frames.reshape(len(frames), -1).astype(np.float32).std(axis=1)
+    return int(np.argmax(contrast >= 0.8 * contrast.max()))
+
+
 def balance(found: Cohort) -> pd.DataFrame:
     """The sums that must hold, counted from the tables themselves; raises StudyError naming the one that does not."""
     series, kept, flow = found.series, found.series[found.series["kept"]], found.flow
@@ -295,19 +309,31 @@ def cell_of(row) -> str:
 
 
 def table1(arterial: pd.DataFrame) -> dict[tuple[str, str], float]:
-    """Table 1 from arterial frames: (row, column) → count, and proportion in per cent rounded to one decimal as printed."""
+    """Table 1 from arterial frames: (row, column) → count, and proportion in per cent with one decimal."""
     angles = ["circulation", "plane", "primary_angle_deg", "secondary_angle_deg"]
     groups = arterial.groupby(angles, sort=True).size().reset_index(name="frames")
     counts = Counter()
     for row in groups.itertuples():
         counts[cell_of(row)] += int(row.frames)
+    rows = (*CELLS, OTHERS)
     total = sum(counts.values())
+    shares = _tenths_of_a_per_cent([counts[name] for name in rows]) if total else [float("nan")] * len(rows)
     table = {}
-    for name in (*CELLS, OTHERS, "Total"):
-        count = total if name == "Total" else counts[name]
+    for name, count, share in zip(
+        (*rows, "Total"), [*(counts[n] for n in rows), total], [*shares, sum(shares)], strict=True
+    ):
         table[name, "Count"] = count
-        table[name, "Proportion (%)"] = round(100 * count / total, 1) if total else float("nan")
+        table[name, "Proportion (%)"] = round(share, 1)
     return table
+
+
+def _tenths_of_a_per_cent(counts: list[int]) -> list[float]:
+    """Percentages with one decimal that add up to exactly 100, by largest remainder: how the published ones were rounded (54,297 of 99,349 as 54.6)."""
+    total = sum(counts)
+    exact = [divmod(1000 * count, total) for count in counts]
+    missing = 1000 - sum(whole for whole, _ in exact)
+    largest = sorted(range(len(counts)), key=lambda index: -exact[index][1])[:missing]
+    return [(whole + (index in largest)) / 10 for index, (whole, _) in enumerate(exact)]
 
 
 def describe(series: pd.DataFrame) -> dict[str, float]:

@@ -4,6 +4,7 @@ A stored value becomes a frame of the study in five steps, frame by frame so tha
 value → log intensity (only if linear) → mask − frame → shutter, square, antialiased resize → one grey window for the series.
 """
 
+import functools
 import math
 import warnings
 from collections.abc import Iterator
@@ -16,7 +17,14 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels import iter_pixels
-from pydicom.uid import EnhancedXAImageStorage, MediaStorageDirectoryStorage, XRayAngiographicImageStorage
+from pydicom.uid import (
+    EnhancedXAImageStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
+    XRayAngiographicImageStorage,
+)
 
 from dsa_lib import _xa_tags as tags
 from dsa_lib._xa_tags import Unreadable, find, numbers
@@ -73,7 +81,13 @@ class Run:
 
 
 def read_header(path: Path) -> Dataset:
-    """The data set without pixels. Raises Unreadable for anything that is not an X-ray angiography image."""
+    """The data set without pixels. Raises Unreadable for anything that is not an X-ray angiography image. Not to be changed: it is kept for the next call."""
+    state = Path(path).stat()
+    return _read_header(Path(path), state.st_size, state.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1)  # facts and pixels of a file are asked for one after the other
+def _read_header(path: Path, size: int, changed_ns: int) -> Dataset:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -165,8 +179,9 @@ class _Planes:
         for pixels in self._decoded(indices):
             if pixels.shape != self.shape or pixels.dtype.itemsize > 2:
                 raise Unreadable("the pixels do not have the size that the header states", "export the run again")
-            cropped = np.ascontiguousarray(pixels[self.rows, self.columns])
-            yield self._lut[cropped.view(f"u{pixels.dtype.itemsize}")]
+            cropped = pixels[self.rows, self.columns]
+            cropped = np.ascontiguousarray(cropped, cropped.dtype.newbyteorder("="))
+            yield self._lut[cropped.view(f"u{cropped.dtype.itemsize}")]
             count += 1
         if count != len(indices):
             raise Unreadable(
@@ -178,10 +193,14 @@ class _Planes:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 source = self.path
-                if not self.header.get(
-                    "file_meta"
-                ):  # no preamble: pydicom opens the pixels only from a forced data set
+                syntax = getattr(self.header.file_meta, "TransferSyntaxUID", None)
+                # Two cases that pydicom cannot stream from the file: deflated, and no preamble to say the syntax.
+                if syntax is None or syntax.is_deflated:
                     source = pydicom.dcmread(self.path, force=True)
+                if syntax is None:
+                    implicit, little = source.original_encoding
+                    explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+                    source.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
                 yield from iter_pixels(source, indices=indices, raw=True)
         except Exception as error:  # decoders raise whatever their C library does
             if "missing" in str(error) and "dependenc" in str(error):
@@ -202,33 +221,38 @@ def value_lut(header: Dataset, relationship: str) -> tuple[np.ndarray, float]:
     allocated, stored = int(header.BitsAllocated), int(header.get("BitsStored") or header.BitsAllocated)
     if not 1 <= stored <= allocated:
         raise Unreadable(f"{stored} bits stored in {allocated}", "export the run again")
-    transfer_syntax = getattr(header.file_meta, "TransferSyntaxUID", None) if header.get("file_meta") else None
-    compressed = transfer_syntax is not None and transfer_syntax.is_compressed and not transfer_syntax.is_deflated
-    shift = 0 if compressed else max(0, int(header.get("HighBit", stored - 1)) + 1 - stored)
-    values = (np.arange(2**allocated, dtype=np.int64) >> shift) & (2**stored - 1)
+    if int(header.get("HighBit", stored - 1)) != stored - 1:
+        raise Unreadable(
+            "an obsolete bit layout, its values not in the lowest bits", "convert the run to a current form"
+        )
+    values = np.arange(2**stored, dtype=np.int64)
     low, high = 0, 2**stored - 1
     if int(header.get("PixelRepresentation") or 0) == 1:
         low, high = -(2 ** (stored - 1)), 2 ** (stored - 1) - 1
         values = np.where(values > high, values - 2**stored, values)
     photometric = str(header.get("PhotometricInterpretation") or "MONOCHROME2")
     if photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise Unreadable(f"photometric interpretation {photometric[:16]}", "export the run as grey-scale XA")
+        raise Unreadable("an unknown photometric interpretation", "export the run as grey-scale XA")
     sign = find(header, "PixelIntensityRelationshipSign") if relationship != "DISP" else None
     if int(sign) == -1 if sign is not None else photometric == "MONOCHROME1":
         values = low + high - values
+    scale = 0.0
     if relationship == "DISP":
         centre, width = numbers(header.get("WindowCenter")), numbers(header.get("WindowWidth"))
         if centre and width and width[0] > 1 and stored > 8:
             shown = (values - (centre[0] - 0.5)) / (width[0] - 1) + 0.5  # PS3.3 C.11.2.1.2.1
         else:
             shown = (values - low) / (high - low)
-        return np.clip(shown, 0, 1).astype(np.float32), 0.0
-    if relationship == "LOG":
+        table = np.clip(shown, 0, 1)
+    elif relationship == "LOG":
         scale = _log_step(header, stored)
-        return (values * scale).astype(np.float32), scale
-    slope, intercept = (numbers(find(header, f"Rescale{name}")) for name in ("Slope", "Intercept"))
-    linear = values * (slope[0] if slope else 1.0) + (intercept[0] if intercept else 0.0)
-    return np.log(np.maximum(linear, 1.0)).astype(np.float32), 0.0
+        table = values * scale
+    else:
+        slope, intercept = (numbers(find(header, f"Rescale{name}")) for name in ("Slope", "Intercept"))
+        linear = values * (slope[0] if slope else 1.0) + (intercept[0] if intercept else 0.0)
+        table = np.log(np.maximum(linear, 1.0))
+    # Bits beside the stored ones (old overlays) carry no value: the table repeats over them.
+    return np.tile(table.astype(np.float32), 2 ** (allocated - stored)), scale
 
 
 def _log_step(header: Dataset, stored: int) -> float:
@@ -236,7 +260,8 @@ def _log_step(header: Dataset, stored: int) -> float:
     if items:
         entries, first, _ = numbers(items[0].LUTDescriptor)
         data = items[0].LUTData
-        linear = np.frombuffer(data, "<u2") if isinstance(data, bytes) else np.asarray(data)
+        order = ">u2" if header.original_encoding[1] is False else "<u2"
+        linear = np.frombuffer(data, order) if isinstance(data, bytes) else np.asarray(data)
         used = np.flatnonzero(linear > 0)
         if len(used) == len(linear) == (entries or 65536) and len(used) > 1:
             return float(abs(np.polyfit(used + first, np.log(linear[used].astype(float)), 1)[0]))

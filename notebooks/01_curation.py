@@ -84,14 +84,13 @@ print(f"{flow['series kept']} of {flow['series read']} series kept, {flow['frame
 kept.groupby(["relationship", "mask_source", "mask_frames"]).size().rename("series").reset_index()
 
 # %%
-shown = kept.sort_values(["frames", "series"], ascending=[False, True]).iloc[0]
 store, frames = cohort.open_frames(study.ws)
+shown = cohort.example_series(kept)
 one = frames[frames["series"] == shown["series"]]
-# The frame with most contrast: the one in which the vessels are easiest to see.
-fullest = int(store[one["frame_id"]].reshape(len(one), -1).astype(float).std(axis=1).argmax())
+fullest = cohort.filled_frame(store[one["frame_id"]])
 file = found.key.set_index("series").loc[shown["series"], "file"]
 figure = figures.draw_subtraction(
-    dicom.example(folder / file, fullest), store[one["frame_id"].iloc[fullest]], shown["relationship"]
+    dicom.example(folder / file, fullest), store[one["frame_id"].iloc[fullest]], "log intensity"
 )
 style.save(figure, study.write("figures/curation_subtraction.png"))
 

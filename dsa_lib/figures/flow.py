@@ -162,13 +162,16 @@ def _plural(count: int, noun: str) -> str:
 
 
 def draw_subtraction(planes: Mapping[str, np.ndarray], grey: np.ndarray, units: str):
-    """Raw frame, its mask and their difference at full size, and the frame as the study keeps it. `planes` from `dicom.example`."""
+    """Raw frame, its mask and their difference at full size, and the frame as the study keeps it.
+
+    `planes` from `dicom.example`, `grey` uint8 [H, W], `units` what the planes' values are. Each plane has a grey scale of its own.
+    """
     names = [name for name in ("raw", "mask", "subtracted") if name in planes]
     figure, axes = plt.subplots(1, len(names) + 1, figsize=(2.1 * (len(names) + 1), 2.4))
     for ax, name in zip(axes, names, strict=False):
         low, high = np.percentile(planes[name], [0.5, 99.5])
         ax.imshow(planes[name], vmin=low, vmax=high)
-        ax.set_title(f"{name} ({units})" if name != "subtracted" or "mask" in planes else "stored subtracted")
+        ax.set_title(f"{name} ({units})" if "mask" in planes else "stored subtracted")
     axes[-1].imshow(grey, vmin=0, vmax=255)
     axes[-1].set_title(f"frame of the study, {grey.shape[0]}²")
     for ax in axes:
