@@ -157,7 +157,7 @@ pd.crosstab(cells["split"], cells["cell"], margins=True, margins_name="series").
 # The books balance, or the run stops here.
 
 # %% tags=["nbval-check-output"]
-cohort.balance(found)
+print(cohort.balance(found).to_string())
 
 # %%
 study.finish()
