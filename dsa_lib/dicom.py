@@ -60,7 +60,7 @@ class Acquisition:
     def obstacle(self) -> str:
         """Why this run cannot give subtracted frames of a known view; "" where it can."""
         if self.rotational:
-            return "rotational run: the view changes from frame to frame"
+            return "rotational run: the view changes"
         if self.plane is None or self.primary_angle_deg is None or self.secondary_angle_deg is None:
             return "no C-arm angles in the header"
         if max(abs(self.primary_angle_deg), abs(self.secondary_angle_deg)) > 180:

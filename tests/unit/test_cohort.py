@@ -56,7 +56,7 @@ def write_archive(folder: Path, seed: int, files: int = 24) -> dict[str, int]:
             make_xa(path, frames, SeriesDescription=kind, **elements)
         elif kind == "rotation":
             make_xa(path, frames, PositionerMotion="DYNAMIC", **elements)
-            outcome = "rotational run: the view changes from frame to frame"
+            outcome = "rotational run: the view changes"
         elif kind == "text":
             path.write_text("Befund: Muster, Erika")
         elif kind == "truncated":
