@@ -243,7 +243,7 @@ class DSAPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "text_encoder->unet->vae"
-    _optional_components = ("text_encoder", "tokenizer")
+    _optional_components = ["text_encoder", "tokenizer"]  # noqa: RUF012  diffusers adds it to a list
 
     def __init__(
         self,
