@@ -20,9 +20,10 @@ ISOCENTRE = {
     "ECA": (0, 16, 4),
     "arch": (0, 0, -312),
     "spinal": (0, 20, -310),
-    "femoral": (0, 0, -312),
+    "femoral": (78, 5, -800),
 }
 FIELD_MM = {"ICA": (182, 212), "VA": (180, 210)}
+DILUTION = {"arch": 0.3, "femoral": 0.6}  # large vessels: the catheter's bolus mixes with much blood
 OTHER_FIELD_MM = (202, 232)
 ROTATION_DEG = 200.0
 
@@ -45,11 +46,10 @@ class Bodies:
         self.patient, self._seed, self._grown = patient, seed * 100003 + number, {}
 
     def of(self, row: dict) -> Injection3D:
-        """The trees that the plan row's injection fills; a groin control is rendered like a trunk artery of the chest."""
-        vessel = {"femoral": "arch"}.get(row["vessel"], row["vessel"])
-        key = (vessel, row["side"])
+        """The trees that the plan row's injection fills."""
+        key = (row["vessel"], row["side"])
         if key not in self._grown:
-            self._grown[key] = inject(self.patient, vessel, row["side"], self._seed)
+            self._grown[key] = inject(self.patient, *key, self._seed)
         return self._grown[key]
 
 
@@ -89,12 +89,14 @@ def acquire(
     body = bodies.of(first)
     step = config.frame_time_ms / 1000
     injection = Injection(
-        start=float(step * 1.25 + rng.uniform(0, 0.8) * step), duration=float(rng.uniform(1.75, 2.4)), strength=float(rng.uniform(0.75, 1.0))
-    )  # fmt: skip
+        start=float(step * (1.25 + rng.uniform(0, 0.8))),
+        duration=float(rng.uniform(1.85, 2.6)),
+        strength=float(rng.uniform(0.75, 1.0)) * DILUTION.get(first["vessel"], 1.0),
+    )
     rotating = first["kind"] == "rotational"
-    centre = np.array(ISOCENTRE[first["vessel"]]) + rng.normal(0, [2.0, 4.0, 4.0])
+    centre = np.array(ISOCENTRE[first["vessel"]]) * [first["side"], 1, 1] + rng.normal(0, [2.0, 4.0, 4.0])
     field = float(rng.uniform(*FIELD_MM.get(first["vessel"], OTHER_FIELD_MM)))
-    photons = float(rng.uniform(0.75, 1.5) * 2.6e5 * (144 / config.matrix) ** 2)
+    photons = float(rng.uniform(0.75, 1.5) * 2.2e5 * (144 / config.matrix) ** 2)
     motion = np.zeros((config.frames, 2)) if rotating else _motion(config.frames, rng)
     mask_frames = (1,) if rng.random() < 0.5 or times[1] > injection.start - 0.1 else (1, 2)
     acquisitions = []

@@ -153,3 +153,16 @@ def spinal(rng: np.random.Generator, side: int) -> list[Vessel]:
             (0.35, 0.3), "radiculomedullary"),
         Vessel("intersegmental", _mirror([(16, 24, z), (18, 22, z + 20), (19, 26, z + 40)], side), (0.6, 0.4), "segmental"),
     ]  # fmt: skip
+
+
+def femoral(side: int) -> list[Vessel]:
+    """Groin control through the sheath: external iliac, common, superficial and deep femoral arteries."""
+    return [
+        Vessel("iliac", _mirror([(46, 30, -690), (56, 14, -720), (70, 0, -750), (77, -6, -775)], side), (3.6, 3.3), None),
+        Vessel("superficial femoral", _mirror([(77, -6, -775), (80, -6, -800), (80, -2, -840), (76, 6, -920)], side), (2.8, 2.5), "iliac"),
+        Vessel("deep femoral", _mirror([(79, -6, -790), (86, 4, -805), (90, 14, -835), (88, 22, -900)], side), (2.2, 1.2), "iliac"),
+        Vessel("lateral circumflex", _mirror([(87, 6, -808), (100, 2, -812), (118, 4, -824)], side), (1.1, 0.6), "deep femoral"),
+        Vessel("medial circumflex", _mirror([(83, -2, -798), (72, 12, -804), (58, 20, -812)], side), (1.0, 0.5), "deep femoral"),
+        Vessel("inferior epigastric", _mirror([(72, -2, -757), (64, -16, -745), (52, -30, -705)], side), (0.9, 0.6), "iliac"),
+        Vessel("circumflex iliac", _mirror([(73, -3, -758), (94, -6, -745), (112, 0, -722)], side), (0.8, 0.4), "iliac"),
+    ]  # fmt: skip

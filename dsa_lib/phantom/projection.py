@@ -120,7 +120,19 @@ def _chord(source: np.ndarray, direction: np.ndarray, centre, axes) -> np.ndarra
     return 2 * np.sqrt(np.clip(inside, 0, None)) / a
 
 
-def _bodies(scale: np.ndarray) -> list[tuple[tuple, tuple, float]]:
+def _trunk() -> list[tuple[tuple, tuple, float]]:
+    """Ellipsoids of chest, spine and pelvis, as in `_head`; the lungs are less dense."""
+    bone = MU_BONE - MU_SOFT
+    bodies = [((0, 15, -330), (170, 105, 230), MU_SOFT * 0.75), ((0, 10, -780), (165, 105, 190), MU_SOFT * 0.75)]
+    bodies += [((s * 78, 10, -345), (62, 82, 105), -MU_SOFT * 0.5) for s in (-1, 1)]
+    bodies += [((0, 48, -175 - 24 * n), (19, 15, 10.5), bone * 0.7) for n in range(14)]
+    bodies += [((s * 92, 22, -778), (23, 23, 23), bone * 0.7) for s in (-1, 1)]
+    bodies += [((s * 104, 26, -880), (14, 14, 85), bone * 0.8) for s in (-1, 1)]
+    bodies += [((s * 80, 40, -700), (45, 12, 55), bone * 0.5) for s in (-1, 1)]
+    return bodies
+
+
+def _head(scale: np.ndarray) -> list[tuple[tuple, tuple, float]]:
     """Ellipsoids (centre, semi-axes, attenuation per mm, added where they overlap) of head and neck."""
     skull, inner = np.array([77.0, 99.0, 81.0]), np.array([71.0, 92.5, 75.0])
     bone = MU_BONE - MU_SOFT
@@ -151,14 +163,14 @@ def _bodies(scale: np.ndarray) -> list[tuple[tuple, tuple, float]]:
 
 
 def head_attenuation(patient: Patient, arm: CArm, matrix: int, texture: np.ndarray | None = None) -> np.ndarray:
-    """Line integral of the head's attenuation along every ray: [matrix, matrix], dimensionless.
+    """Line integral of the attenuation of head (or trunk, for views below it) along every ray: [matrix, matrix], dimensionless.
 
     texture: optional [matrix, matrix] relative modulation of the bone (diploe, sutures, air cells).
     """
     size = min(matrix, HEAD_MATRIX)
     source, direction = arm.rays(size)
     total, bone = np.zeros((size, size)), np.zeros((size, size))
-    for centre, axes, mu in _bodies(patient.scale):
+    for centre, axes, mu in _trunk() if arm.isocentre[2] < -200 else _head(patient.scale):
         path = _chord(source, direction, centre, axes) * mu
         total += path
         if mu > MU_SOFT:

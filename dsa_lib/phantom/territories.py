@@ -22,7 +22,7 @@ from dsa_lib.phantom.trees import (
 
 PROXIMAL_NAMES = ("ICA", "M1", "A1", "VA", "BA", "CCA", "PCA", "ECA", "aorta", "brachiocephalic")
 VENOUS_TRANSIT_S = 1.1  # from the smallest drawn cortical vein to the neck
-VESSELS = ("ICA", "CCA", "VA", "ECA", "arch", "spinal")
+VESSELS = ("ICA", "CCA", "VA", "ECA", "arch", "spinal", "femoral")
 
 
 @dataclass
@@ -233,7 +233,12 @@ def inject(patient: Patient, vessel: str, side: int, seed: int) -> Injection3D:
         tree = join(vessels, fit)
         tree = grow(tree, fit(drainage.external_territory(side, rng)), [v.name for v in vessels if v.sprouts], reach=30)
     else:
-        tree = join(drainage.arch() if vessel == "arch" else drainage.spinal(rng, side))
+        others = {
+            "arch": drainage.arch,
+            "femoral": lambda: drainage.femoral(side),
+            "spinal": lambda: drainage.spinal(rng, side),
+        }
+        tree = join(others[vessel]())
     named = max(b for _, b in tree.names.values()) + 1
     smooth(tree, named)
     murray(tree, rng)
