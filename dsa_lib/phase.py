@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from scipy.ndimage import median_filter
 from torch import nn
+from transformers.utils import logging
 
 from dsa_lib.conditions import CELLS, Condition
 from dsa_lib.errors import StudyError
@@ -332,8 +333,6 @@ def facts(run: str, profile: Profile, train_rows: pd.DataFrame) -> dict:
 
 def save_classifier(folder: Path, model: nn.Module, facts: dict) -> None:
     """Write the network (safetensors) and `facts` (classifier.json) to `folder`, in one step."""
-    from transformers.utils import logging
-
     logging.disable_progress_bar()  # one small file: a bar of its own says nothing
     with atomic_write(folder) as temporary:
         model.save_pretrained(temporary)
@@ -347,6 +346,7 @@ def load_classifier(folder: Path, curation: Curation | None = None) -> tuple[nn.
     """
     from transformers import ResNetForImageClassification
 
+    logging.disable_progress_bar()
     try:
         facts = json.loads((Path(folder) / "classifier.json").read_text())
         model = ResNetForImageClassification.from_pretrained(folder, use_safetensors=True)

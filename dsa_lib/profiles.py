@@ -51,11 +51,11 @@ class Classifier:
     learning_rate: float = 1e-3
     steps: int = 3000
     # Labels of the other frames of an annotated series, in seconds from the representative one; the paper gives no rule. Experts mark the best filled
-    # frame, which ends the arterial phase: contrast took the 2 to 3 s of injection and filling to get there, and the capillary blush follows at once.
+    # frame, late in the arterial phase: contrast took the 2 to 3 s of injection and filling to get there, and the blush follows within a second.
     positive_before_s: float = 1.5  # arterial from so long before
     positive_after_s: float = 0.25  # ... to so long after
     negative_before_s: float = 2.75  # not arterial earlier than this; frames in between are not used
-    negative_after_s: float = 0.75  # not arterial later than this
+    negative_after_s: float = 0.75  # not arterial later than this; close to the mark, because what is kept should be arterial with high confidence (§4.2)
     threshold: float = 0.5
     cosine: bool = False  # learning rate down a half cosine; the paper names no schedule
     crop_fraction: float = 0.85  # smallest side of the random crop

@@ -8,7 +8,8 @@ from matplotlib.patches import Rectangle
 
 CALLED = "#D55E00"  # frames called arterial
 TRUE = "#56B4E9"  # frames that are arterial in truth
-PICTURES = 14  # thumbnails a strip
+PICTURES = 14  # thumbnails a strip at most
+WIDTH = 10.0  # inches
 
 
 def strips(frames: np.ndarray, phases: pd.DataFrame, series: list[str], threshold: float) -> Figure:
@@ -17,12 +18,16 @@ def strips(frames: np.ndarray, phases: pd.DataFrame, series: list[str], threshol
     `phases` has the columns of phases.parquet [frame_id, series, frame, time_s, circulation, plane, probability, arterial] and may have `phase` (truth)
     and `annotated` (the representative frame).
     """
-    figure = plt.figure(figsize=(10.5, 1.75 * len(series) + 0.3))
-    grid = figure.add_gridspec(2 * len(series), 1, height_ratios=[1, 1.05] * len(series), hspace=0.02)
+    shown = {name: _evenly(phases[phases["series"] == name].sort_values("frame")) for name in series}
+    side = min(
+        1.6, WIDTH / max(len(rows) for rows in shown.values())
+    )  # inches a picture: square ones, in step with the time axis below
+    figure = plt.figure(figsize=(WIDTH + 0.6, (side + 1.3) * len(series) + 0.3))
+    grid = figure.add_gridspec(2 * len(series), 1, height_ratios=[side + 0.1, 1.0] * len(series), hspace=0.02)
     for row, name in enumerate(series):
         rows = phases[phases["series"] == name].sort_values("frame")
         pictures, curve = figure.add_subplot(grid[2 * row]), figure.add_subplot(grid[2 * row + 1])
-        _pictures(pictures, frames, rows)
+        _pictures(pictures, frames, shown[name])
         _curve(curve, rows, threshold)
         first = rows.iloc[0]
         pictures.set_title(
@@ -36,18 +41,24 @@ def strips(frames: np.ndarray, phases: pd.DataFrame, series: list[str], threshol
     return figure
 
 
-def _pictures(axes, frames: np.ndarray, rows: pd.DataFrame) -> None:
-    shown = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, min(PICTURES, len(rows))).round().astype(int))]
+def _evenly(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.iloc[:: -(-len(rows) // PICTURES)]
+
+
+def _pictures(axes, frames: np.ndarray, shown: pd.DataFrame) -> None:
     times = shown["time_s"].to_numpy()
     step = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
     half = 0.47 * step
     for time, (_, item) in zip(times, shown.iterrows(), strict=True):
         # A fixed window around the background: contrast reads alike in every strip.
-        axes.imshow(frames[item["frame_id"]], vmin=40, vmax=200, extent=(time - half, time + half, 0, 1), aspect="auto")
+        axes.imshow(frames[item["frame_id"]], vmin=40, vmax=200, extent=(time - half, time + half, -half, half))
         if item["arterial"]:
-            axes.add_patch(Rectangle((time - half, 0), 2 * half, 1, fill=False, edgecolor=CALLED, linewidth=1.8))
+            axes.add_patch(
+                Rectangle((time - half, -half), 2 * half, 2 * half, fill=False, edgecolor=CALLED, linewidth=1.8)
+            )
     axes.set_xlim(times[0] - 0.55 * step, times[-1] + 0.55 * step)
-    axes.set_ylim(-0.03, 1.03)
+    axes.set_ylim(-0.51 * step, 0.51 * step)
+    axes.set_aspect("equal", anchor="W")
     axes.axis("off")
 
 
