@@ -39,14 +39,14 @@ import functools
 
 import pandas as pd
 
-from dsa_lib.figures.style import apply
+from dsa_lib.figures import style
 from dsa_lib.phantom import plan_archive, write_archive
 from dsa_lib.phantom.figures import draw_conditions, draw_run
 from dsa_lib.progress import track
 from dsa_lib.session import begin
 
 study = begin("00_phantom_archive", globals())
-apply()
+style.apply()
 
 # %% [markdown]
 # ## The plan (§2.1, §2.2)
@@ -69,8 +69,8 @@ summary = pd.Series({
 })  # fmt: skip
 summary.to_frame("this archive")
 
-# %%
-plan.groupby(["kind", "circulation", "plane"]).size().rename("series").reset_index()
+# %% tags=["nbval-check-output"]
+print(plan.groupby(["kind", "circulation", "plane"]).size().rename("series").reset_index().to_string(index=False))
 
 # %% [markdown]
 # ## Rendering
@@ -105,10 +105,12 @@ per_series.round(2).rename("frames per kept series").to_frame()
 # Simulated frames of the four conditions over time, subtracted for show only (notebook 01 does it by the DICOM rules), and one raw run with its artery mask.
 
 # %%
-fig = draw_conditions(plan, truth, study.ws.root / "archive")
+figure = draw_conditions(plan, truth, study.ws.root / "archive")
+style.save(figure, study.write("figures/phantom_conditions.png"))
 
 # %%
-fig = draw_run(plan, truth, study.ws.root / "archive", study.ws.root / "archive_truth_masks.npz")
+figure = draw_run(plan, truth, study.ws.root / "archive", study.ws.root / "archive_truth_masks.npz")
+style.save(figure, study.write("figures/phantom_run.png"))
 
 # %%
 for name in ("archive_truth.parquet", "archive_truth_masks.npz", "annotations.csv"):

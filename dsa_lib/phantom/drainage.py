@@ -24,11 +24,13 @@ def sinuses(patient: Patient, side: int, posterior: bool) -> list[Vessel]:
     basal = [(0, 46, 25), (8, 40, 18), (15, 28, 9), (19, 14, 2), (16, 2, 0), (14, -4, 2)]
     sagittal = [(0, 109, -5), (0, 111, 15), (0, 105, 44), (0, 87, 71), (0, 57, 91), (0, 22, 97), (0, -14, 92), (0, -40, 73), (0, -60, 48),
         (0, -68, 25)]  # fmt: skip
+    if posterior:  # vertebral blood reaches the sagittal sinus only behind
+        sagittal = sagittal[:5]
     wide = patient.calibre
     vessels = [
-        Vessel("jugular", _mirror(jugular, d), (4.0 * wide, 3.2 * wide), None),
+        Vessel("jugular", _mirror(jugular, d), (3.5 * wide, 2.9 * wide), None),
         Vessel("other transverse", _mirror(other, d), (2.0 * wide, 2.4 * wide), "jugular"),
-        Vessel("superior sagittal", _mirror(sagittal, 1), (3.4 * wide, 1.3 * wide), "jugular", sprouts=True),
+        Vessel("superior sagittal", _mirror(sagittal, 1), (2.9 * wide, 1.2 * wide), "jugular", sprouts=True),
         Vessel("straight", _mirror(straight, 1), (2.0, 1.7), "jugular"),
         Vessel("basal", _mirror(basal, side), (1.1, 0.6), "straight"),
     ]

@@ -14,9 +14,9 @@ from dsa_lib.phantom.territories import Injection3D, arterial_samples, venous_sa
 LAYERS = 28
 BRIGHT = 3700.0  # detector value of the direct beam
 OFFSET = 24.0  # detector value behind the shutter
-VISIBLE_PATH_MM = 0.10  # contrast path (mm) from which an artery is drawn in the truth mask
+VISIBLE_PATH_MM = 0.2  # contrast path (mm) from which an artery is drawn in the truth mask
 TISSUE_STRENGTH = 0.05
-VEIN_DILUTION = 0.6  # veins carry blood of unopacified territories too
+VEIN_DILUTION = 0.52  # veins carry blood of unopacified territories too
 
 
 @dataclass(frozen=True)
