@@ -135,6 +135,7 @@ def train_judge(
         folder=folder,
         digest=digest,
         validate=validate if held_inputs is not None else None,
+        evaluate_every=max(settings.judge_steps // 8, 1),
         cosine=True,
         weights=1 / np.bincount(labels, minlength=len(CELLS))[labels],
         what="judge",

@@ -21,10 +21,10 @@ from dsa_lib.progress import track
 FID = "FID"
 DSA_DISTANCE = "DSA-feature distance"
 INCEPTION_SIZE = 256  # §2.5: images resized to 256×256 before the network
-# Stages of the phase network whose channel means make up the feature vector (width·(1 + 2 + 4) values).
-# The first three tell calibre, contrast, noise texture and local branching. The last stage is left out on purpose: it is trained to separate
-# arterial from other frames, so among arterial frames it hardly varies, and it alone would more than double the dimension, whose ratio to the
-# number of images sets the bias of a Fréchet distance.
+# Stages of the phase network whose channel means make up the feature vector (width·(1 + 2 + 4) values). On real frames altered on purpose, relative
+# to the floor: the first three answer to blur, contrast, noise, wrong layout, wrong condition and few distinct images alike. The last stage alone answers
+# strongly to layout and weakly to contrast and noise; with it the dimension more than doubles, and the ratio of dimension to
+# images sets the bias of a Fréchet distance.
 PHASE_STAGES = (0, 1, 2)
 
 

@@ -200,37 +200,51 @@ def check_sets(generated_cells: np.ndarray, held_out: pd.DataFrame, training: pd
 def evaluate(generated: ImageSet, held_out: ImageSet, training: ImageSet, settings, seed: int) -> pd.DataFrame:
     """All metrics of the generated images and of the floor, overall and per condition.
 
-    `settings` is the profile's `fidelity` section. Every repeat draws a reference from `held_out` (`real_images`, `reference_mix`) and, for the floor, as
-    many real training frames of each cell as there are generated ones: other patients than the reference, same sizes. The floor is what a generator
-    would score that hands out real frames of the training patients.
+    `settings` is the profile's `fidelity` section. Every repeat draws a reference from `held_out` (`real_images`, `reference_mix`), and equally many
+    generated images and, for the floor, real training frames (other patients than the reference). The floor is what a generator would score that
+    hands out real frames of the training patients; its sizes are the same because a Fréchet distance depends on them. Per condition as many images
+    are taken as both sets have. Overall, with the mix "balanced", both follow the reference's counts, so that a condition of which few held-out
+    frames exist does not read as a difference of the images; with "as-is" they keep the generated set's own mix.
 
     Returns one row a scope and set ("generated", "floor"): `distance` is the median over repeats, `distance_low` and `distance_high` its extremes; the other
     metrics are of the first draw. `rank_deficient` marks sets no larger than the feature dimension: their Fréchet distance is biased upwards and reads
-    only beside a floor of the same sizes.
+    only beside the floor.
     """
-    counts = {cell: int((generated.cells == cell).sum()) for cell in CELLS}
-    known = {scope: _statistics_or_none(generated.scope(scope)) for scope in SCOPES}
+    usable = {cell: _usable(generated, training, cell) for cell in CELLS}
     rows = []
     for repeat in track(range(settings.repeats), what="draws of the reference"):
         rng = np.random.default_rng([seed, repeat])
         reference = held_out.at(draw(held_out.cells, settings.real_images, settings.reference_mix, rng))
-        floor = training.at(draw(training.cells, counts, "balanced", rng))
+        pools = {"generated": generated, "floor": training}
+        taken = {name: pool.at(draw(pool.cells, usable, "balanced", rng)) for name, pool in pools.items()}
+        overall = matched_counts(usable, reference.cells) if settings.reference_mix == "balanced" else usable
         for scope in SCOPES:
             real = reference.scope(scope)
-            real_statistics = _statistics_or_none(real)
-            for name, images in (("generated", generated.scope(scope)), ("floor", floor.scope(scope))):
-                moments = known[scope] if name == "generated" else _statistics_or_none(images)
-                row = {"scope": scope, "set": name, **_sizes(images, real), "distance": float("nan")}
-                if moments is not None and real_statistics is not None:
-                    row["distance"] = frechet_distance(moments, real_statistics)
+            moments = statistics(real) if len(real) >= LEAST_IMAGES else None
+            for name, images in taken.items():
+                chosen = images.at(draw(images.cells, overall, "balanced", rng)) if scope == OVERALL else images
+                values = chosen.scope(scope)
+                row = {"scope": scope, "set": name, **_sizes(values, real), "distance": float("nan")}
+                if moments is not None and len(values) >= LEAST_IMAGES:
+                    row["distance"] = frechet_distance(moments, statistics(values))
                     if repeat == 0:
-                        row |= _further(images, real, settings, seed)
+                        row |= _further(values, real, settings, seed)
                 rows.append(row)
     return _summary(pd.DataFrame(rows, columns=["scope", "set", *SIZES, *METRICS]))
 
 
-def _statistics_or_none(features: np.ndarray) -> Statistics | None:
-    return statistics(features) if len(features) >= LEAST_IMAGES else None
+def _usable(generated: ImageSet, training: ImageSet, cell: str) -> int:
+    """How many images of `cell` are compared: what both sets have, or all generated ones where there is no floor."""
+    made, real = (int((images.cells == cell).sum()) for images in (generated, training))
+    return min(made, real) if real >= LEAST_IMAGES else made
+
+
+def matched_counts(available: Mapping[str, int], reference_cells: np.ndarray) -> dict[str, int]:
+    """The largest counts a cell, of those `available`, that keep the proportions of the reference (cells without a reference frame: none)."""
+    wanted = {cell: int((reference_cells == cell).sum()) for cell in CELLS}
+    shares = [available[cell] / count for cell, count in wanted.items() if count]
+    scale = min(shares, default=0.0)
+    return {cell: int(scale * count) for cell, count in wanted.items()}
 
 
 def _sizes(images: np.ndarray, reference: np.ndarray) -> dict[str, int | bool]:

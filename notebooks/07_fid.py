@@ -51,9 +51,10 @@ origin = "archive" if study.archive else "phantom"
 # %% [markdown]
 # ## What is compared with what
 #
-# Generated frames of the four canonical conditions against real arterial frames of held-out patients (split `test`), whom no network of this run has seen.
-# §2.5 draws 5,000 real frames "approximately matching" the conditions' distribution, which can be read in two ways; `fidelity.reference_mix` names them:
-# `balanced` (equally many a condition, like the generated set) or `as-is` (the archive's own mix). A condition with fewer frames gives all it has.
+# Generated frames of the four canonical conditions against real arterial frames of held-out patients: no network of this run was trained on them
+# (validation patients only chose when a training stopped). §2.5 draws 5,000 such frames, "approximately matching" the distribution over conditions, which
+# can be read in two ways; `fidelity.reference_mix` names them: `balanced` (equally many a condition, like the generated set) or `as-is` (the
+# archive's own mix). A condition with fewer frames gives all it has, and the counts are shown.
 
 # %%
 if why := study.skipped_upstream("samples/fid", "arterial.parquet", "classifier"):
@@ -64,7 +65,8 @@ arterial = pd.read_parquet(study.read("arterial.parquet"))
 frames = np.load(study.read("frames.npy"), mmap_mode="r")
 part = {split: arterial[arterial["split"] == split].reset_index(drop=True) for split in ("train", "val", "test")}
 generated = features.read_images(folder, manifest["file"].tolist())
-fidelity.check_sets(manifest["cell"], part["test"], part["train"])
+held_out = pd.concat([part["val"], part["test"]], ignore_index=True)
+fidelity.check_sets(manifest["cell"], held_out, part["train"])
 pd.DataFrame(
     {
         "generated": manifest["cell"].value_counts(),
@@ -78,9 +80,10 @@ pd.DataFrame(
 # The paper takes pool3 of an Inception-V3 trained on photographs (`inception`). Profiles `smoke` and `phantom` never download weights; they take the run's own
 # phase network (`phase-network`), and the distance is then called *DSA-feature distance*. It must not be read as an FID: other features, other scale.
 #
-# Its vector is the channel means of the network's first three stages (calibre, contrast, noise texture, local branching), each stage scaled so that
-# the mean channel variance of real training frames is 1. The last stage is left out: it is trained to tell arterial frames from others, so it hardly varies
-# among arterial frames, and it would more than double the dimension, whose ratio to the number of images sets the bias of a Fréchet distance.
+# Its vector is the channel means of the network's first three stages (calibre, contrast, texture, local branching), each stage scaled so that the mean
+# channel variance of real training frames is 1. The last stage is left out: alone it answers to the gross layout of a frame and little to contrast or
+# noise, and it would more than double the dimension, whose ratio to the number of images sets the bias of a Fréchet distance. The network sees frames
+# at its own input size; detail finer than that is not judged.
 
 # %%
 _, facts = phase.load_classifier(study.read("classifier"))
@@ -94,10 +97,9 @@ extractor = features.open_extractor(
     training_frames=frames[np.sort(some)],
 )
 sets = {"generated": fidelity.ImageSet(extractor(generated, what="generated"), manifest["cell"].to_numpy())}
-for split in ("train", "test"):
-    rows = part[split]
-    values = extractor(frames, rows["frame_id"].to_numpy(), f"real {split}")
-    sets[split] = fidelity.ImageSet(values, rows["cell"].to_numpy(), rows["patient"].to_numpy())
+for name, rows in (("training", part["train"]), ("held-out", held_out)):
+    values = extractor(frames, rows["frame_id"].to_numpy(), f"real {name}")
+    sets[name] = fidelity.ImageSet(values, rows["cell"].to_numpy(), rows["patient"].to_numpy())
 print(f"{extractor.name}: {values.shape[1]} values an image, reported as {extractor.distance}")
 
 # %% [markdown]
@@ -105,14 +107,14 @@ print(f"{extractor.name}: {values.shape[1]} values an image, reported as {extrac
 #
 # $$d^2 = \lVert \mu_r - \mu_g \rVert^2 + \operatorname{tr}\bigl(\Sigma_r + \Sigma_g - 2(\Sigma_r \Sigma_g)^{1/2}\bigr)$$
 #
-# in float64, as the median over draws of the reference. Beside it the *floor*: real frames of the training patients in the place of generated ones, as
-# many a condition. A generator that reproduced its training patients perfectly would score the floor, not zero, because patients differ and because a
-# Fréchet distance of finite samples is biased upwards. Where a set is no larger than the feature dimension (`rank_deficient`, * in the figure)
+# in float64, as the median over draws of the reference. Beside it the *floor*: real frames of the training patients in the place of generated ones, in the
+# same numbers. A generator that reproduced its training patients perfectly would score the floor, not zero, because patients differ and because
+# a Fréchet distance of finite samples is biased upwards. Where a set is no larger than the feature dimension (`rank_deficient`, * in the figure)
 # only the comparison with the floor means anything. The kernel distance (KID's unbiased estimator) does not have that bias.
 # Precision and density say how plausible the generated frames are, recall and coverage how much of the real variety they reach.
 
 # %%
-results = fidelity.evaluate(sets["generated"], sets["test"], sets["train"], settings, study.profile.seed)
+results = fidelity.evaluate(sets["generated"], sets["held-out"], sets["training"], settings, study.profile.seed)
 results.insert(0, "measure", extractor.distance)
 results.insert(1, "features", extractor.name)
 results.to_csv(study.write("fidelity.csv"), index=False)
@@ -138,7 +140,7 @@ table5.loc[table5["published"].notna(), ["row", "column", "published"]]
 #
 # A judge, independent of the autoencoder and the diffusion model, is trained here on real training frames to name circulation and plane; oblique frames count
 # too. It sees no flips, which would turn planes and sides, but blurred, noisy, rescaled and differently contrasted copies, so that decoded images, smoother
-# than acquired ones, are judged by their anatomy. Validation patients choose its weights.
+# than acquired ones, are judged by their anatomy. Validation patients choose its weights, so its own error is measured on test patients alone.
 
 # %%
 label = {split: faithfulness.classes(rows) for split, rows in part.items()}
@@ -162,7 +164,7 @@ if no_judge is None:
     faithfulness.save_judge(model, study.write("judge"))
 
 # %% [markdown]
-# The same judge answers for held-out real frames (its own error) and for their autoencoder reconstructions (what decoding alone costs). The rate on
+# The same judge answers for real frames of test patients (its own error) and for their autoencoder reconstructions (what decoding alone costs). The rate on
 # generated frames reads only beside those two. A high rate says that circulation and plane are right, and nothing about vessels further out.
 
 # %%
@@ -197,16 +199,16 @@ rates.to_csv(study.write("faithfulness.csv"), index=False)
 # a copied detail, and being no nearer than other patients' frames is not a legal notion.
 
 # %%
-training = sets["train"].features
-near = {name: privacy.nearest_neighbours(sets[name].scope("overall"), training) for name in ("generated", "test")}
-audit = privacy.summary(near["generated"], near["test"])
+training = sets["training"].features
+near = {name: privacy.nearest_neighbours(sets[name].scope("overall"), training) for name in ("generated", "held-out")}
+audit = privacy.summary(near["generated"], near["held-out"])
 audit.to_csv(study.write("privacy.csv"), index=False)
 pairs = [
     (generated[pair.generated], frames[train_rows[pair.training]], pair.distance)
     for pair in privacy.closest_pairs(near["generated"]).itertuples()
 ]
 style.save(
-    figures.nearest(near["generated"].distance, near["test"].distance, pairs), study.write("figures/privacy.png")
+    figures.nearest(near["generated"].distance, near["held-out"].distance, pairs), study.write("figures/privacy.png")
 )
 display(audit.round(3))
 print(privacy.statement(audit))

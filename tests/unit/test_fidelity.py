@@ -127,6 +127,29 @@ def test_evaluate_tells_a_shifted_generator_from_the_floor():
     assert not table["rank_deficient"].any()
 
 
+def test_a_scarce_condition_does_not_read_as_a_difference():
+    # The same distribution everywhere, cells far apart; held-out frames of one cell are scarce, training frames of it too.
+    settings = replace(load_profile("smoke").fidelity, real_images=240, repeats=1)
+    generated, held_out, training = (image_set(80, 4, seed) for seed in (1, 2, 3))
+    for images in (generated, held_out, training):
+        images.features[images.cells == "PC B"] += 10
+    held_out = held_out.at(np.flatnonzero((held_out.cells != "PC B") | (np.arange(320) >= 310)))
+    training = training.at(np.flatnonzero((training.cells != "PC B") | (np.arange(320) >= 300)))
+    table = fidelity.evaluate(generated, held_out, training, settings, seed=7).set_index(["scope", "set"])
+    # Reference 60, 60, 60 and 10; of the generated and the training frames as many a cell as keep that mix: 80, 80, 80, 13.
+    assert table.loc["overall", "images"].tolist() == [253, 253]
+    assert table.loc["PC B", "images"].tolist() == [20, 20]
+    assert table.loc[("overall", "generated"), "distance"] < 1
+    plain = fidelity.frechet_distance(*(fidelity.statistics(x.scope("overall")) for x in (generated, held_out)))
+    assert plain > 5  # what the unequal mix alone would have added
+
+
+def test_matched_counts_keep_the_reference_mix():
+    reference = np.repeat(["AC A", "PC A", "AC B"], [105, 24, 125])
+    counts = fidelity.matched_counts({"AC A": 250, "PC A": 60, "AC B": 250, "PC B": 250}, reference)
+    assert counts == {"AC A": 210, "PC A": 48, "AC B": 250, "PC B": 0}
+
+
 def test_evaluate_flags_and_survives_small_cells():
     settings = replace(load_profile("smoke").fidelity, repeats=1)
     held_out = image_set(30, 6, 2)
