@@ -99,6 +99,21 @@ def window_labels(frames: pd.DataFrame, annotations: pd.DataFrame, settings: Cla
     return joined.dropna(subset="label").drop(columns="representative").reset_index(drop=True)
 
 
+def counts(split: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Patients, annotated series and frames of either label in each split, for the eye."""
+    return pd.DataFrame(
+        {
+            name: {
+                "patients": rows["patient"].nunique(),
+                "annotated series": rows["series"].nunique(),
+                "arterial frames": int((rows["label"] == 1).sum()),
+                "other frames": int((rows["label"] == 0).sum()),
+            }
+            for name, rows in split.items()
+        }
+    )
+
+
 def label_digest(*tables: pd.DataFrame) -> str:
     """sha256 of labelled frames [frame_id, label]: part of what a training's checkpoint belongs to."""
     text = "\n".join(table[["frame_id", "label"]].to_csv(index=False) for table in tables)

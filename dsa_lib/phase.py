@@ -290,7 +290,7 @@ def score_table(phases: pd.DataFrame, labelled: pd.DataFrame) -> pd.DataFrame:
             if len(part):
                 counted = {"reference": reference, "split": split, "series": part["series"].nunique()}
                 rows.append(counted | scores(part["label"] == 1, part["arterial"]))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["reference", "split", "series", *scores([], [])])
 
 
 def confusion(phases: pd.DataFrame) -> pd.DataFrame:

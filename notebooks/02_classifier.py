@@ -3,6 +3,7 @@
 #   jupytext:
 #     cell_metadata_filter: tags,-all
 #     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version
 #     text_representation:
 #       extension: .py
 #       format_name: percent
@@ -86,13 +87,7 @@ if annotations_path is not None:
     labelled = labels.window_labels(frames, marked, settings)
     study.note("annotated_series", len(marked))
 split = {name: labelled[labelled["split"] == name] for name in ("train", "val", "test")}
-pd.DataFrame(
-    {
-        name: {"patients": rows["patient"].nunique(), "annotated series": rows["series"].nunique(),
-               "arterial frames": int((rows["label"] == 1).sum()), "other frames": int((rows["label"] == 0).sum())}
-        for name, rows in split.items()
-    }
-)  # fmt: skip
+labels.counts(split) if len(labelled) else "No annotations: a trained classifier is applied."
 
 # %% [markdown]
 # ## Training
@@ -136,11 +131,13 @@ if history is not None:
 phases = frames.drop(columns=["primary_angle_deg", "secondary_angle_deg"])
 phases["probability"] = phase.predict(model, store, facts["input_size"])
 phases["arterial"] = phase.select_arterial(phases, settings)
-phases.to_parquet(study.write("phases.parquet"))
+phases.to_parquet(study.write("phases.parquet"), index=False)
 per_series = phases.groupby("series")["arterial"].sum()
 print(f"{phases['arterial'].sum()} of {len(phases)} frames are arterial: median {per_series.median():g} a series, "
       f"{(per_series == 0).sum()} of {len(per_series)} series without any.")  # fmt: skip
-print(*phase.arterial_spans(phases) if len(per_series) <= 5 else [], sep="\n")
+spans = phase.arterial_spans(phases) if len(per_series) <= 5 else []
+study.note("arterial_spans", spans)
+print(*spans, sep="\n")
 
 # %% [markdown]
 # ## How often it is right
@@ -184,7 +181,7 @@ style.save(figure, study.write("figures/classifier_strips.png"))
 if not phases["arterial"].any():
     phase.none_arterial(study, applied_only=bool(classifier))
 arterial = phase.arterial_frames(frames, phases)
-arterial.to_parquet(study.write("arterial.parquet"))
+arterial.to_parquet(study.write("arterial.parquet"), index=False)
 table = tables.contract(1, cohort.table1(arterial), "archive" if study.archive else "phantom")
 tables.write_table(study.write("tables/table1.csv"), table)
 tables.side_by_side(table)

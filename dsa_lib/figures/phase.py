@@ -22,8 +22,8 @@ def strips(frames: np.ndarray, phases: pd.DataFrame, series: list[str], threshol
     side = min(
         1.6, WIDTH / max(len(rows) for rows in shown.values())
     )  # inches a picture: square ones, in step with the time axis below
-    figure = plt.figure(figsize=(WIDTH + 0.6, (side + 1.3) * len(series) + 0.3))
-    grid = figure.add_gridspec(2 * len(series), 1, height_ratios=[side + 0.1, 1.0] * len(series), hspace=0.02)
+    figure = plt.figure(figsize=(WIDTH + 0.6, (side + 1.4) * len(series) + 0.3))
+    grid = figure.add_gridspec(2 * len(series), 1, height_ratios=[side + 0.25, 1.0] * len(series), hspace=0.02)
     for row, name in enumerate(series):
         rows = phases[phases["series"] == name].sort_values("frame")
         pictures, curve = figure.add_subplot(grid[2 * row]), figure.add_subplot(grid[2 * row + 1])
@@ -58,7 +58,7 @@ def _pictures(axes, frames: np.ndarray, shown: pd.DataFrame) -> None:
             )
     axes.set_xlim(times[0] - 0.55 * step, times[-1] + 0.55 * step)
     axes.set_ylim(-0.51 * step, 0.51 * step)
-    axes.set_aspect("equal", anchor="W")
+    axes.set_aspect("equal", anchor="S")
     axes.axis("off")
 
 

@@ -11,7 +11,7 @@ from sklearn.metrics import log_loss, precision_score, recall_score
 
 from dsa_lib import phase
 from dsa_lib.errors import StudyError
-from dsa_lib.profiles import Classifier
+from dsa_lib.profiles import Classifier, load_profile
 from dsa_lib.training import Draws
 
 PLAIN = Classifier(crop_fraction=1.0, jitter=0.0)
@@ -182,6 +182,61 @@ def test_frames_per_series_keeps_the_most_probable():
     table = _phases(a=[0.6, 0.9, 0.8, 0.7, 0.1], b=[0.2, 0.7])
     chosen = phase.select_arterial(table, replace(PLAIN, frames_per_series=2))
     assert chosen.tolist() == [False, True, True, False, False, False, True]
+
+
+def _frames_of_two_series():
+    rows = []
+    for name, split, circulation, plane, angle in (
+        ("s1", "train", "anterior", "A", 1.0),
+        ("s2", "test", "posterior", "B", -88.0),
+        ("s3", "test", "anterior", "B", -60.0),
+    ):
+        rows += [
+            {"series": name, "split": split, "frame": i, "circulation": circulation, "plane": plane,
+             "primary_angle_deg": angle, "secondary_angle_deg": 0.0} for i in range(4)
+        ]  # fmt: skip
+    return pd.DataFrame(rows).assign(frame_id=range(12))
+
+
+def test_arterial_rows_carry_probability_cell_and_sentence():
+    frames = _frames_of_two_series()
+    phases = frames.assign(probability=np.linspace(0, 1, 12), arterial=[i in (1, 5, 6, 9) for i in range(12)])
+    table = phase.arterial_frames(frames, phases)
+    assert table["frame_id"].tolist() == [1, 5, 6, 9]
+    assert table["cell"].tolist() == ["AC A", "PC B", "PC B", "Others"]
+    assert table["probability"].tolist() == pytest.approx([1 / 11, 5 / 11, 6 / 11, 9 / 11])
+    assert table["sentence"][1].startswith(
+        "This is a posterior DSA scan taken in Plane B, with a primary angle of -90°"
+    )
+    assert phase.arterial_spans(phases)[1] == "series s2: 2–3 of 4 frames called arterial (counted from 1)"
+    assert phase.examples(frames, phases) == ["s2", "s3"]
+
+
+def test_score_table_and_confusion_count_by_split_and_phase():
+    phases = _frames_of_two_series().assign(
+        phase=["before_contrast", "arterial", "capillary", "venous"] * 3,
+        arterial=[False, True, False, False, False, True, True, False, False, False, False, True],
+    )
+    labelled = pd.DataFrame({"frame_id": [0, 1, 5, 6], "label": [0.0, 1.0, 1.0, 0.0]})
+    table = phase.score_table(phases, labelled).set_index(["reference", "split"])
+    truth, windows = "phantom truth, all frames", "annotation windows"
+    assert list(table.index) == [(truth, "train"), (truth, "test"), (windows, "train"), (windows, "test")]
+    assert table.loc[(truth, "test"), ["tp", "fp", "fn", "tn"]].tolist() == [1, 2, 1, 4]
+    assert table.loc[(windows, "test"), ["precision", "recall", "accuracy"]].tolist() == [0.5, 1.0, 0.5]
+    counts = phase.confusion(phases)
+    assert counts.index.tolist() == ["before_contrast", "arterial", "capillary", "venous"]
+    assert counts.to_numpy().tolist() == [[3, 0], [1, 2], [2, 1], [2, 1]]
+    assert len(phase.score_table(phases.drop(columns="phase"), labelled.head(0))) == 0
+
+
+def test_classifier_of_other_grey_values_is_refused(tmp_path, small):
+    profile = load_profile("smoke")
+    phase.save_classifier(
+        tmp_path / "classifier", small, phase.facts("a", profile, pd.DataFrame({"patient": [], "series": []}))
+    )
+    phase.load_classifier(tmp_path / "classifier", profile.curation)
+    with pytest.raises(StudyError, match="background_grey 162, these have 128"):
+        phase.load_classifier(tmp_path / "classifier", replace(profile.curation, background_grey=128))
 
 
 def _toy(n, seed):
