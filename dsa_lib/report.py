@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from dsa_lib.session import Study
-from dsa_lib.tables import TITLES, read_table
+from dsa_lib.tables import TITLES, published, read_table
 from dsa_lib.workspace import NOTEBOOKS, Workspace, atomic_write
 
 DECIMALS = {1: 1, 2: 0, 3: 2, 4: 3, 5: 2}
@@ -21,7 +21,7 @@ REMARKS = {
 }
 CAPTIONS = {
     "figure1": "Figure 1 · Filter flow: from the series of the archive to the arterial frames",
-    "figure2": "Figure 2 · Real and generated frames by condition",
+    "figure2": "Figure 2 · Held-out and generated frames by condition",
     "figure3": "Figure 3 · From the conditions to the evaluation",
     "figure4": "Figure 4 · Reader study: ratings, scores, raters, data richness",
     "figure5": "Figure 5 · The system, with the sizes of this profile",
@@ -112,6 +112,7 @@ def table_groups(number: int, frame: pd.DataFrame) -> tuple[list[str], list[dict
     """A contract table as (columns, groups): a group a row of the table with the lines published, this run and difference."""
     columns = list(dict.fromkeys(frame["column"]))
     cells = frame.set_index(["row", "column"])
+    printed = published_text(number)
     whole = {
         name: (pd.concat([part["published"], part["this_run"]]).dropna() % 1 == 0).all()
         for name, part in frame.groupby("column")
@@ -119,18 +120,33 @@ def table_groups(number: int, frame: pd.DataFrame) -> tuple[list[str], list[dict
     groups = []
     for row in dict.fromkeys(frame["row"]):
         here = cells.loc[row].reindex(columns)
-        values = {
-            "published": here["published"],
-            "ours": here["this_run"],
-            "difference": here["this_run"] - here["published"],
-        }
-        lines = [
-            {"kind": kind, "label": {"ours": "this run"}.get(kind, kind),
-             "cells": [_number(value, 0 if whole[name] else DECIMALS[number], sign=kind == "difference") for name, value in line.items()]}
-            for kind, line in values.items() if line.notna().any()
-        ]  # fmt: skip
+        lines = []
+        if here["published"].notna().any():
+            lines.append(
+                {"kind": "published", "label": "published", "cells": [printed.get((row, name), "") for name in columns]}
+            )
+        for kind, label, line in (
+            ("ours", "this run", here["this_run"]),
+            ("difference", "difference", here["this_run"] - here["published"]),
+        ):
+            if line.notna().any():
+                numbers = [
+                    _number(value, 0 if whole[name] else DECIMALS[number], kind == "difference")
+                    for name, value in line.items()
+                ]
+                lines.append({"kind": kind, "label": label, "cells": numbers})
         groups.append({"name": row, "lines": lines})
     return columns, groups
+
+
+def published_text(number: int) -> dict[tuple[str, str], str]:
+    """The published cells of table `number` with the digits that were printed: 0.49 does not become 0.490."""
+    frame = published(number, text=True)
+    return {(row, column): _grouped(text) for row, column, text in frame.itertuples(index=False) if text}
+
+
+def _grouped(text: str) -> str:
+    return f"{int(text):,}" if text.lstrip("-").isdigit() else text
 
 
 def _number(value: float, decimals: int, sign: bool = False) -> str:
@@ -210,26 +226,23 @@ def _further(study: Study) -> list[dict]:
 
 
 def _html(frame: pd.DataFrame) -> object:
-    """A DataFrame as a table element; numbers to three decimals, text escaped."""
+    """A DataFrame as a table element: counts whole, other numbers to three decimals, text escaped."""
     from markupsafe import Markup
 
-    numeric = [pd.api.types.is_numeric_dtype(frame[name]) for name in frame]
-    head = "".join(
-        f"<th{'' if is_number else ' class=text'}>{html.escape(str(name)).replace('_', ' ')}</th>"
-        for name, is_number in zip(frame, numeric, strict=True)
+    columns = []
+    for name in frame:
+        values = frame[name]
+        if pd.api.types.is_bool_dtype(values) or not pd.api.types.is_numeric_dtype(values):
+            shown = values.map({True: "yes", False: "no"}) if pd.api.types.is_bool_dtype(values) else values.fillna("")
+            columns.append((name, " class=text", [html.escape(str(value)) for value in shown]))
+        else:
+            decimals = 0 if (values.dropna() % 1 == 0).all() and values.max() >= 2 else 3
+            columns.append((name, "", [_number(value, decimals) for value in values]))
+    head = "".join(f"<th{kind}>{html.escape(str(name)).replace('_', ' ')}</th>" for name, kind, _ in columns)
+    body = "".join(
+        f"<tr>{''.join(f'<td{kind}>{cells[row]}</td>' for _, kind, cells in columns)}</tr>" for row in range(len(frame))
     )
-    body = []
-    for row in frame.itertuples(index=False):
-        cells = [
-            f"<td>{_number(value, 0 if float(value).is_integer() and abs(value) >= 2 else 3) if pd.notna(value) else ''}</td>"
-            if is_number
-            else f"<td class=text>{html.escape('' if pd.isna(value) else str(value))}</td>"
-            for value, is_number in zip(row, numeric, strict=True)
-        ]
-        body.append(f"<tr>{''.join(cells)}</tr>")
-    return Markup(
-        f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
-    )
+    return Markup(f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>")
 
 
 def _figures(study: Study, manifests: dict) -> dict:

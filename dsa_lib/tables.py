@@ -23,9 +23,10 @@ TITLES = {
 }
 
 
-def published(number: int) -> pd.DataFrame:
-    """The paper's table `number`: columns row, column, published."""
-    frame = pd.read_csv(PROJECT / "data_manifests" / "published" / f"table{number}.csv")
+def published(number: int, text: bool = False) -> pd.DataFrame:
+    """The paper's table `number`: columns row, column, published; as numbers, or as the text that was printed."""
+    path = PROJECT / "data_manifests" / "published" / f"table{number}.csv"
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False) if text else pd.read_csv(path)
     return frame[["row", "column", "published"]]
 
 
