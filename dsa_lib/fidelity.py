@@ -15,7 +15,7 @@ import torch
 
 from dsa_lib.conditions import CELLS
 from dsa_lib.errors import StudyError
-from dsa_lib.features import check_features
+from dsa_lib.features import FID, check_features
 from dsa_lib.progress import track
 
 OVERALL = "overall"
@@ -273,7 +273,10 @@ def table5_cells(results: pd.DataFrame, extractor_name: str, distance: str) -> d
     Only an Inception distance stands where the paper's does (row "Ours", column "FID"). A distance in other features has a row and column of its own name.
     """
     value = results.set_index(["scope", "set"])["distance"]
-    row = "Ours" if distance == "FID" else f"This run ({distance}, {extractor_name.replace('-', ' ')})"
-    cells = {(row, distance): value[OVERALL, "generated"]}
-    cells |= {(f"{row}, {cell}", distance): value[cell, "generated"] for cell in CELLS}
-    return cells | {("Floor: real training against held-out frames", distance): value[OVERALL, "floor"]}
+    published_row = distance == FID
+    whole = "Ours" if published_row else f"This run ({distance}, {extractor_name.replace('-', ' ')})"
+    cells = {(whole, distance): value[OVERALL, "generated"]}
+    cells |= {
+        (f"{'Ours' if published_row else 'This run'}, {cell}", distance): value[cell, "generated"] for cell in CELLS
+    }
+    return cells | {("Floor: training against held-out frames", distance): value[OVERALL, "floor"]}

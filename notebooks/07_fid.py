@@ -24,6 +24,8 @@
 #
 # **Outputs.** `fidelity.csv`, `faithfulness.csv`, `privacy.csv`, `judge/`, `tables/table5.csv`, `figures/fidelity.png`, `figures/faithfulness.png`, `figures/privacy.png`.
 #
+# "Real" means here: frames of the archive that was given, as against generated. On the phantom archive those are simulated themselves.
+#
 # **Time.** The judge's training takes most of it; the closing cell states the time of this run.
 
 # %% tags=["parameters"]
@@ -70,7 +72,7 @@ fidelity.check_sets(manifest["cell"], held_out, part["train"])
 pd.DataFrame(
     {
         "generated": manifest["cell"].value_counts(),
-        **{f"real, {split}": rows["cell"].value_counts() for split, rows in part.items()},
+        **{f"{origin}, {split}": rows["cell"].value_counts() for split, rows in part.items()},
     }
 ).reindex([*CELLS, "Others"]).fillna(0).astype(int)
 
@@ -98,7 +100,7 @@ extractor = features.open_extractor(
 )
 sets = {"generated": fidelity.ImageSet(extractor(generated, what="generated"), manifest["cell"].to_numpy())}
 for name, rows in (("training", part["train"]), ("held-out", held_out)):
-    values = extractor(frames, rows["frame_id"].to_numpy(), f"real {name}")
+    values = extractor(frames, rows["frame_id"].to_numpy(), f"{origin} {name}")
     sets[name] = fidelity.ImageSet(values, rows["cell"].to_numpy(), rows["patient"].to_numpy())
 print(f"{extractor.name}: {values.shape[1]} values an image, reported as {extractor.distance}")
 
@@ -119,7 +121,7 @@ results.insert(0, "measure", extractor.distance)
 results.insert(1, "features", extractor.name)
 results.to_csv(study.write("fidelity.csv"), index=False)
 display(results.drop(columns=["measure", "features", "dimension", "repeats"]).round(3))
-style.save(figures.distances(results, extractor.distance), study.write("figures/fidelity.png"))
+style.save(figures.distances(results, extractor.distance, origin), study.write("figures/fidelity.png"))
 
 # %% [markdown]
 # ## Table 5
@@ -133,7 +135,7 @@ tables.write_table(study.write("tables/table5.csv"), table5)
 display(tables.side_by_side(table5).round(2))
 
 # %% tags=["nbval-check-output"]
-table5.loc[table5["published"].notna(), ["row", "column", "published"]]
+print(table5.loc[table5["published"].notna(), ["row", "column", "published"]].to_string(index=False))
 
 # %% [markdown]
 # ## Does the image show what was asked for?
@@ -172,7 +174,7 @@ asked = {"generated": (generated, manifest["cell"].to_numpy())}
 rng = np.random.default_rng(study.profile.seed)
 canonical = part["test"].iloc[fidelity.draw(part["test"]["cell"], settings.real_images, "as-is", rng)]
 real = frames[canonical["frame_id"].to_numpy()]
-asked["held-out real"] = (real, canonical["cell"].to_numpy())
+asked["held-out"] = (real, canonical["cell"].to_numpy())
 if study.has("vae"):
     vae = autoencoder.AutoencoderKL.from_pretrained(study.read("vae"))
     asked["held-out, reconstructed"] = (autoencoder.reconstruct(vae, real), canonical["cell"].to_numpy())
@@ -208,7 +210,8 @@ pairs = [
     for pair in privacy.closest_pairs(near["generated"]).itertuples()
 ]
 style.save(
-    figures.nearest(near["generated"].distance, near["held-out"].distance, pairs), study.write("figures/privacy.png")
+    figures.nearest(near["generated"].distance, near["held-out"].distance, pairs, origin),
+    study.write("figures/privacy.png"),
 )
 display(audit.round(3))
 print(privacy.statement(audit))

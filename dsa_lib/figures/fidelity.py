@@ -18,8 +18,11 @@ OFFSETS = {"generated": -0.14, "floor": 0.14}  # rows apart, so that equal value
 SCORES = ("precision", "recall", "density", "coverage")
 
 
-def distances(results: pd.DataFrame, distance: str) -> Figure:
-    """The table of `fidelity.evaluate` as dots, generated (filled) beside the floor (open): the distance, KID, and the four neighbour scores."""
+def distances(results: pd.DataFrame, distance: str, origin: str) -> Figure:
+    """The table of `fidelity.evaluate` as dots, generated (filled) beside the floor (open): the distance, KID, and the four neighbour scores.
+
+    `origin` names the archive that the compared frames come from ("phantom", "archive").
+    """
     table = results.set_index(["scope", "set"])
     scopes = list(dict.fromkeys(results["scope"]))
     figure, axes = plt.subplots(1, 3, figsize=(7.4, 2.8), width_ratios=[1.2, 1, 1])
@@ -42,11 +45,11 @@ def distances(results: pd.DataFrame, distance: str) -> Figure:
         axis.set_xlim(0, axis.get_xlim()[1])
     axes[1].axvline(0, color="#9A9A9A", lw=0.8, zorder=0)
     handles = [
-        Line2D([], [], ls="", marker="o", ms=5, color=OVERALL_COLOUR, label="generated against held-out real"),
-        Line2D([], [], ls="", marker="o", ms=5, mfc="white", mec=FLOOR_COLOUR, label="floor: real training against held-out real"),
+        Line2D([], [], ls="", marker="o", ms=5, color=OVERALL_COLOUR, label=f"generated against held-out {origin} frames"),
+        Line2D([], [], ls="", marker="o", ms=5, mfc="white", mec=FLOOR_COLOUR, label=f"floor: {origin} training against held-out frames"),
     ]  # fmt: skip
     if results["rank_deficient"].any():
-        handles.append(Line2D([], [], ls="", label="* no more images than feature dimensions"))
+        handles.append(Line2D([], [], ls="", label="* images ≤ feature dimensions"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), columnspacing=1.0, handletextpad=0.2)
     return figure
 
@@ -91,16 +94,16 @@ def confusions(matrices: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def nearest(
-    generated: np.ndarray, held_out: np.ndarray, pairs: Sequence[tuple[np.ndarray, np.ndarray, float]]
+    generated: np.ndarray, held_out: np.ndarray, pairs: Sequence[tuple[np.ndarray, np.ndarray, float]], origin: str
 ) -> Figure:
-    """Cumulative distances to the nearest training frame, generated beside held-out real; then the closest pairs, generated above training frame."""
+    """Cumulative distances to the nearest training frame, generated beside held-out ones of `origin`; then the closest pairs, the training frame below."""
     columns = len(pairs)
     figure = plt.figure(figsize=(2.9 + 1.05 * columns, 2.5))
     grid = figure.add_gridspec(2, columns + 1, width_ratios=[2.6, *[1] * columns])
     axis = figure.add_subplot(grid[:, 0])
     for values, label, colour, style in (
         (generated, "generated", OVERALL_COLOUR, "-"),
-        (held_out, "held-out real", HELD_OUT_COLOUR, "--"),
+        (held_out, f"held-out {origin}", HELD_OUT_COLOUR, "--"),
     ):
         axis.ecdf(values, label=f"{label} (n = {len(values)})", color=colour, ls=style, lw=1.4)
     axis.set(xlabel="distance to the nearest training frame", ylabel="share of the images", xlim=(0, None))
