@@ -32,13 +32,19 @@ NOTEBOOKS = (
 # Which notebook writes an artifact: named to the user when it is missing. First match wins; patterns are of the path inside the run.
 PRODUCERS = (
     (r"archive(/.*)?|archive_truth.*|annotations\.csv|figures/phantom_.*", "00_phantom_archive"),
-    (r"series\.parquet|quarantine\.csv|frames\.(npy|parquet)|flow\.json|figures/figure1.*", "01_curation"),
-    (r"classifier(/.*)?|arterial\.parquet|phases\.parquet|tables/table1\.csv", "02_classifier"),
+    (
+        r"series\.parquet|quarantine\.csv|frames\.(npy|parquet)|flow\.json|figures/(figure1_curation|curation_).*",
+        "01_curation",
+    ),
+    (
+        r"classifier(/.*)?|arterial\.parquet|phases\.parquet|tables/table1\.csv|figures/(figure1\.png|classifier_.*)",
+        "02_classifier",
+    ),
     (r"(vae|latents)(/.*)?|figures/vae_.*", "03_vae"),
     (r"ldm(_unconditional)?(/.*)?|figures/ldm_.*", "04_ldm"),
     (r"samples(/.*)?|figures/figure[235].*", "05_sampling"),
     (r"readers(/.*)?|tables/table[234]\.csv|figures/figure4.*", "06_reader_analysis"),
-    (r"tables/table5\.csv|fidelity\.csv|faithfulness\.csv|judge(/.*)?", "07_fid"),
+    (r"tables/table5\.csv|fidelity\.csv|faithfulness\.csv|privacy\.csv|judge(/.*)?", "07_fid"),
     (r"report\.html", "10_report"),
 )
 

@@ -101,10 +101,11 @@ style.save(figure, study.write("figures/curation_series.png"))
 
 # %% [markdown]
 # ## Filter flow (§2.2, Figure 1)
+# Notebook 02 draws it again with the arterial frames at its foot.
 
 # %%
 figure = figures.draw_flow(flow, counted_in)
-style.save(figure, study.write("figures/figure1.png"))
+style.save(figure, study.write("figures/figure1_curation.png"))
 
 # %% [markdown]
 # What was excluded and why. Series in which no vessel, or a contradiction, was found can be annotated by hand: complete the vocabulary and run again.

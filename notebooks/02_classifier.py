@@ -37,6 +37,7 @@ annotations: str = (
 classifier: str = ""  # a run, or a folder, that holds a trained classifier: it is applied, and nothing is trained
 
 # %%
+import json
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +45,8 @@ import pandas as pd
 from IPython.display import display
 
 from dsa_lib import cohort, labels, phase, tables
+from dsa_lib.figures import flow, style
 from dsa_lib.figures import phase as figures
-from dsa_lib.figures import style
 from dsa_lib.session import begin
 
 study = begin("02_classifier", globals())
@@ -185,6 +186,18 @@ arterial.to_parquet(study.write("arterial.parquet"), index=False)
 table = tables.contract(1, cohort.table1(arterial), "archive" if study.archive else "phantom")
 tables.write_table(study.write("tables/table1.csv"), table)
 tables.side_by_side(table)
+
+# %% [markdown]
+# ## Figure 1
+#
+# The filter flow of notebook 01, now down to the arterial frames.
+
+# %%
+counts = arterial["circulation"].value_counts().reindex(["anterior", "posterior"], fill_value=0).to_dict()
+counts["annotated"] = 0 if annotations_path is None else len(marked)
+counted_in = "the archive given" if study.archive else "phantom archive (simulated)"
+figure = flow.draw_flow(json.loads(study.read("flow.json").read_text()), counted_in, counts)
+style.save(figure, study.write("figures/figure1.png"))
 
 # %%
 study.finish()

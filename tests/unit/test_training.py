@@ -22,7 +22,9 @@ def network():
 
 
 def options(folder, **changes):
-    defaults = dict(size=40, steps=30, batch_size=8, learning_rate=0.01, seed=7, folder=folder, digest="d", evaluate_every=10)
+    defaults = dict(
+        size=40, steps=30, batch_size=8, learning_rate=0.01, seed=7, folder=folder, digest="d", evaluate_every=10
+    )
     return defaults | {"ema_decay": 0.9, "checkpoint_every_s": 0.0} | changes
 
 
