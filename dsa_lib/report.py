@@ -249,9 +249,10 @@ def _figures(study: Study, manifests: dict) -> dict:
     """Figures 1–5 first, then the others in the order of the notebooks; panels of a combined figure are left out."""
     names = [name for manifest in manifests.values() for name in manifest["outputs"] if name.endswith(".png")]
     numbered = [name for stem in CAPTIONS for name in names if Path(name).stem == stem]
-    panels = [name for name in names if Path(name).stem.startswith(tuple(CAPTIONS))]
+    # Panels of a figure, and what a later notebook completed, are shown with the whole only.
+    parts = [name for name in names if any(Path(whole).stem in Path(name).stem and whole != name for whole in numbered)]
     shown = []
-    for name in [*numbered, *(name for name in names if name not in numbered and name not in panels)]:
+    for name in [*numbered, *(name for name in names if name not in numbered and name not in parts)]:
         stem = Path(name).stem
         caption = CAPTIONS.get(stem) or f"{stem.replace('_', ' ')} · notebook {study.ws.producer(name)}"
         data = base64.b64encode(study.read(name).read_bytes()).decode()

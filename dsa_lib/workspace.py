@@ -37,14 +37,17 @@ PRODUCERS = (
         "01_curation",
     ),
     (
-        r"classifier(/.*)?|arterial\.parquet|phases\.parquet|tables/table1\.csv|figures/(figure1\.png|classifier_.*)",
+        r"classifier(_metrics\.csv|/.*)?|arterial\.parquet|phases\.parquet|tables/table1\.csv|figures/(figure1\.png|classifier_.*)",
         "02_classifier",
     ),
     (r"(vae|latents)(/.*)?|figures/vae_.*", "03_vae"),
     (r"ldm(_unconditional)?(/.*)?|figures/ldm_.*", "04_ldm"),
     (r"samples(/.*)?|figures/figure[235].*", "05_sampling"),
     (r"readers(/.*)?|tables/table[234]\.csv|figures/figure4.*", "06_reader_analysis"),
-    (r"tables/table5\.csv|fidelity\.csv|faithfulness\.csv|privacy\.csv|judge(/.*)?", "07_fid"),
+    (
+        r"tables/table5\.csv|fidelity\.csv|faithfulness\.csv|privacy\.csv|judge(/.*)?|figures/(fidelity|faithfulness|privacy).*",
+        "07_fid",
+    ),
     (r"report\.html", "10_report"),
 )
 

@@ -1,0 +1,82 @@
+"""Conditions against the paper's sentence (§2.3), its canonical positions and the ±5° bins of Table 1."""
+
+import itertools
+
+import pytest
+
+from dsa_lib.conditions import CANONICAL, CELLS, Condition, parse_sentence, sentence_words
+from dsa_lib.errors import StudyError
+
+
+def test_sentence_is_the_published_template():
+    assert (
+        Condition("anterior", "A", 0, 0).sentence()
+        == "This is an anterior DSA scan taken in Plane A, with a primary angle of 0° and a secondary angle of 0°."
+    )
+    assert Condition("posterior", "B", -90, 0).sentence().startswith("This is a posterior DSA scan taken in Plane B, ")
+
+
+def test_the_four_canonical_conditions():
+    assert CELLS == ("AC A", "PC A", "AC B", "PC B")
+    assert [(c.primary_angle_deg, c.secondary_angle_deg) for c in CANONICAL.values()] == [
+        (0, 0),
+        (0, 0),
+        (-90, 0),
+        (-90, 0),
+    ]
+    assert all(condition.cell() == cell for cell, condition in CANONICAL.items())
+
+
+@pytest.mark.parametrize(
+    "plane, primary, secondary, cell",
+    [
+        ("A", 0, 0, "AC A"),
+        ("A", 5, -5, "AC A"),  # both ends of the bin belong to it
+        ("A", 5.1, 0, "Others"),
+        ("A", 0, 5.1, "Others"),
+        ("A", -90, 0, "Others"),  # plane B's position, taken with plane A
+        ("B", -85, 0, "AC B"),
+        ("B", -95.5, 0, "Others"),
+        ("B", 90, 0, "Others"),
+        ("B", 0, 0, "Others"),
+    ],
+)
+def test_cells_of_table_1(plane, primary, secondary, cell):
+    assert Condition("anterior", plane, primary, secondary).cell() == cell
+
+
+def test_small_deviations_share_one_sentence_and_larger_ones_keep_their_angles():
+    assert Condition("anterior", "A", 3.2, -2).sentence() == CANONICAL["AC A"].sentence()
+    assert "primary angle of -32° and a secondary angle of 18°" in Condition("anterior", "A", -32.4, 18.3).sentence()
+
+
+def test_sentences_can_be_read_back():
+    for circulation, plane, primary, secondary in itertools.product(
+        ("anterior", "posterior"), "AB", range(-180, 181, 15), (-40, 0, 25)
+    ):
+        condition = Condition(circulation, plane, primary, secondary)
+        parsed = parse_sentence(condition.sentence())
+        assert parsed.sentence() == condition.sentence()
+        assert (parsed.circulation, parsed.plane) == (circulation, plane)
+
+
+def test_words_cover_every_sentence_of_the_grammar():
+    import re
+
+    words = set(sentence_words())
+    sentence = Condition("posterior", "B", -137, 46).sentence()
+    assert set(re.findall(r"[A-Za-z]+|[0-9]|[^\sA-Za-z0-9]", sentence)) <= words
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("venous", "A", 0, 0), ("anterior", "C", 0, 0), ("anterior", "A", 181, 0), ("anterior", "A", float("nan"), 0)],
+)
+def test_what_is_no_condition_is_refused(arguments):
+    with pytest.raises(StudyError):
+        Condition(*arguments)
+
+
+def test_free_text_is_refused_with_an_example():
+    with pytest.raises(StudyError, match="write it like"):
+        parse_sentence("a nice angiogram")

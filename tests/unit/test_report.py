@@ -1,0 +1,147 @@
+"""The report: every published cell stands where the paper has it, simulated data is named, nothing is fetched, what is missing says why."""
+
+import json
+import re
+
+import pandas as pd
+import pytest
+
+from dsa_lib import readme, report, tables
+from dsa_lib.errors import StudyError
+from dsa_lib.session import begin
+from dsa_lib.workspace import Workspace
+
+PIXEL = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c4944415408d763f8ffff3f0005fe02fedccc59e70000000049454e44ae426082"
+)
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("DSA_RUNS", str(tmp_path))
+    return tmp_path
+
+
+def opened(notebook):
+    return begin(notebook, {"run": "t", "profile": "smoke", "archive": "", "overrides": {}, "In": [""]})
+
+
+def curated(phantom=True):
+    if phantom:
+        study = opened("00_phantom_archive")
+        study.write("archive").write_text("dicom")
+        study.finish()
+    study = opened("01_curation")
+    if phantom:
+        study.read("archive")
+    study.write("figures/curation_series.png").write_bytes(PIXEL)
+    study.finish()
+
+
+def classified():
+    study = opened("02_classifier")
+    study.write("figures/figure1.png").write_bytes(PIXEL)
+    tables.write_table(study.write("tables/table1.csv"), tables.contract(1, {("AC A", "Count"): 1234}, "phantom"))
+    scores = [{"reference": "truth <all>", "split": "test", "precision": 0.93, "recall": 0.90, "accuracy": 0.96}]
+    pd.DataFrame(scores).to_csv(study.write("classifier_metrics.csv"), index=False)
+    study.note("metrics_published", {"precision": 0.92, "recall": 0.89, "accuracy": 0.95})
+    study.finish()
+
+
+def made():
+    study = opened("10_report")
+    report.write_report(study, study.write("report.html"))
+    return (study.ws.root / "report.html").read_text()
+
+
+def text_of(page):
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+
+
+def test_phantom_and_simulated_ratings_are_named_before_any_result():
+    curated()
+    study = opened("06_reader_analysis")
+    study.note("source", "simulated ratings")
+    study.finish()
+    page = made()
+    assert page.index("every frame behind these results is simulated") < page.index('id="table1"')
+    assert page.index("no clinician rated these images") < page.index('id="table1"')
+
+
+def test_an_archive_run_is_not_called_a_phantom():
+    curated(phantom=False)
+    page = made()
+    assert "Archive run" in page and "Phantom run" not in page
+    assert "00_phantom_archive" not in text_of(page).split("Table 1")[1].split("Provenance")[0]
+
+
+def test_tables_show_published_this_run_and_difference():
+    curated()
+    classified()
+    text = text_of(made())
+    assert "AC A published 9,500 9.6 this run 1,234 difference −8,266" in text
+    assert "PC A published 920 0.9 AC B" in text  # nothing is invented where this run has nothing
+    assert "This run, from: phantom." in text
+    assert "0.950 0.920 0.890" in text.replace("0.920 0.890 0.950", "0.950 0.920 0.890")
+    assert "truth &lt;all&gt;" in text
+
+
+def test_what_was_skipped_or_not_run_says_why():
+    curated()
+    with pytest.raises(SystemExit):
+        opened("02_classifier").skip("one series has no annotation.")
+    text = text_of(made())
+    assert "Not made: one series has no annotation." in text
+    assert "Table 5" in text and "notebook 07_fid has not run." in text
+    assert "Figure 2 was not made" in text
+
+
+def test_the_page_needs_nothing_from_outside():
+    curated()
+    page = made()
+    assert "data:image/png;base64," in page
+    assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:|//|file:)", page)
+    assert "<script" not in page and "@import" not in page
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_a_stale_table_is_not_reported():
+    curated()
+    classified()
+    Workspace("t").table(1).write_text("row,column,published,this_run,source\nAC A,Count,9500,9500,phantom\n")
+    with pytest.raises(StudyError, match=r"table1\.csv has changed since 02_classifier wrote it"):
+        made()
+
+
+def test_numbers_are_written_for_reading():
+    assert report._number(-1234.5, 1) == "−1,234.5"
+    assert report._number(0.004, 2, sign=True) == "0.00"
+    assert report._number(-0.004, 2, sign=True) == "0.00"
+    assert report._number(float("nan"), 2) == ""
+
+
+def test_time_and_memory_are_summed_over_the_starts_of_a_run():
+    ws = Workspace("t")
+    starts = [{"seconds": 100, "peak_memory_bytes": 2**30}, {"seconds": 80, "peak_memory_bytes": 3 * 2**30}]
+    ws.path("provenance/run.json").write_text(json.dumps({"invocations": starts}))
+    assert report.cost(ws).startswith("3.0 min of wall time in 2 starts") and "3.0 GiB" in report.cost(ws)
+
+
+def test_readme_is_filled_between_its_markers_and_nowhere_else():
+    text = "before\n<!-- results:begin -->\nold\n<!-- results:end -->\nafter\n"
+    filled = readme.fill(text, "results", "new \\1 row")
+    assert filled == "before\n<!-- results:begin -->\nnew \\1 row\n<!-- results:end -->\nafter\n"
+    assert readme.fill(filled, "results", "new \\1 row") == filled
+    with pytest.raises(StudyError, match="markers 'times'"):
+        readme.fill(text, "times", "x")
+
+
+def test_readme_tables_come_from_the_runs_files():
+    for number in tables.TITLES:
+        tables.write_table(Workspace("t").table(number), tables.contract(number, {}, "phantom"))
+    tables.write_table(Workspace("t").table(1), tables.contract(1, {("AC A", "Count"): 77}, "phantom"))
+    block = readme.results(Workspace("t"))
+    assert "| AC A | published | 9,500 | 9.6 |\n|  | this run | 77 |  |\n|  | difference | −9,423 |  |" in block
+    Workspace("t").table(3).unlink()
+    with pytest.raises(StudyError, match=r"table3\.csv is missing"):
+        readme.results(Workspace("t"))
