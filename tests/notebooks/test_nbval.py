@@ -1,0 +1,24 @@
+"""nbval: every notebook, one after the other, as somebody stepping through them in JupyterLab would run them, on profile `smoke`.
+
+In a fresh folder of runs: a finished run would skip the work and pass vacuously. nbval injects no parameters, so the notebooks' own defaults are tried.
+"""
+
+import os
+import re
+import subprocess
+import sys
+
+from dsa_lib.workspace import NOTEBOOKS, PROJECT, Workspace
+
+
+def test_every_cell_runs_and_checked_outputs_are_the_stored_ones(tmp_path, monkeypatch):
+    monkeypatch.setenv("DSA_RUNS", str(tmp_path))
+    notebooks = [f"notebooks/{name}.ipynb" for name in NOTEBOOKS]
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-kernel-name", "python3", "-x", "-p", "no:cacheprovider",
+               "--nbval-cell-timeout", "600", "--nbval-kernel-startup-timeout", "180", "--timeout", "900", *notebooks]  # fmt: skip
+    environment = os.environ | {"JUPYTER_PREFER_ENV_PATH": "1"}
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-1000:]
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 5 * len(NOTEBOOKS)
+    ws = Workspace("smoke")
+    assert {name: ws.manifest(name)["status"] for name in NOTEBOOKS} == dict.fromkeys(NOTEBOOKS, "finished")

@@ -1,0 +1,245 @@
+"""The workflow as a user calls it, through make, on profile `smoke`: a whole run, resuming, changing, killing, failing, and an archive of one series.
+
+One run is made and shared; what changes a run works on a copy of it.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+
+from dsa_lib import tables
+from dsa_lib.workspace import NOTEBOOKS, PROJECT, sha256
+
+NOTHING = "nothing to do"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+def call(runs, target="smoke", **variables):
+    """The command of `make target VARIABLE=value …` with this test's own Python and runs folder."""
+    made = {"BIN": str(Path(sys.executable).parent), "READY": "", **variables}
+    environment = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL")}
+    arguments = [f"{key}={value}" for key, value in made.items()]
+    return ["make", "--no-print-directory", target, *arguments], environment | {"DSA_RUNS": str(runs)}
+
+
+def make(runs, target="smoke", **variables):
+    command, environment = call(runs, target, **variables)
+    return subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=1200)
+
+
+def worked(done):
+    """Numbers of the notebooks that ran, from the headings on the terminal."""
+    return [line.split("] ")[1][:2] for line in done.stdout.splitlines() if line.startswith("[") and "/" in line]
+
+
+def manifest(runs, run, notebook):
+    return json.loads((runs / run / "manifests" / f"{notebook}.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def whole(runs):
+    done = make(runs, RUN="whole")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture
+def copied(runs, whole, request):
+    """A copy of the finished run, under the name of the test."""
+    name = request.node.name
+    shutil.copytree(runs / "whole", runs / name, symlinks=True)
+    return name
+
+
+def test_one_command_runs_every_notebook_in_order(runs, whole):
+    assert worked(whole) == [name[:2] for name in NOTEBOOKS]
+    assert "[1/9] 00_phantom_archive" in whole.stdout
+    assert {name: manifest(runs, "whole", name)["status"] for name in NOTEBOOKS} == dict.fromkeys(NOTEBOOKS, "finished")
+    assert "report.html" in whole.stdout
+
+
+def test_tables_follow_the_contract(runs, whole):
+    for number in tables.TITLES:
+        frame = pd.read_csv(runs / "whole" / "tables" / f"table{number}.csv")
+        assert list(frame.columns) == ["row", "column", "published", "this_run", "source"]
+        published = tables.published(number)
+        pd.testing.assert_frame_equal(
+            frame[["row", "column", "published"]].head(len(published)), published, check_dtype=False
+        )
+        assert not frame.duplicated(["row", "column"]).any()
+        filled = frame["this_run"].notna()
+        assert filled.any()
+        wanted = "simulated ratings" if number in (2, 3, 4) else "phantom"
+        assert set(frame.loc[filled, "source"]) == {wanted}
+        assert frame.loc[~filled, "source"].isna().all()
+        assert not frame["row"].eq("Ours").any() or frame.loc[frame["row"] == "Ours", "this_run"].isna().all()
+
+
+def test_figures_and_report_are_there(runs, whole):
+    names = {path.stem for path in (runs / "whole" / "figures").glob("*.png")}
+    assert {f"figure{number}" for number in range(1, 6)} <= names
+    page = (runs / "whole" / "report.html").read_text()
+    assert "every frame behind these results is simulated" in page and "no clinician rated these images" in page
+    assert page.count("data:image/png;base64,") >= 5
+    assert "was not made" not in page and "Not made" not in page
+
+
+def test_time_and_peak_memory_are_measured(runs, whole):
+    (start,) = json.loads((runs / "whole" / "provenance" / "run.json").read_text())["invocations"]
+    assert start["notebooks"] == list(NOTEBOOKS)
+    assert 5e7 < start["peak_memory_bytes"] < 6e9
+
+
+def test_the_same_command_again_does_nothing(runs, whole):
+    before = {path: path.stat().st_mtime_ns for path in (runs / "whole" / "manifests").iterdir()}
+    (PROJECT / "dsa_lib" / "readers.py").touch()  # newer, and not different
+    done = make(runs, RUN="whole")
+    assert done.returncode == 0 and NOTHING in done.stdout and not worked(done)
+    assert before == {path: path.stat().st_mtime_ns for path in (runs / "whole" / "manifests").iterdir()}
+
+
+def test_a_changed_number_runs_what_reads_it_and_what_follows(runs, copied):
+    done = make(runs, RUN=copied, OVERRIDES='{"readers.bootstrap": 50}')
+    assert done.returncode == 0, done.stderr
+    assert worked(done) == ["06", "10"]
+
+
+def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(runs, copied):
+    root = runs / copied
+    log = root / "logs" / "04_ldm.log"
+    (root / "manifests" / "04_ldm.json").unlink()
+    log.unlink()
+    for name in ("ldm", "ldm_unconditional"):
+        shutil.rmtree(root / "checkpoints" / name)
+        shutil.rmtree(root / name)
+    often = {"OVERRIDES": '{"log_every_s": 0, "checkpoint_every_s": 0}', "SNAKEMAKE": "--until notebook_04_ldm"}
+    command, environment = call(runs, RUN=copied, **often)
+    process = subprocess.Popen(
+        command, cwd=PROJECT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.time() + 300
+    while not (log.exists() and " conditional diffusion 3/" in log.read_text()):
+        assert process.poll() is None and time.time() < deadline, "04 never came to its training"
+        time.sleep(0.05)
+    tree = psutil.Process(process.pid).children(recursive=True)
+    process.kill()  # make alone, outright: nobody is told
+    process.wait()
+    _, alive = psutil.wait_procs(tree, timeout=10)
+    assert not alive, [item.cmdline() for item in alive]
+    assert not (root / "manifests" / "04_ldm.json").exists()
+
+    done = make(runs, RUN=copied, **often)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert worked(done) == ["04"]
+    assert " conditional diffusion 1/" not in log.read_text(), "the training began anew"
+    assert sha256(root / "ldm" / "unet") == sha256(runs / "whole" / "ldm" / "unet")
+    assert sha256(root / "ldm_unconditional") == sha256(runs / "whole" / "ldm_unconditional")
+
+
+def test_two_commands_cannot_work_on_one_run(runs, whole):
+    import fcntl
+
+    with (runs / "whole" / ".lock").open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        done = make(runs, RUN="whole")
+    assert done.returncode != 0 and "is being worked on by another process" in done.stderr
+
+
+def test_a_failing_notebook_ends_in_its_sentence(runs, copied, tmp_path):
+    shutil.copy(runs / "whole" / "readers" / "screening.csv", tmp_path)
+    ratings = pd.read_csv(runs / "whole" / "readers" / "ratings.csv", dtype=str)
+    ratings.loc[ratings["rating"].notna().idxmax(), "rating"] = "9"
+    ratings.to_csv(tmp_path / "ratings.csv", index=False)
+    given = {"screening": str(tmp_path / "screening.csv"), "ratings": str(tmp_path / "ratings.csv")}
+    done = make(runs, RUN=copied, PARAMETERS=json.dumps(given))
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("make:")]
+    assert len(lines) == 2
+    assert lines[0].startswith("06_reader_analysis stopped: ") and "ratings.csv" in lines[0] and "9" in lines[0]
+    assert lines[1].startswith("see ") and "06_reader_analysis.ipynb" in lines[1]
+    assert "Traceback" not in done.stdout + done.stderr
+    assert manifest(runs, copied, "05_sampling")["status"] == "finished"  # what was done is kept
+
+
+def test_one_series_is_classified_the_rest_skipped_and_reported(runs, whole):
+    """An archive of a single run: no training is possible, and that is no failure."""
+    archive = runs / "one series"
+    archive.mkdir()
+    series = pd.read_parquet(runs / "whole" / "series.parquet")
+    key = pd.read_parquet(runs / "whole" / "private" / "series_key.parquet")
+    kept = key[key["series"].isin(series.loc[series["kept"], "series"])]
+    shutil.copy(runs / "whole" / "archive" / kept.iloc[0]["file"], archive / "only.dcm")
+    done = make(runs, "reproduce", PROFILE="smoke", RUN="given", ARCHIVE=str(archive), CLASSIFIER="whole")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert worked(done) == [name[:2] for name in NOTEBOOKS[1:]]
+    assert "[1/8] 01_curation" in done.stdout
+    assert manifest(runs, "given", "01_curation")["status"] == "finished"
+    for name in NOTEBOOKS[3:-1]:
+        found = manifest(runs, "given", name)
+        assert found["status"] == "skipped" and found["reason"].strip().endswith("."), name
+    page = (runs / "given" / "report.html").read_text()
+    assert "Archive run" in page and "Not made:" in page
+    assert not (runs / "given" / "archive").exists()
+
+
+@pytest.mark.parametrize(
+    "variables, words",
+    [
+        ({"PROFILE": "large"}, "choose one of smoke, phantom, paper"),
+        ({"OVERRIDES": '{"difusion.steps_conditional": 3}'}, "does not exist"),
+        ({"OVERRIDES": '{"diffusion.batch_size": "big"}'}, "whole number"),
+        ({"OVERRIDES": "{oops"}, "not JSON"),
+        ({"PARAMETERS": '{"clasifier": "x"}'}, "no notebook has a parameter"),
+        ({"ARCHIVE": "no/such/folder"}, "not a folder"),
+        ({"CLASSIFIER": "nobody"}, "no trained classifier"),
+        ({"RUN": "../up"}, "run name"),
+    ],
+)
+def test_a_wrong_request_is_refused_before_anything_runs(tmp_path, variables, words):
+    done = make(tmp_path, **{"RUN": "new", **variables})
+    (line,) = [line for line in done.stderr.splitlines() if not line.startswith("make:")]
+    assert done.returncode != 0 and line.startswith("error: ") and words in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_archive_needs_a_run_name_of_its_own_and_a_run_keeps_its_kind(runs, whole, tmp_path):
+    assert "add RUN=name" in make(runs, "reproduce", ARCHIVE=str(tmp_path)).stderr
+    assert "was made with archive phantom" in make(runs, RUN="whole", ARCHIVE=str(tmp_path)).stderr
+    assert "was made with profile smoke" in make(runs, "reproduce", RUN="whole").stderr
+
+
+def test_a_run_is_removed_only_by_name(runs, copied):
+    assert make(runs, "clean-run").returncode != 0
+    assert make(runs, "clean-run", RUN=copied).returncode == 0
+    assert not (runs / copied).exists() and (runs / "whole").exists()
+
+
+@pytest.mark.parametrize(
+    "parameters, words",
+    [
+        (["-p", "rum", "x"], "did you mean 'run'"),
+        (["-p", "run", "7"], "papermill's -r"),
+        (["-p", "profile", "large"], "smoke, phantom, paper"),
+        (["-r", "run", "empty"], "Next|finished"),
+    ],
+)
+def test_a_notebook_runs_alone_through_papermill_and_checks_its_parameters(tmp_path, parameters, words):
+    command = [sys.executable, "-m", "papermill", "notebooks/10_report.ipynb", str(tmp_path / "out.ipynb"), "--no-progress-bar", "-k", "python3", *parameters]  # fmt: skip
+    environment = os.environ | {"DSA_RUNS": str(tmp_path / "runs"), "JUPYTER_PREFER_ENV_PATH": "1"}
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=300)
+    if "empty" in parameters:
+        assert done.returncode == 0 and (tmp_path / "runs" / "empty" / "report.html").exists()
+    else:
+        assert done.returncode != 0 and words in done.stderr
