@@ -54,6 +54,7 @@ if why := study.skipped_upstream("latents/index.parquet", "vae"):
 index = pd.read_parquet(study.read("latents/index.parquet"))
 mean, std = (np.load(study.read(f"latents/{name}.npy"), mmap_mode="r") for name in ("mean", "std"))
 vae = autoencoder.AutoencoderKL.from_pretrained(study.read("vae"))
+vae.register_to_config(_name_or_path="vae")  # the pipeline's copy must not name a folder of this machine
 tokenizer = text.build_tokenizer(study.profile.text.max_tokens)
 part = {split: np.flatnonzero(index["split"] == split) for split in ("train", "val")}
 
