@@ -91,8 +91,8 @@ truth = write_archive(
 # %% [markdown]
 # ## True phases
 #
-# The phase of a frame follows from the simulated contrast volumes in arteries, capillary bed and veins, each relative to its peak: arterial from 6 % filling
-# until the capillary share exceeds the arterial one, venous when the veins exceed the capillary bed (`bolus.phases`).
+# The phase of a frame follows from the simulated contrast volumes in arteries, capillary bed and veins, each relative to its peak: arterial from the first
+# visible filling (`bolus.VISIBLE`) until the capillary share exceeds the arterial one, venous when the veins exceed the capillary bed (`bolus.phases`).
 
 # %%
 kept = truth[truth["kind"] == "kept"]

@@ -73,7 +73,7 @@ key = labels.read_key(study.ws.private("series_key.parquet"))
 #
 # An expert marked one representative arterial frame in each annotated series (§2.2). The paper does not say how the other frames of these series were
 # labelled. The rule here starts from what an expert marks: the best filled frame, late in the arterial phase. So that phase reaches from the
-# injection's arrival, some 2 to 3 s earlier, to shortly after the mark, when the capillary blush follows:
+# injection's arrival, a few seconds earlier, to shortly after the mark, when the capillary blush follows:
 #
 # - arterial: from `positive_before_s` before the mark to `positive_after_s` after it;
 # - not arterial: earlier than `negative_before_s` before, or later than `negative_after_s` after it;

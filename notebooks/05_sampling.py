@@ -92,7 +92,8 @@ pd.DataFrame({name: manifest.groupby("cell").size() for name, manifest in manife
 
 # %% [markdown]
 # ## Figure 2
-# Held-out frames of each condition beside generated ones, taken in order of their number and not selected by eye.
+# Held-out frames of each condition beside generated ones, none selected by eye: at the left the most probably arterial frame of each of the series
+# in which the classifier is surest; at the right the generated images in the order of their numbers.
 
 # %%
 arterial = pd.read_parquet(study.read("arterial.parquet"))

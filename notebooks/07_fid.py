@@ -54,7 +54,7 @@ origin = "archive" if study.archive else "phantom"
 # ## What is compared with what
 #
 # Generated frames of the four canonical conditions against real arterial frames of held-out patients: no network of this run was trained on them
-# (validation patients only chose when a training stopped). §2.5 draws 5,000 such frames, "approximately matching" the distribution over conditions, which
+# (validation patients only chose which of its weights were kept). §2.5 draws 5,000 such frames, "approximately matching" the distribution over conditions, which
 # can be read in two ways; `fidelity.reference_mix` names them: `balanced` (equally many a condition, like the generated set) or `as-is` (the
 # archive's own mix). A condition with fewer frames gives all it has, and the counts are shown.
 
