@@ -90,7 +90,7 @@ class Workspace:
         return folder
 
     def manifest_path(self, notebook: str) -> Path:
-        return self.path(f"manifests/{notebook}.json")
+        return self.root / "manifests" / f"{notebook}.json"
 
     def manifest(self, notebook: str) -> dict | None:
         """What `notebook` recorded when it finished or was skipped in this run; None if it has done neither."""

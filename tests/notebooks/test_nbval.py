@@ -16,7 +16,7 @@ def test_every_cell_runs_and_checked_outputs_are_the_stored_ones(tmp_path, monke
     notebooks = [f"notebooks/{name}.ipynb" for name in NOTEBOOKS]
     command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-kernel-name", "python3", "-x", "-p", "no:cacheprovider",
                "--nbval-cell-timeout", "600", "--nbval-kernel-startup-timeout", "180", "--timeout", "900", *notebooks]  # fmt: skip
-    environment = os.environ | {"JUPYTER_PREFER_ENV_PATH": "1"}
+    environment = os.environ | {"JUPYTER_PREFER_ENV_PATH": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-1000:]
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 5 * len(NOTEBOOKS)

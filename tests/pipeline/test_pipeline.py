@@ -31,7 +31,11 @@ def call(runs, target="smoke", **variables):
     made = {"BIN": str(Path(sys.executable).parent), "READY": "", **variables}
     environment = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL")}
     arguments = [f"{key}={value}" for key, value in made.items()]
-    return ["make", "--no-print-directory", target, *arguments], environment | {"DSA_RUNS": str(runs)}
+    # One thread: the networks of `smoke` are too small to gain from more, and suffer where the processor is shared.
+    return ["make", "--no-print-directory", target, *arguments], environment | {
+        "DSA_RUNS": str(runs),
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 def make(runs, target="smoke", **variables):
@@ -236,7 +240,7 @@ def test_a_run_is_removed_only_by_name(runs, copied):
     ],
 )
 def test_a_notebook_runs_alone_through_papermill_and_checks_its_parameters(tmp_path, parameters, words):
-    command = [sys.executable, "-m", "papermill", "notebooks/10_report.ipynb", str(tmp_path / "out.ipynb"), "--no-progress-bar", "-k", "python3", *parameters]  # fmt: skip
+    command = [sys.executable, "-m", "papermill", "notebooks/10_report.ipynb", str(tmp_path / "out.ipynb"), *parameters]
     environment = os.environ | {"DSA_RUNS": str(tmp_path / "runs"), "JUPYTER_PREFER_ENV_PATH": "1"}
     done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=300)
     if "empty" in parameters:
