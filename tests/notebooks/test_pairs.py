@@ -44,6 +44,7 @@ def test_only_checked_cells_carry_outputs_and_they_do(name):
         if CHECKED in tags(cell):
             assert cell["outputs"], "a check without stored output passes whatever comes: store it"
             assert all(output["output_type"] != "error" for output in cell["outputs"])
+            assert cell["execution_count"], "nbval takes a cell without execution count for one that never ran"
         else:
             assert not cell["outputs"] and cell["execution_count"] is None
 
