@@ -55,17 +55,18 @@ def generate(
     *,
     steps: int,
     batch_size: int,
+    model: str,
     digest: str,
     track: Callable = iter,
 ) -> pd.DataFrame:
     """Write one PNG a row of `plan` into `folder`, then `manifest.parquet`; returns the manifest.
 
-    `digest` names the model. Images of the same model, sampler and steps that are there already are kept, so that an interrupted run goes on;
-    others are removed first.
+    `model` is the hash that the manifest names. Images made before under the same `digest` (model, numbers and code) and plan are kept, so that an
+    interrupted run goes on; others are removed first.
     """
     folder = Path(folder)
-    made_by = {"model": digest, "scheduler": type(pipeline.scheduler).__name__, "steps": steps}
-    key = hashlib.sha256(json.dumps([made_by, plan.to_csv(index=False)]).encode()).hexdigest()
+    made_by = {"model": model, "scheduler": type(pipeline.scheduler).__name__, "steps": steps}
+    key = hashlib.sha256(json.dumps([made_by, digest, plan.to_csv(index=False)]).encode()).hexdigest()
     mark = folder / ".made_by"
     if not mark.exists() or mark.read_text() != key:
         shutil.rmtree(folder, ignore_errors=True)

@@ -14,8 +14,9 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 
 from dsa_lib.errors import StudyError
 from dsa_lib.profiles import Profile, load_profile
@@ -105,9 +106,13 @@ class Study:
         """Keep a small fact (anything JSON can hold) in the manifest, for the report."""
         self._facts[key] = value
 
-    def digest(self, *sections: str) -> str:
-        """What a training belongs to: the named profile sections and everything read so far. A checkpoint of another digest is not continued."""
-        content = json.dumps([self.profile.digest(*sections), sorted(self._inputs.items())])
+    def digest(self, *sections: str, code: Sequence[ModuleType]) -> str:
+        """What a training or a set of images belongs to: profile sections, everything read so far, and the modules that decide the result.
+
+        A checkpoint of another digest is not continued, so that weights never stand under code that did not make them.
+        """
+        sources = {module.__name__: sha256(Path(module.__file__)) for module in code}
+        content = json.dumps([self.profile.digest(*sections), sorted(self._inputs.items()), sorted(sources.items())])
         return hashlib.sha256(content.encode()).hexdigest()
 
     def skip(self, reason: str) -> None:

@@ -44,7 +44,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from dsa_lib import cohort, labels, phase, tables
+from dsa_lib import cohort, labels, phase, tables, training
 from dsa_lib.figures import flow, style
 from dsa_lib.figures import phase as figures
 from dsa_lib.session import begin
@@ -109,7 +109,7 @@ else:
     model, history = phase.train(
         store, split["train"], split["val"], settings, study.profile.curation.background_grey, seed=study.profile.seed,
         folder=study.ws.checkpoints("classifier"),
-        digest=study.digest("classifier") + labels.label_digest(split["train"], split["val"]),
+        digest=study.digest("classifier", code=[phase, labels, training]) + labels.label_digest(split["train"], split["val"]),
         precision=study.profile.precision, log_every_s=study.profile.log_every_s,
         checkpoint_every_s=study.profile.checkpoint_every_s,
     )  # fmt: skip

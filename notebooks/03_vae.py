@@ -111,7 +111,7 @@ log = training.fit(
     seed=study.profile.seed,
     precision=study.profile.precision,
     folder=study.ws.checkpoints("vae"),
-    digest=study.digest("autoencoder"),
+    digest=study.digest("autoencoder", code=[ae, phase, training]),
     log_every_s=study.profile.log_every_s,
     checkpoint_every_s=study.profile.checkpoint_every_s,
     what="autoencoder",

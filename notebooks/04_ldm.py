@@ -35,7 +35,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dsa_lib import autoencoder, diffusion, text
+from dsa_lib import autoencoder, diffusion, text, training
 from dsa_lib.conditions import CANONICAL
 from dsa_lib.figures import samples, style
 from dsa_lib.session import begin
@@ -105,7 +105,7 @@ log = diffusion.train(
     steps=config.steps_unconditional,
     epochs=config.epochs_unconditional,
     folder=study.ws.checkpoints("ldm_unconditional"),
-    digest=study.digest("diffusion"),
+    digest=study.digest("diffusion", code=[diffusion, training]),
     what="unconditional diffusion",
 )
 diffusion.DSAPipeline(vae, unet, schedule).save_pretrained(study.write("ldm_unconditional"))
@@ -132,7 +132,7 @@ log = diffusion.train(
     epochs=config.epochs_conditional,
     weights=diffusion.balancing_weights(index["cell"].iloc[part["train"]], config.balance),
     folder=study.ws.checkpoints("ldm"),
-    digest=study.digest("diffusion", "text"),
+    digest=study.digest("diffusion", "text", code=[diffusion, text, training]),
     what="conditional diffusion",
 )
 pipeline = diffusion.DSAPipeline(vae, unet, schedule, encoder, tokenizer)

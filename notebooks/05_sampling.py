@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dsa_lib import diffusion, sampling
+from dsa_lib import autoencoder, diffusion, sampling, text
 from dsa_lib.conditions import CANONICAL
 from dsa_lib.figures import samples, style
 from dsa_lib.progress import track
@@ -63,7 +63,8 @@ if why := study.skipped_upstream("ldm"):
 source = study.read("ldm")
 pipeline = diffusion.DSAPipeline.from_pretrained(source).to("cuda" if torch.cuda.is_available() else "cpu")
 pipeline.scheduler = diffusion.sampler(config.scheduler, pipeline.scheduler)
-digest = sha256(source)
+model = sha256(source)
+digest = study.digest("sampling", code=[autoencoder, diffusion, sampling, text])
 
 # %% [markdown]
 # ## Reader set and Fréchet set
@@ -83,6 +84,7 @@ for name, plan in plans.items():
         study.write(f"samples/{name}"),
         steps=config.steps,
         batch_size=config.batch_size,
+        model=model,
         digest=digest,
         track=lambda items, name=name: track(items, what=f"batches of the {name} set"),
     )

@@ -39,7 +39,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from dsa_lib import autoencoder, faithfulness, features, fidelity, phase, privacy, tables
+from dsa_lib import autoencoder, faithfulness, features, fidelity, phase, privacy, tables, training
 from dsa_lib.conditions import CELLS
 from dsa_lib.figures import fidelity as figures
 from dsa_lib.figures import style
@@ -157,7 +157,7 @@ if no_judge is None:
         settings,
         seed=study.profile.seed,
         folder=study.ws.checkpoints("judge"),
-        digest=study.digest("fidelity"),
+        digest=study.digest("fidelity", code=[faithfulness, phase, training]),
         validation=known["val"],
         precision=study.profile.precision,
         log_every_s=study.profile.log_every_s,

@@ -33,7 +33,7 @@ def test_every_batch_is_stratified_and_numbers_are_blind():
 
 def test_an_interrupted_set_goes_on_and_another_model_starts_anew(tmp_path):
     plan = stratified_plan(seed=1, per_condition=2)
-    options = dict(steps=4, batch_size=3, digest="a")
+    options = dict(steps=4, batch_size=3, model="m", digest="a")
     whole = generate(Pipeline(), plan, tmp_path / "whole", **options)
     assert len(whole) == 8 and pd.read_parquet(tmp_path / "whole" / "manifest.parquet").equals(whole)
     pipeline = Pipeline()
@@ -51,7 +51,7 @@ def test_an_interrupted_set_goes_on_and_another_model_starts_anew(tmp_path):
 
 def test_a_file_says_that_it_is_synthetic_and_not_its_condition(tmp_path):
     plan = stratified_plan(seed=1, per_condition=1)
-    generate(Pipeline(), plan, tmp_path, steps=4, batch_size=4, digest="a")
+    generate(Pipeline(), plan, tmp_path, steps=4, batch_size=4, model="m", digest="a")
     for row in plan.itertuples():
         image = Image.open(tmp_path / row.file)
         assert image.text == {"Comment": SYNTHETIC_MARK}

@@ -1,6 +1,7 @@
 """Opening and closing a notebook: parameters checked, artifacts verified, manifests that change only when results do."""
 
 import json
+import types
 
 import pytest
 
@@ -145,17 +146,25 @@ def test_a_declared_output_must_exist():
     assert Workspace("t").manifest("02_classifier") is None
 
 
-def test_training_belongs_to_its_profile_sections_and_to_what_was_read():
+def test_training_belongs_to_its_profile_sections_to_what_was_read_and_to_its_code(tmp_path):
+    source = tmp_path / "model.py"
+    source.write_text("a = 1")
+    module = types.ModuleType("model")
+    module.__file__ = str(source)
+
+    def digest(read=True, **parameters):
+        study = opened("02_classifier", **parameters)
+        if read:
+            study.read("frames.npy")
+        return study.digest("classifier", code=[module])
+
     written("01_curation", "frames.npy", "a")
-    study = opened("02_classifier")
-    study.read("frames.npy")
-    same = opened("02_classifier", overrides={"readers.bootstrap": 10})
-    same.read("frames.npy")
-    assert study.digest("classifier") == same.digest("classifier")
-    assert study.digest("classifier") != opened("02_classifier").digest("classifier")  # nothing read
-    other = opened("02_classifier", overrides={"classifier.steps": 3})
-    other.read("frames.npy")
-    assert study.digest("classifier") != other.digest("classifier")
+    first = digest()
+    assert digest(overrides={"readers.bootstrap": 10}) == first
+    assert digest(read=False) != first
+    assert digest(overrides={"classifier.steps": 3}) != first
+    source.write_text("a = 2")
+    assert digest() != first
 
 
 def test_the_archive_path_stays_out_of_provenance(tmp_path):
