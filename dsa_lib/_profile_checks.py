@@ -33,13 +33,33 @@ def check_profile(profile: "Profile") -> None:
             value = getattr(getattr(profile, section), item.name)
             numeric = isinstance(value, int | float) and not isinstance(value, bool)
             need(not numeric or value >= 0, f"{section}.{item.name} is {value}: it cannot be negative")
-    for dotted in ("archive.patients", "curation.image_size", "classifier.batch_size", "classifier.learning_rate", "autoencoder.batch_size",
+    need(profile.seed >= 0, f"seed is {profile.seed}: it cannot be negative")
+    for dotted in ("archive.patients", "archive.matrix", "archive.frames", "archive.annotated_series", "classifier.steps", "classifier.input_size",
+                   "fidelity.repeats", "fidelity.judge_steps", "fidelity.judge_batch", "sampling.fid_per_condition", "sampling.reader_batches",
+                   "sampling.reader_per_condition", "readers.bootstrap", "curation.image_size", "classifier.batch_size", "classifier.learning_rate", "autoencoder.batch_size",
                    "autoencoder.learning_rate", "diffusion.batch_size", "diffusion.learning_rate", "sampling.steps", "sampling.batch_size"):  # fmt: skip
         section, key = dotted.split(".")
         need(getattr(getattr(profile, section), key) > 0, f"{dotted} is 0: it must be positive")
     need(
         auto.image_size == curation.image_size,
         f"autoencoder.image_size {auto.image_size} differs from curation.image_size {curation.image_size}: set both alike",
+    )
+    need(
+        0 < profile.classifier.threshold < 1,
+        f"classifier.threshold {profile.classifier.threshold} is not between 0 and 1",
+    )
+    need(
+        0 < profile.classifier.crop_fraction <= 1,
+        f"classifier.crop_fraction {profile.classifier.crop_fraction} is not in (0, 1]",
+    )
+    need(1 <= curation.background_grey <= 254, f"curation.background_grey {curation.background_grey} is not in 1–254")
+    need(
+        profile.text.max_tokens >= 40,
+        f"text.max_tokens {profile.text.max_tokens} is shorter than the longest sentence: give 40 or more",
+    )
+    need(
+        profile.fidelity.reference_mix in ("balanced", "as-is"),
+        f"fidelity.reference_mix {profile.fidelity.reference_mix!r} is not balanced or as-is",
     )
     factor = 2 ** (len(auto.block_channels) - 1)
     need(

@@ -198,6 +198,7 @@ def train(
     folder: Path,
     digest: str,
     what: str,
+    patience: int = 0,
     weights: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """Train a denoiser on `data["train"]`, choose its weights on `data["val"]`, return the log. Sizes and rates are the profile's."""
@@ -209,7 +210,7 @@ def train(
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         **budget(len(data["train"]), config.batch_size, steps, epochs),
-        patience=config.patience if epochs else 0,
+        patience=patience,
         validate=validation_loss(data["val"], schedule, profile.seed),
         ema_decay=config.ema_decay,
         warmup_steps=config.warmup_steps,

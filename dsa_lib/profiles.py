@@ -128,7 +128,8 @@ class Diffusion:
     epochs_conditional: int = 50
     steps_unconditional: int = 0  # budgets in steps; 0 leaves it to the epochs
     steps_conditional: int = 0
-    patience: int = 10  # evaluations; "early stopping" in the paper, without a number
+    patience: int = 10  # evaluations, unconditional model: "early stopping" in §4.5, without a number
+    patience_conditional: int = 0  # §4.5 names no early stopping here: 0 trains to the end
     ema_decay: float = 0.0  # none mentioned in the paper: off in `paper`
     warmup_steps: int = 0  # none mentioned
     clip_norm: float = 0.0  # none mentioned
@@ -254,6 +255,7 @@ PHANTOM = Profile(
         batch_size=16,
         learning_rate=5e-4,
         epochs_unconditional=0,
+        patience=0,
         epochs_conditional=0,
         steps_unconditional=300,
         steps_conditional=2000,

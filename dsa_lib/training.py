@@ -137,6 +137,11 @@ def fit(
         indices = batch_indices(size, batch_size, seed, state.step, weights)
         with accelerator.autocast():
             parts = loss(trained, indices, Draws(seed, state.step, range(len(indices)), accelerator.device))
+        if not torch.isfinite(parts["loss"]):
+            raise StudyError(
+                f"{what}: the loss is {float(parts['loss'])} at step {state.step}; lower the learning rate, or set precision to fp32, "
+                f"and run again, the last good checkpoint is kept"
+            )
         accelerator.backward(parts["loss"])
         if clip_norm:
             accelerator.clip_grad_norm_(trained.parameters(), clip_norm)

@@ -96,3 +96,16 @@ def test_early_stopping_keeps_the_best_weights(tmp_path):
 def test_no_samples_is_an_error(tmp_path):
     with pytest.raises(StudyError, match="no training sample"):
         fit(network(), regression, **options(tmp_path, size=0))
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path):
+    def explodes(model, indices, draws):
+        parts = regression(model, indices, draws)
+        explodes.calls += 1
+        return {"loss": parts["loss"] * float("nan")} if explodes.calls > 15 else parts
+
+    explodes.calls = 0
+    with pytest.raises(StudyError, match="the loss is nan at step 15"):
+        fit(network(), explodes, **options(tmp_path))
+    log = fit(network(), regression, **options(tmp_path))
+    assert log["train_loss"].notna().all()
