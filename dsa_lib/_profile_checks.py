@@ -34,10 +34,14 @@ def check_profile(profile: "Profile") -> None:
             numeric = isinstance(value, int | float) and not isinstance(value, bool)
             need(not numeric or value >= 0, f"{section}.{item.name} is {value}: it cannot be negative")
     need(profile.seed >= 0, f"seed is {profile.seed}: it cannot be negative")
-    for dotted in ("archive.patients", "archive.matrix", "archive.frames", "archive.annotated_series", "classifier.steps", "classifier.input_size",
-                   "fidelity.repeats", "fidelity.judge_steps", "fidelity.judge_batch", "sampling.fid_per_condition", "sampling.reader_batches",
-                   "sampling.reader_per_condition", "readers.bootstrap", "curation.image_size", "classifier.batch_size", "classifier.learning_rate", "autoencoder.batch_size",
-                   "autoencoder.learning_rate", "diffusion.batch_size", "diffusion.learning_rate", "sampling.steps", "sampling.batch_size"):  # fmt: skip
+    positive = """
+        archive.patients archive.matrix archive.frames archive.annotated_series curation.image_size
+        classifier.steps classifier.input_size classifier.batch_size classifier.learning_rate
+        autoencoder.batch_size autoencoder.learning_rate diffusion.batch_size diffusion.learning_rate
+        sampling.steps sampling.batch_size sampling.reader_batches sampling.reader_per_condition sampling.fid_per_condition
+        readers.bootstrap fidelity.repeats fidelity.judge_steps fidelity.judge_batch
+    """
+    for dotted in positive.split():
         section, key = dotted.split(".")
         need(getattr(getattr(profile, section), key) > 0, f"{dotted} is 0: it must be positive")
     need(

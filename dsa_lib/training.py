@@ -139,7 +139,7 @@ def fit(
             parts = loss(trained, indices, Draws(seed, state.step, range(len(indices)), accelerator.device))
         if not torch.isfinite(parts["loss"]):
             raise StudyError(
-                f"{what}: the loss is {float(parts['loss'])} at step {state.step}; lower the learning rate, or set precision to fp32, "
+                f"{what}: the loss is {float(parts['loss'].detach())} at step {state.step}; lower the learning rate, or set precision to fp32, "
                 f"and run again, the last good checkpoint is kept"
             )
         accelerator.backward(parts["loss"])
