@@ -9,7 +9,7 @@ import pytest
 from dsa_lib import readme, report, tables
 from dsa_lib.errors import StudyError
 from dsa_lib.session import begin
-from dsa_lib.workspace import Workspace
+from dsa_lib.workspace import NOTEBOOKS, PROJECT, Workspace
 
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c4944415408d763f8ffff3f0005fe02fedccc59e70000000049454e44ae426082"
@@ -145,3 +145,10 @@ def test_readme_tables_come_from_the_runs_files():
     Workspace("t").table(3).unlink()
     with pytest.raises(StudyError, match=r"table3\.csv is missing"):
         readme.results(Workspace("t"))
+
+
+def test_the_projects_readme_has_the_markers_and_names_every_notebook():
+    text = (PROJECT / "README.md").read_text()
+    for name in ("results", "times"):
+        assert readme.fill(text, name, "x") != text
+    assert all(f"`{name}`" in text for name in NOTEBOOKS)
