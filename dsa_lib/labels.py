@@ -23,15 +23,15 @@ def read_annotations(path: Path, key: pd.DataFrame, series: pd.DataFrame) -> pd.
 
     `key` [series, series_instance_uid, sop_instance_uid] maps the archive's identifiers to pseudonyms, `series` [series, frames, kept] is the curated
     list. `sop_instance_uid` is needed only where one series of the archive holds several runs. Returns columns series, frame: one row a kept series;
-    rows of series that curation excluded are dropped. Raises StudyError naming file and line for an unknown series, a frame out of range, a
-    duplicate, or a file of another form.
+    rows of series that curation excluded are dropped. Raises StudyError for an unknown series, a frame out of range, a duplicate, or a file of another
+    form; it names file and line, never an identifier: the sentence stays in executed notebooks and logs.
     """
     name = Path(path).name
     try:
         rows = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
     except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise StudyError(
-            f"{path} cannot be read as annotations ({error}): give a CSV file with the columns series_instance_uid,frame"
+            f"{name} cannot be read as annotations ({type(error).__name__}): give a CSV file with the columns series_instance_uid,frame"
         ) from None
     absent = [column for column in ("series_instance_uid", "frame") if column not in rows.columns]
     if absent:
@@ -48,22 +48,22 @@ def read_annotations(path: Path, key: pd.DataFrame, series: pd.DataFrame) -> pd.
         uid = row["series_instance_uid"].strip()
         if uid not in by_uid:
             raise StudyError(
-                f"{name}, line {line}: series {uid or '(empty)'} is not in this archive; correct the UID (unreadable files: quarantine.csv)"
+                f"{name}, line {line}: this series_instance_uid is not in this archive; correct it (unreadable files: quarantine.csv)"
             )
         runs = by_uid[uid]
         sop = str(row.get("sop_instance_uid") or "").strip()
         if sop:
             runs = runs[runs["sop_instance_uid"] == sop]
             if runs.empty:
-                raise StudyError(f"{name}, line {line}: series {uid} has no instance {sop}; correct sop_instance_uid")
+                raise StudyError(f"{name}, line {line}: its series has no such instance; correct sop_instance_uid")
         if len(runs) > 1:
             raise StudyError(
-                f"{name}, line {line}: series {uid} holds {len(runs)} runs; add a column sop_instance_uid that says which one is meant"
+                f"{name}, line {line}: its series holds {len(runs)} runs; add a column sop_instance_uid that says which one is meant"
             )
         pseudonym = runs["series"].iloc[0]
         if pseudonym in seen:
             raise StudyError(
-                f"{name}, line {line}: series {uid} is annotated already in line {seen[pseudonym]}; keep one representative frame a series"
+                f"{name}, line {line}: its series is annotated already in line {seen[pseudonym]}; keep one representative frame a series"
             )
         seen[pseudonym] = line
         text = str(row["frame"]).strip()
@@ -72,7 +72,7 @@ def read_annotations(path: Path, key: pd.DataFrame, series: pd.DataFrame) -> pd.
             raise StudyError(f"{name}, line {line}: frame {text!r} is not a whole number counted from 0; correct it")
         if pseudonym in frames.index and int(text) >= count:
             raise StudyError(
-                f"{name}, line {line}: frame {text} is out of range, series {uid} has frames 0 to {count - 1}; frames are counted from 0"
+                f"{name}, line {line}: frame {text} is out of range, its series has frames 0 to {count - 1}; frames are counted from 0"
             )
         found.append({"series": pseudonym, "frame": int(text)})
     kept = set(series.loc[series["kept"].astype(bool), "series"])
