@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import json
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from types import ModuleType
 
 from dsa_lib.errors import StudyError
 from dsa_lib.profiles import Profile, load_profile
-from dsa_lib.workspace import NOTEBOOKS, PROJECT, Workspace, sha256, write_json
+from dsa_lib.workspace import NOTEBOOKS, PROJECT, RUN_NAME, Workspace, sha256, write_json
 
 VERSIONED = ("torch", "diffusers", "transformers", "accelerate", "pydicom", "numpy", "pandas")
 _KINDS = {
@@ -189,7 +190,7 @@ def begin(notebook: str, namespace: Mapping[str, object]) -> Study:
         str(values["run"]),
         load_profile(str(values["profile"]), values.get("overrides")),
         _archive_folder(archive) if archive else None,
-        {name: value for name, value in values.items() if name != "archive"},
+        {name: _recorded(name, value) for name, value in values.items() if name != "archive"},
     )
     facts = environment()
     versions = " ".join(f"{name} {facts[name]}" for name in VERSIONED if name in facts)
@@ -254,10 +255,22 @@ def _device() -> str:
     return f"CPU, {torch.get_num_threads()} threads ({platform.machine()}, {sys.platform})"
 
 
+def _recorded(name: str, value: object) -> object:
+    """A parameter as provenance may hold it: a path of the user, which can bear names of people, as the fingerprint of what lies there."""
+    if not isinstance(value, str) or not value or name in ("run", "profile"):
+        return value
+    if re.fullmatch(RUN_NAME, value) and Workspace(value).root.is_dir():
+        return value
+    path = Path(value).expanduser()
+    if path.exists():
+        return f"{'folder' if path.is_dir() else 'file'} sha256:{sha256(path)[:12]}"
+    return "a path at which nothing lies" if len(path.parts) > 1 or path.suffix else value
+
+
 def _archive_folder(archive: str) -> Path:
     path = Path(archive).expanduser().resolve()
     if not path.is_dir():
-        raise StudyError(f"the archive {archive!r} is not a folder: give the folder that holds the DICOM files")
+        raise StudyError("what the parameter archive names is not a folder: give the folder that holds the DICOM files")
     return path
 
 

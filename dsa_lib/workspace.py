@@ -18,6 +18,7 @@ from pathlib import Path
 from dsa_lib.errors import StudyError
 
 PROJECT = Path(__file__).resolve().parent.parent
+RUN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 NOTEBOOKS = (
     "00_phantom_archive",
     "01_curation",
@@ -61,7 +62,7 @@ class Workspace:
     """The folder of one run."""
 
     def __init__(self, run: str):
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", run):
+        if not re.fullmatch(RUN_NAME, run):
             raise StudyError(
                 f"the run name {run!r} cannot be a folder: use letters, digits, '.', '_' and '-', starting with a letter or digit"
             )
@@ -81,8 +82,12 @@ class Workspace:
         return self.path(f"figures/{name}")
 
     def private(self, name: str) -> Path:
-        """Never shared: keys and the mapping back to the archive."""
-        return self.path(f"private/{name}")
+        """Never shared: keys and the mapping back to the archive. Its folders, and what `atomic_write` puts there, open to their owner alone."""
+        path = self.path(f"private/{name}")
+        for folder in path.parents[: len(Path(name).parts)]:
+            if folder.stat().st_mode & 0o077:
+                folder.chmod(0o700)
+        return path
 
     def checkpoints(self, name: str) -> Path:
         folder = self.path(f"checkpoints/{name}")
@@ -114,7 +119,8 @@ class Workspace:
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path` (file or folder), on failure it is removed.
 
-    A reader, or the same command after a kill, therefore sees the old artifact or the new one, never a part of it.
+    A reader, or the same command after a kill, therefore sees the old artifact or the new one, never a part of it. In a folder that only its owner can
+    open (`Workspace.private`) a file gets that protection too, wherever it may be copied.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,6 +129,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     temporary = folder / path.name
     try:
         yield temporary
+        if temporary.is_file() and not path.parent.stat().st_mode & 0o077:
+            temporary.chmod(0o600)
         if temporary.is_dir() and path.exists():
             shutil.rmtree(path)
         os.replace(temporary, path)

@@ -167,6 +167,30 @@ def test_training_belongs_to_its_profile_sections_to_what_was_read_and_to_its_co
     assert digest() != first
 
 
+@pytest.mark.parametrize("kind", ["file", "folder", "absent"])
+def test_paths_of_the_user_reach_provenance_as_fingerprints(tmp_path, capsys, kind):
+    path = tmp_path / "of_Mueller" / "Mueller_marks.csv"
+    path.parent.mkdir()
+    given = {"file": path, "folder": path.parent, "absent": path.with_name("Mueller_2.csv")}[kind]
+    path.write_text("abc")
+    written("01_curation", "frames.npy", "a")
+    study = opened("02_classifier", annotations=str(given), classifier="t")
+    study.write("arterial.parquet").write_text("a")
+    study.finish()
+    record = Workspace("t").path("provenance/02_classifier.json").read_text()
+    out = capsys.readouterr().out
+    assert "Mueller" not in record + out and str(tmp_path) not in record + out
+    parameters = json.loads(record)["parameters"]
+    assert parameters["classifier"] == "t"  # a run is named, not fingerprinted
+    if kind == "file":
+        assert parameters["annotations"] == "file sha256:ba7816bf8f01"  # FIPS 180-2, example "abc"
+        assert parameters["annotations"] in out
+    elif kind == "folder":
+        assert parameters["annotations"].startswith("folder sha256:")
+    else:
+        assert parameters["annotations"] == "a path at which nothing lies"
+
+
 def test_the_archive_path_stays_out_of_provenance(tmp_path):
     folder = tmp_path / "Patient_Mueller"
     folder.mkdir()

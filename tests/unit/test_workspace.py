@@ -63,6 +63,20 @@ def test_atomic_write_replaces_only_on_success(tmp_path):
     assert [item.name for item in tmp_path.iterdir()] == ["table.csv"]
 
 
+def test_private_folders_and_files_open_to_their_owner_alone(ws):
+    ws.path("private/old.txt").parent.chmod(0o755)  # as an earlier version made it
+    path = ws.private("curation/F1.json")
+    for written in (path, ws.private("key.hex"), ws.path("shared.json")):
+        with atomic_write(written) as temporary:
+            temporary.write_text("x")
+    modes = {str(item.relative_to(ws.root)): item.stat().st_mode & 0o777 for item in ws.root.rglob("*")}
+    assert (modes["private"], modes["private/curation"]) == (0o700, 0o700)
+    assert (modes["private/curation/F1.json"], modes["private/key.hex"]) == (0o600, 0o600)
+    assert (
+        modes["shared.json"] & 0o044 == 0o044 and ws.root.stat().st_mode & 0o077
+    )  # the rest stays as the system makes it
+
+
 def test_atomic_write_replaces_folders(tmp_path):
     path = tmp_path / "model"
     for text in ("first", "second"):
