@@ -52,10 +52,12 @@ def draw_flow(flow: Mapping, archive: str, arterial: Mapping[str, int] | None = 
     )
     bottom = _box(ax, centre, y, 5.2, [kept, facts, published], bold=1)
     if arterial is not None:
+        # As the paper counts them: the network is applied to the annotated series as well, whose frames are classified like all others.
         rest = flow["series kept"] - arterial["annotated"]
+        further = "further series" if arterial["annotated"] else "series"
         lines = [
             [f"{arterial['annotated']:,} series annotated", f"study: {paper['annotated']:,}"],
-            [f"{rest:,} series classified", f"study: {paper['classified']:,}"],
+            [f"{rest:,} {further} classified", f"study: {paper['classified']:,} further series"],
         ]
         bottom = _row(ax, bottom, above, lines, halves_x, 2.9)
         above = halves_x
