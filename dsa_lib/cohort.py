@@ -55,7 +55,7 @@ def curate(
     circulation.read_vocabulary(vocabulary)  # its faults are the user's, not a file's
     tasks, size = plan(archive, ws, key, settings, vocabulary)
     if not tasks:
-        raise StudyError(f"the archive {archive.name!r} holds no files: give the folder that holds the DICOM files")
+        raise StudyError("the archive holds no files: give the folder that holds the DICOM files")
     workers = max(1, min(workers or settings.workers, size // BYTES_PER_WORKER))
     records = list(track(read_all(tasks, workers), len(tasks), "files"))
     quarantine = _resolve(tasks, records, key, ws)
@@ -65,7 +65,7 @@ def curate(
     if kept.empty:
         _write_parquet(ws.path("series.parquet"), series.drop(columns="frame_times_s"))
         raise StudyError(
-            f"no series of the archive {archive.name!r} can be used: {len(quarantine)} files were quarantined and {len(series)} series excluded; "
+            f"no series of the archive can be used: {len(quarantine)} files were quarantined and {len(series)} series excluded; "
             "the reasons are in quarantine.csv and series.parquet of the run"
         )
     cells = kept.assign(cell=[cell_of(row) for row in kept.itertuples()]).groupby(["patient", "cell"]).size()
@@ -263,13 +263,8 @@ def split_patients(
 # --- for later notebooks ----------------------------------------------------------------------------------------------------------------------
 
 
-def load_frames(study) -> tuple[np.ndarray, pd.DataFrame]:
-    """(frames uint8 [n, H, W] as a read-only memory map, frames.parquet) of the run, verified; row i of the table is frame i."""
-    return np.load(study.read("frames.npy"), mmap_mode="r"), pd.read_parquet(study.read("frames.parquet"))
-
-
 def open_frames(ws: Workspace) -> tuple[np.ndarray, pd.DataFrame]:
-    """As `load_frames`, for the notebook that has just written them."""
+    """(frames uint8 [n, H, W] as a read-only memory map, frames.parquet), for the notebook that has just written them; row i of the table is frame i."""
     return np.load(ws.path("frames.npy"), mmap_mode="r"), pd.read_parquet(ws.path("frames.parquet"))
 
 

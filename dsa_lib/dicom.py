@@ -365,7 +365,7 @@ def vessels_are_dark(values: np.ndarray, background: float) -> bool:
 
 
 def example(path: Path, frame: int) -> dict[str, np.ndarray]:
-    """Planes of one frame at full size for a figure: "raw" and "mask" where there is a mask, and "subtracted" (mask − raw, or as stored)."""
+    """Planes of one frame at full size for a figure: "raw" and "mask" where there is a mask, and "subtracted" (raw − mask, or as stored: vessels dark)."""
     acquisition = read_acquisition(path)
     planes = _Planes(path, acquisition.relationship)
     masks, _ = _masks(planes, acquisition)
