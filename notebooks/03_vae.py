@@ -47,7 +47,7 @@ config = study.profile.autoencoder
 
 # %% [markdown]
 # ## Frames
-# Patients are split once (notebook 01). Training patients train, validation patients choose the weights, test patients are for the figures below.
+# Patients are split once (notebook 01). Training patients train, validation patients choose the weights, test patients (validation patients, where there is no test frame) are for the figures below.
 
 # %%
 if why := study.skipped_upstream("arterial.parquet", "classifier"):
@@ -144,7 +144,7 @@ print(
 
 # %% [markdown]
 # ## What the autoencoder keeps
-# On test patients, who were used for nothing above. PSNR over all pixels is dominated by background, so vessel pixels are reported apart.
+# On test patients, who were used for nothing above; an archive without test frames shows validation patients, who chose the weights. PSNR over all pixels is dominated by background, so vessel pixels are reported apart.
 
 # %%
 held_out = rows["test"] if len(rows["test"]) else rows["val"]
