@@ -1,9 +1,8 @@
 """The arterial-phase classifier (§2.2, §4.2): a ResNet-18 trained from scratch with binary cross-entropy (Eq. 1), applied to every frame.
 
-The ResNet-18 family here also serves as the run's own feature network: `stage_features` for a perceptual loss, `pooled_features` for distances.
+The ResNet-18 family here also serves as the run's own feature network: `stage_features` for a perceptual loss and for distances.
 """
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -23,9 +22,7 @@ from dsa_lib.profiles import Classifier, Curation, Profile
 from dsa_lib.progress import track
 from dsa_lib.session import Study
 from dsa_lib.training import Draws, fit
-from dsa_lib.workspace import Workspace, atomic_write
-
-PUBLISHED = {"precision": 0.92, "recall": 0.89, "accuracy": 0.95}  # §2.2, on the hold-out validation set
+from dsa_lib.workspace import PROJECT, Workspace, atomic_write
 
 # --- network and features ---------------------------------------------------------------------------------------------
 
@@ -61,24 +58,15 @@ def stage_features(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     return list(model.resnet(x, output_hidden_states=True).hidden_states[1:])
 
 
-def pooled_features(model: nn.Module, frames: np.ndarray, size: int, batch_size: int = 64) -> np.ndarray:
-    """Globally averaged features before the last layer, float32 [n, 8·width], for uint8 frames [n, H, W]."""
-    return _apply(model, frames, size, batch_size, lambda x: model.resnet(x).pooler_output.flatten(1), "features")
-
-
+@torch.no_grad()
 def predict(model: nn.Module, frames: np.ndarray, size: int, batch_size: int = 64) -> np.ndarray:
     """ŷ of Eq. 1: probability in [0, 1] that a frame is arterial, float32 [n], for uint8 frames [n, H, W] (a memory map is read batch by batch)."""
-    return _apply(model, frames, size, batch_size, lambda x: model(x).logits[:, 0].sigmoid(), "frames classified")
-
-
-@torch.no_grad()
-def _apply(model: nn.Module, frames: np.ndarray, size: int, batch_size: int, head, what: str) -> np.ndarray:
     device = next(model.parameters()).device
     model.eval()
     out = []
-    for first in track(range(0, len(frames), batch_size), what=f"batches of {what}"):
+    for first in track(range(0, len(frames), batch_size), what="batches of frames classified"):
         x = to_input(np.asarray(frames[first : first + batch_size]), size).to(device)
-        out.append(head(x).float().cpu().numpy())
+        out.append(model(x).logits[:, 0].sigmoid().float().cpu().numpy())
     return np.concatenate(out) if out else np.zeros(0, np.float32)
 
 
@@ -220,6 +208,12 @@ def select_arterial(phases: pd.DataFrame, settings: Classifier) -> np.ndarray:
     return chosen
 
 
+def published_scores() -> dict[str, float]:
+    """Precision, recall and accuracy on the paper's hold-out validation set (§2.2)."""
+    table = pd.read_csv(PROJECT / "data_manifests" / "published" / "classifier.csv")
+    return dict(zip(table["column"], table["published"], strict=True))
+
+
 def scores(truth: np.ndarray, called: np.ndarray) -> dict[str, float]:
     """Precision, recall, accuracy (nan where undefined) and the counts behind them, for bool arrays [n]."""
     truth, called = np.asarray(truth, bool), np.asarray(called, bool)
@@ -317,14 +311,15 @@ def examples(frames: pd.DataFrame, phases: pd.DataFrame, count: int = 4) -> list
 
 
 def facts(run: str, profile: Profile, train_rows: pd.DataFrame) -> dict:
-    """What a classifier has to say of itself (classifier.json): what its input must look like, how it was trained and on what."""
+    """What a classifier has to say of itself (classifier.json): what its input must look like, and on what it was trained.
+
+    Its threshold is no part of it: that belongs to the profile which applies it.
+    """
     return {
         "trained": f"run {run}, profile {profile.name}",
         "input_size": profile.classifier.input_size,
         "background_grey": profile.curation.background_grey,
         "contrast_per_grey": profile.curation.contrast_per_grey,
-        "threshold": profile.classifier.threshold,
-        "settings": dataclasses.asdict(profile.classifier),
         "training_patients": int(train_rows["patient"].nunique()),
         "training_series": int(train_rows["series"].nunique()),
         "training_frames": len(train_rows),
@@ -352,12 +347,12 @@ def load_classifier(folder: Path, curation: Curation | None = None) -> tuple[nn.
         model = ResNetForImageClassification.from_pretrained(folder, use_safetensors=True)
     except (OSError, ValueError, SafetensorError) as error:
         raise StudyError(
-            f"{folder} does not hold a trained classifier ({error}): give the classifier folder that notebook 02 wrote"
+            f"the folder {Path(folder).name!r} does not hold a trained classifier ({type(error).__name__}): give the classifier folder that notebook 02 wrote"
         ) from None
     for name in ("background_grey", "contrast_per_grey"):
         if curation is not None and facts.get(name) != getattr(curation, name):
             raise StudyError(
-                f"the classifier in {folder} was trained on frames with {name} {facts.get(name)}, these have {getattr(curation, name)}: "
+                f"the classifier was trained on frames with {name} {facts.get(name)}, these have {getattr(curation, name)}: "
                 f"set curation.{name} alike and run notebooks/01_curation.ipynb again"
             )
     return model.eval(), facts
@@ -372,5 +367,5 @@ def find_classifier(given: str) -> Path:
         if (place / "classifier.json").is_file():
             return place.resolve()
     raise StudyError(
-        f"classifier {given!r} is neither a run with a trained classifier nor a folder that holds one: run notebook 02 in that run first, or correct the name"
+        f"classifier {Path(given).name!r} is neither a run with a trained classifier nor a folder that holds one: run notebook 02 there, or correct the name"
     )

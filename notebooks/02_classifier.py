@@ -152,10 +152,11 @@ if study.archive is None and study.has("archive_truth.parquet"):
 metrics = phase.score_table(phases, labelled)
 metrics.to_csv(study.write("classifier_metrics.csv"), index=False)
 study.note("metrics", metrics.to_dict("records"))
-study.note("metrics_published", phase.PUBLISHED)
+published = phase.published_scores()
+study.note("metrics_published", published)
 shown = ["reference", "split", "series", "n", "precision", "recall", "accuracy"]
 display(metrics[shown].round(3) if len(metrics) else "Neither truth nor annotations: nothing to score against.")
-print("Published, hold-out validation set (§2.2):", phase.PUBLISHED)
+print("Published, hold-out validation set (§2.2):", published)
 
 # %%
 if "phase" in phases:
