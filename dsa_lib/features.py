@@ -5,7 +5,7 @@
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
 from dsa_lib.errors import StudyError
 from dsa_lib.progress import track
@@ -59,31 +58,6 @@ def check_frames(frames: np.ndarray, what: str, least: int = 1) -> None:
         )
     if len(frames) < least:
         raise StudyError(f"{what} number {len(frames)}, and at least {least} are needed: generate or hold out more")
-
-
-def read_images(folder: Path, files: Sequence[str], what: str = "generated images") -> np.ndarray:
-    """uint8 [n, H, W] of the named 8-bit grey image files. Raises StudyError for a missing file, another mode (colour, 16 bit) or unlike sizes."""
-    stack: np.ndarray | None = None
-    for index, name in enumerate(files):
-        try:
-            with Image.open(Path(folder) / name) as image:
-                mode, pixels = image.mode, np.asarray(image)
-        except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError on some damaged PNGs
-            raise StudyError(
-                f"{name} of the {what} cannot be read ({type(error).__name__}): generate it again with notebooks/05_sampling.ipynb"
-            ) from None
-        if mode != "L":
-            raise StudyError(
-                f"{name} of the {what} has mode {mode}: 8-bit grey (mode L) is needed; export it without colour, at 8 bits"
-            )
-        if stack is None:
-            stack = np.empty((len(files), *pixels.shape), np.uint8)
-        if pixels.shape != stack.shape[1:]:
-            raise StudyError(
-                f"{name} of the {what} is {pixels.shape[1]}×{pixels.shape[0]} and {files[0]} {stack.shape[2]}×{stack.shape[1]}: all must have one size"
-            )
-        stack[index] = pixels
-    return np.zeros((0, 0, 0), np.uint8) if stack is None else stack
 
 
 def check_features(features: np.ndarray, what: str) -> np.ndarray:

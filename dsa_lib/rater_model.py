@@ -8,14 +8,11 @@ how far the vessels of an image, at three calibres, lie from those of real arter
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from scipy import ndimage
 
-from dsa_lib.errors import StudyError
 from dsa_lib.reader_files import RATINGS, SCREENING
 from dsa_lib.readers import SEGMENTS
 
@@ -171,15 +168,3 @@ def real_reference(
     shuffled = arterial.sample(frac=1, random_state=seed)
     chosen = shuffled[shuffled.groupby("cell").cumcount() < per_cell].sort_values("frame_id")
     return np.asarray(frames[chosen["frame_id"].to_numpy()]), chosen["cell"].to_numpy()
-
-
-def load_images(folder: Path, manifest: pd.DataFrame) -> np.ndarray:
-    """The reader set's images in the manifest's order, grey, [n, H, W] uint8; `file` is relative to `folder`."""
-    images = []
-    for name in manifest["file"]:
-        path = folder / name
-        if not path.is_file():
-            raise StudyError(f"{name} of the reader set is missing: run notebooks/05_sampling.ipynb again")
-        with Image.open(path) as image:
-            images.append(np.asarray(image.convert("L")))
-    return np.stack(images)

@@ -90,8 +90,3 @@ def save_png(path: Path, frame: np.ndarray) -> None:
     text.add_text("Comment", SYNTHETIC_MARK)
     with atomic_write(path) as temporary:
         Image.fromarray(frame).save(temporary, pnginfo=text)
-
-
-def load_images(folder: Path, files: list[str]) -> np.ndarray:
-    """uint8 [n, H, W] of the named PNGs."""
-    return np.stack([np.asarray(Image.open(Path(folder) / name).convert("L")) for name in files])

@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dsa_lib import autoencoder, diffusion, sampling, text
+from dsa_lib import autoencoder, diffusion, images, sampling, text
 from dsa_lib.conditions import CANONICAL
 from dsa_lib.figures import samples, style
 from dsa_lib.progress import track
@@ -106,7 +106,7 @@ for cell in CANONICAL:
     one_each = held_out.sort_values("probability", ascending=False).drop_duplicates("series")["frame_id"].head(columns)
     real[cell] = frames[np.sort(one_each)]
     chosen = manifests["reader"].loc[manifests["reader"]["cell"] == cell, "file"].head(columns)
-    generated[cell] = sampling.load_images(study.ws.path("samples/reader"), chosen.tolist())
+    generated[cell] = images.read_images(study.ws.path("samples/reader"), chosen.tolist())
 origin = "archive" if study.archive else "phantom"
 style.save(samples.figure2(real, generated, f"{origin}, held-out patients"), study.write("figures/figure2.png"))
 

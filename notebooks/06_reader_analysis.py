@@ -47,6 +47,7 @@ from IPython.display import display
 
 from dsa_lib import rater_model, readers, tables
 from dsa_lib.figures import reader_study, style
+from dsa_lib.images import read_images
 from dsa_lib.reader_files import collect, open_reader_study, write_study
 from dsa_lib.reliability import icc2
 from dsa_lib.session import begin
@@ -79,7 +80,7 @@ else:
     frames, arterial = np.load(study.read("frames.npy"), mmap_mode="r"), pd.read_parquet(study.read("arterial.parquet"))
     real, real_cells = rater_model.real_reference(frames, arterial, study.profile.seed)
     quality = rater_model.measured_quality(
-        rater_model.load_images(folder, manifest), manifest["cell"], real, real_cells
+        read_images(folder, manifest["file"].tolist()), manifest["cell"], real, real_cells
     )
     model = rater_model.RaterModel()
     write_study(*rater_model.simulate(manifest, quality, study.profile.seed, model), *targets)

@@ -183,7 +183,7 @@ def middle_cerebral(patient: Patient, side: int, rng: np.random.Generator) -> li
     return vessels
 
 
-def anterior_cerebral(patient: Patient, side: int, rng: np.random.Generator, root: str = "A1") -> list[Vessel]:
+def anterior_cerebral(side: int, rng: np.random.Generator, root: str = "A1") -> list[Vessel]:
     """A2, pericallosal arc around the corpus callosum, callosomarginal and frontopolar branches of one side."""
     x = 2.2 + rng.normal(0, 0.4)
     lift, reach = rng.normal(0, 2), rng.normal(0, 2.5)

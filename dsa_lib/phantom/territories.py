@@ -125,7 +125,7 @@ def _carotid_tree(patient: Patient, side: int, rng, common: bool) -> Tree:
         vessels.insert(0, anatomy.Vessel("CCA", cca, (3.3 * patient.calibre, 3.2 * patient.calibre), None))
         vessels += drainage.external_carotid(patient, side, "CCA")
     vessels += anatomy.middle_cerebral(patient, side, rng)
-    vessels += anatomy.anterior_cerebral(patient, side, rng)
+    vessels += anatomy.anterior_cerebral(side, rng)
     state = patient.pcom[anatomy.side_index(side)]
     if state == "fetal":
         vessels += anatomy.posterior_cerebral(side, rng, "ICA", from_carotid=True)
@@ -158,7 +158,7 @@ def _carotid_tree(patient: Patient, side: int, rng, common: bool) -> Tree:
 
 def _cross_fill(tree: Tree, patient: Patient, side: int, rng) -> Tree:
     """The other side's anterior cerebral artery, filled through the anterior communicating artery."""
-    other = anatomy.anterior_cerebral(patient, -side, rng, root="A1")
+    other = anatomy.anterior_cerebral(-side, rng, root="A1")
     extra = join([anatomy.Vessel("A1", np.array([[2.4 * side, -13, 12], [0, -13.5, 12.2], [-2.4 * side, -13, 12]]), (0.7, 0.7), None), *other],
                  lambda p: individual(p, patient))  # fmt: skip
     names = [v.name for v in other]

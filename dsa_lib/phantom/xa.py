@@ -46,7 +46,7 @@ def dataset(row: dict, acquisition, frames: np.ndarray, config) -> Dataset:
         other.ReferencedSOPInstanceUID = row["partners"][0]
         ds.ReferencedImageSequence = Sequence([other])
     _who_and_when(ds, row)
-    _how(ds, row, acquisition, frames, config)
+    _how(ds, row, acquisition, config)
     ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
     ds.NumberOfFrames, ds.Rows, ds.Columns = frames.shape
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 12, 11, 0
@@ -100,7 +100,7 @@ def _who_and_when(ds: Dataset, row: dict) -> None:
     ds.ContrastBolusAgent = "Iodine 300 mg/ml (simulated)"
 
 
-def _how(ds: Dataset, row: dict, acquisition, frames: np.ndarray, config) -> None:
+def _how(ds: Dataset, row: dict, acquisition, config) -> None:
     arm, exposure = acquisition.arm, acquisition.exposure
     magnification = arm.source_detector / arm.source_isocentre
     pitch = arm.field / config.matrix * magnification

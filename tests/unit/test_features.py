@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 
 from dsa_lib import features, phase, weights
 from dsa_lib.errors import StudyError
@@ -65,28 +64,6 @@ def test_own_features_are_never_called_fid(classifier, frames):
 def test_frames_unfit_for_a_network_are_refused(bad, fault):
     with pytest.raises(StudyError, match=fault):
         features.check_frames(bad, "generated images")
-
-
-def test_image_files_of_another_kind_are_refused_by_name(tmp_path):
-    grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
-    for name, image in (
-        ("a.png", Image.fromarray(grey)),
-        ("rgb.png", Image.fromarray(np.repeat(grey[..., None], 3, axis=2))),
-        ("deep.png", Image.fromarray(grey.astype(np.uint16) * 256)),
-        ("wide.png", Image.fromarray(np.repeat(grey, 2, axis=1))),
-    ):
-        image.save(tmp_path / name)
-    (tmp_path / "broken.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
-    assert np.array_equal(features.read_images(tmp_path, ["a.png", "a.png"]), np.stack([grey, grey]))
-    for name, fault in (
-        ("rgb.png", "mode RGB"),
-        ("deep.png", "mode I;16"),
-        ("wide.png", "16×8 and a.png 8×8"),
-        ("broken.png", "cannot be read"),
-        ("absent.png", "cannot be read"),
-    ):
-        with pytest.raises(StudyError, match=f"{name} .*{fault}"):
-            features.read_images(tmp_path, ["a.png", name])
 
 
 def test_values_that_are_not_finite_name_the_image():

@@ -3,12 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 from scipy import ndimage
 
 from dsa_lib import readers
-from dsa_lib.errors import StudyError
-from dsa_lib.rater_model import RaterModel, load_images, measured_quality, real_reference, simulate, vessel_features
+from dsa_lib.rater_model import RaterModel, measured_quality, real_reference, simulate, vessel_features
 from dsa_lib.reader_files import open_reader_study, write_study
 
 CONDITIONS = [("anterior", "A"), ("posterior", "A"), ("anterior", "B"), ("posterior", "B")]
@@ -123,13 +121,9 @@ def test_features_ignore_brightness_and_reject_wrong_shapes():
         simulate(MANIFEST, np.zeros(3))
 
 
-def test_reference_and_images(tmp_path):
+def test_reference_takes_so_many_frames_a_condition():
     frames = np.arange(40, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 4), np.uint8)
     arterial = pd.DataFrame({"frame_id": np.arange(5, 35), "cell": ["AC A"] * 20 + ["Others"] * 10})
     real, cells = real_reference(frames, arterial, seed=0, per_cell=8)
     assert len(real) == 16 and sorted(set(cells)) == ["AC A", "Others"]
     assert all((frame[0, 0] >= 25) == (cell == "Others") for frame, cell in zip(real, cells, strict=True))
-    Image.fromarray(np.full((4, 4), 7, np.uint8)).save(tmp_path / "a.png")
-    assert load_images(tmp_path, pd.DataFrame({"file": ["a.png"]})).tolist() == [[[7] * 4] * 4]
-    with pytest.raises(StudyError, match=r"b\.png .* missing: run notebooks/05_sampling\.ipynb again"):
-        load_images(tmp_path, pd.DataFrame({"file": ["b.png"]}))

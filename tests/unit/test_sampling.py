@@ -5,7 +5,8 @@ import pandas as pd
 from PIL import Image
 
 from dsa_lib.conditions import CELLS
-from dsa_lib.sampling import SYNTHETIC_MARK, generate, load_images, stratified_plan
+from dsa_lib.images import read_images
+from dsa_lib.sampling import SYNTHETIC_MARK, generate, stratified_plan
 
 
 class Pipeline:
@@ -43,7 +44,7 @@ def test_an_interrupted_set_goes_on_and_another_model_starts_anew(tmp_path):
     generate(pipeline, plan, tmp_path / "broken", **options)
     assert pipeline.made == [plan["seed"][5]]
     files = plan["file"].tolist()
-    assert np.array_equal(load_images(tmp_path / "whole", files), load_images(tmp_path / "broken", files))
+    assert np.array_equal(read_images(tmp_path / "whole", files), read_images(tmp_path / "broken", files))
     pipeline.made = []
     generate(pipeline, plan, tmp_path / "broken", **(options | {"digest": "b"}))
     assert len(pipeline.made) == 8
