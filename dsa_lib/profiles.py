@@ -37,7 +37,7 @@ class Curation:
     background_grey: int = 162  # grey of no contrast; the level of clinical display frames
     contrast_per_grey: float = 0.008  # log attenuation that one grey level stands for
     train_fraction: float = 0.7  # of patients; the paper gives no split
-    val_fraction: float = 0.1
+    val_fraction: float = 0.1  # likewise
     workers: int = 2
 
 
@@ -47,7 +47,7 @@ class Classifier:
 
     input_size: int = 128
     width: int = 64  # channels of the first stage; 64 is ResNet-18
-    batch_size: int = 64
+    batch_size: int = 64  # §4.2 gives no batch size, learning rate or number of steps
     learning_rate: float = 1e-3
     steps: int = 3000
     # Labels of the other frames of an annotated series, in seconds from the representative one; the paper gives no rule. Experts mark the best filled
@@ -56,9 +56,9 @@ class Classifier:
     positive_after_s: float = 0.25  # ... to so long after
     negative_before_s: float = 2.75  # not arterial earlier than this; frames in between are not used
     negative_after_s: float = 0.75  # not arterial later than this; close to the mark, because what is kept should be arterial with high confidence (§4.2)
-    threshold: float = 0.5
+    threshold: float = 0.5  # none in the paper
     cosine: bool = False  # learning rate down a half cosine; the paper names no schedule
-    crop_fraction: float = 0.85  # smallest side of the random crop
+    crop_fraction: float = 0.85  # smallest side of the random crop; §4.2 names crop and jitter without their size
     jitter: float = 0.2  # relative brightness and contrast jitter
     # Augmentation beyond the paper's three, off where 0 (as in `paper`): see phase.augment.
     zoom_out: float = 0.0  # how far beyond the frame the crop may reach
@@ -102,7 +102,7 @@ class Text:
 
     layers: int = 4
     width: int = 512
-    heads: int = 8
+    heads: int = 8  # the paper gives none; 64 channels a head, as in BERT
     max_tokens: int = 64
     pooled: bool = False  # False: the token sequence with its mask; True: one pooled vector
 
@@ -128,8 +128,8 @@ class Diffusion:
     epochs_conditional: int = 50
     steps_unconditional: int = 0  # budgets in steps; 0 leaves it to the epochs
     steps_conditional: int = 0
-    patience: int = 10  # evaluations, unconditional model: "early stopping" in §4.5, without a number
-    patience_conditional: int = 0  # §4.5 names no early stopping here: 0 trains to the end
+    patience: int = 10  # evaluations; §4.5 names early stopping, without a number, for the unconditional model alone
+    patience_conditional: int = 0  # read as none: 0 trains to the end
     ema_decay: float = 0.0  # none mentioned in the paper: off in `paper`
     warmup_steps: int = 0  # none mentioned
     clip_norm: float = 0.0  # none mentioned
@@ -161,9 +161,9 @@ class Fidelity:
 
     features: str = "inception"  # "inception" (the paper) or "phase-network" (the run's own networks: no download)
     real_images: int = 5000  # held-out frames
-    reference_mix: str = (
-        "balanced"  # "balanced": equally many held-out frames a condition; "as-is": the archive's own mix
-    )
+    # "as-is": the archive's own mix, against all generated images ("approximately matching" in §2.5: 10,000 against 5,000); "balanced": equally many
+    # held-out frames a condition, and generated images in the same numbers.
+    reference_mix: str = "as-is"
     repeats: int = (
         5  # draws of the reference (and of the floor) over which the median is taken; the paper gives no number
     )
@@ -184,7 +184,7 @@ class Profile:
 
     name: str = "paper"
     seed: int = 20260201
-    precision: str = "bf16"  # bf16, fp32 or auto (bf16 where the processor computes in it)
+    precision: str = "bf16"  # the paper gives none; bf16, fp32 or auto (bf16 where the processor computes in it)
     log_every_s: float = 10.0
     checkpoint_every_s: float = 60.0
     archive: Archive = field(default_factory=Archive)
@@ -266,7 +266,14 @@ PHANTOM = Profile(
     ),
     sampling=Sampling(scheduler="dpmsolver++", steps=20, batch_size=40, fid_per_condition=100),
     readers=Readers(bootstrap=2000),
-    fidelity=Fidelity(features="phase-network", real_images=500, judge_steps=400, judge_size=64, judge_width=32),
+    fidelity=Fidelity(
+        features="phase-network",
+        real_images=500,
+        reference_mix="balanced",  # a small archive has few held-out frames of the rarer conditions
+        judge_steps=400,
+        judge_size=64,
+        judge_width=32,
+    ),
 )
 
 SMOKE = replace(
@@ -297,7 +304,13 @@ SMOKE = replace(
     ),
     readers=Readers(bootstrap=200),
     fidelity=Fidelity(
-        features="phase-network", real_images=24, judge_steps=20, judge_size=32, judge_width=8, batch_size=16
+        features="phase-network",
+        real_images=24,
+        reference_mix="balanced",
+        judge_steps=20,
+        judge_size=32,
+        judge_width=8,
+        batch_size=16,
     ),
 )
 

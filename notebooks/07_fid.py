@@ -39,7 +39,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from dsa_lib import autoencoder, faithfulness, features, fidelity, phase, privacy, tables, training
+from dsa_lib import autoencoder, faithfulness, features, fidelity, images, phase, privacy, tables, training
 from dsa_lib.conditions import CELLS
 from dsa_lib.figures import fidelity as figures
 from dsa_lib.figures import style
@@ -55,8 +55,9 @@ origin = "archive" if study.archive else "phantom"
 #
 # Generated frames of the four canonical conditions against real arterial frames of held-out patients: no network of this run was trained on them
 # (validation patients only chose which of its weights were kept). §2.5 draws 5,000 such frames, "approximately matching" the distribution over conditions, which
-# can be read in two ways; `fidelity.reference_mix` names them: `balanced` (equally many a condition, like the generated set) or `as-is` (the
-# archive's own mix). A condition with fewer frames gives all it has, and the counts are shown.
+# can be read in two ways; `fidelity.reference_mix` names them: `as-is` (the archive's own mix; profile `paper`) or `balanced` (equally many a condition,
+# like the generated set; a small archive's scarce conditions then do not read as a difference of the images). A condition with fewer frames gives all it
+# has, and the counts are shown.
 
 # %%
 if why := study.skipped_upstream("samples/fid", "arterial.parquet", "classifier"):
@@ -66,7 +67,7 @@ manifest = pd.read_parquet(folder / "manifest.parquet")
 arterial = pd.read_parquet(study.read("arterial.parquet"))
 frames = np.load(study.read("frames.npy"), mmap_mode="r")
 part = {split: arterial[arterial["split"] == split].reset_index(drop=True) for split in ("train", "val", "test")}
-generated = features.read_images(folder, manifest["file"].tolist())
+generated = images.read_images(folder, manifest["file"].tolist())
 held_out = pd.concat([part["val"], part["test"]], ignore_index=True)
 fidelity.check_sets(manifest["cell"], held_out, part["train"])
 pd.DataFrame(
@@ -112,7 +113,8 @@ print(f"{extractor.name}: {values.shape[1]} values an image, reported as {extrac
 # in float64, as the median over draws of the reference. Beside it the *floor*: real frames of the training patients in the place of generated ones, in the
 # same numbers. A generator that reproduced its training patients perfectly would score the floor, not zero, because patients differ and because
 # a Fréchet distance of finite samples is biased upwards. Where a set is no larger than the feature dimension (`rank_deficient`, * in the figure)
-# only the comparison with the floor means anything. The kernel distance (KID's unbiased estimator) does not have that bias.
+# only the comparison with the floor means anything. With `as-is`, *generated* is all generated frames, as in §2.5, and *generated, sizes of the floor* as
+# many of them as the floor has: that row is to be read beside it. The kernel distance (KID's unbiased estimator) does not have that bias.
 # Precision and density say how plausible the generated frames are, recall and coverage how much of the real variety they reach.
 
 # %%
@@ -182,7 +184,7 @@ if study.has("vae"):
 # %%
 if no_judge is None:
     size, batch = settings.judge_size, settings.batch_size
-    answers = {name: (faithfulness.judge(model, images, size, batch), cells) for name, (images, cells) in asked.items()}
+    answers = {name: (faithfulness.judge(model, shown, size, batch), cells) for name, (shown, cells) in asked.items()}
     rates = faithfulness.rates(answers)
     matrices = {name: faithfulness.confusion(*answer) for name, answer in answers.items()}
     style.save(figures.confusions(matrices), study.write("figures/faithfulness.png"))
@@ -225,7 +227,7 @@ print(privacy.statement(audit))
 # %%
 value = results.set_index(["scope", "set"])["distance"]
 study.note("distance", {"name": extractor.distance, "features": extractor.name})
-study.note("distance_overall", {name: round(float(value["overall", name]), 4) for name in ("generated", "floor")})
+study.note("distance_overall", {name: round(float(value["overall", name]), 4) for name in results["set"].unique()})
 study.note("faithfulness", faithfulness.verdict(rates) if no_judge is None else f"Not judged: {no_judge}.")
 study.note("memorisation", privacy.statement(audit))
 study.finish()

@@ -9,28 +9,31 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from dsa_lib.conditions import CELLS
+from dsa_lib.fidelity import FLOOR, GENERATED, beside_floor
 from dsa_lib.figures.style import CELL_COLOURS
 
 OVERALL_COLOUR = "#222222"
 FLOOR_COLOUR = "#8A8A8A"
 HELD_OUT_COLOUR = "#CC79A7"
-OFFSETS = {"generated": -0.14, "floor": 0.14}  # rows apart, so that equal values stay visible
+OFFSETS = {GENERATED: -0.14, FLOOR: 0.14}  # rows apart, so that equal values stay visible
 SCORES = ("precision", "recall", "density", "coverage")
 
 
 def distances(results: pd.DataFrame, distance: str, origin: str) -> Figure:
     """The table of `fidelity.evaluate` as dots, generated (filled) beside the floor (open): the distance, KID, and the four neighbour scores.
 
+    Both have the same sizes; what else the table holds (all generated images, where they are more than the floor has) is not drawn.
     `origin` names the archive that the compared frames come from ("phantom", "archive").
     """
-    table = results.set_index(["scope", "set"])
+    paired = results[results["set"].isin([beside_floor(results), FLOOR])]
+    table = paired.replace({"set": {beside_floor(results): GENERATED}}).set_index(["scope", "set"])
     scopes = list(dict.fromkeys(results["scope"]))
     figure, axes = plt.subplots(1, 3, figsize=(7.4, 2.8), width_ratios=[1.2, 1, 1])
     for row, scope in enumerate(scopes):
         colour = CELL_COLOURS.get(scope, OVERALL_COLOUR)
         low, high = (table.loc[scope, f"distance_{end}"] for end in ("low", "high"))
         for name, offset in OFFSETS.items():
-            edge = colour if name == "generated" else FLOOR_COLOUR
+            edge = colour if name == GENERATED else FLOOR_COLOUR
             axes[0].plot([low[name], high[name]], [row + offset] * 2, color=edge, lw=1.5, zorder=1)
         _pair(axes[0], row, table.loc[scope, "distance"], colour)
         _pair(axes[1], row, table.loc[scope, "kid"], colour)
@@ -48,7 +51,7 @@ def distances(results: pd.DataFrame, distance: str, origin: str) -> Figure:
         Line2D([], [], ls="", marker="o", ms=5, color=OVERALL_COLOUR, label=f"generated against held-out {origin} frames"),
         Line2D([], [], ls="", marker="o", ms=5, mfc="white", mec=FLOOR_COLOUR, label=f"floor: {origin} training against held-out frames"),
     ]  # fmt: skip
-    if results["rank_deficient"].any():
+    if paired["rank_deficient"].any():
         handles.append(Line2D([], [], ls="", label="* images ≤ feature dimensions"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), columnspacing=1.0, handletextpad=0.2)
     return figure
@@ -57,7 +60,7 @@ def distances(results: pd.DataFrame, distance: str, origin: str) -> Figure:
 def _pair(axis, row: int, values: pd.Series, colour: str) -> None:
     """A filled dot for `generated` above an open one for `floor`, both in `row`."""
     for name, offset in OFFSETS.items():
-        face, edge = (colour, colour) if name == "generated" else ("white", FLOOR_COLOUR)
+        face, edge = (colour, colour) if name == GENERATED else ("white", FLOOR_COLOUR)
         axis.scatter(values[name], row + offset, s=26, facecolor=face, edgecolor=edge, zorder=2)
 
 
@@ -70,7 +73,7 @@ def _rows(axis, labels: Sequence[str], title: str, xlabel: str) -> None:
 
 
 def _scope_label(table: pd.DataFrame, scope: str) -> str:
-    row = table.loc[(scope, "generated")]
+    row = table.loc[(scope, GENERATED)]
     return f"{scope}{'*' if row['rank_deficient'] else ''}\n{int(row['images'])} : {int(row['reference_images'])}"
 
 

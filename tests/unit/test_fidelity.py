@@ -127,6 +127,38 @@ def test_evaluate_tells_a_shifted_generator_from_the_floor():
     assert not table["rank_deficient"].any()
 
 
+def test_as_is_takes_every_generated_image_and_matches_the_floor_apart():
+    # §2.5: all generated images (there 10,000) against the archive's own mix of held-out frames (there 5,000).
+    settings = replace(load_profile("smoke").fidelity, reference_mix="as-is", real_images=90, repeats=2)
+    assert load_profile("paper").fidelity.reference_mix == "as-is"
+    generated, held_out, training = image_set(40, 6, 1, shift=1.0), image_set(60, 6, 2), image_set(80, 6, 3)
+    held_out = held_out.at(np.flatnonzero((held_out.cells != "PC A") | (np.arange(240) < 63)))  # 3 frames of PC A
+    training = training.at(np.flatnonzero((training.cells != "PC A") | (np.arange(320) < 95)))  # 15 of PC A
+    results = fidelity.evaluate(generated, held_out, training, settings, seed=7)
+    table = results.set_index(["scope", "set"])
+    assert table.loc["overall", "images"].to_dict() == {"generated": 160, fidelity.MATCHED: 135, "floor": 135}
+    assert table.loc["PC A", "images"].to_dict() == {"generated": 40, fidelity.MATCHED: 15, "floor": 15}
+    assert (table.loc["overall", "reference_images"] == 90).all()
+    row = table.loc[("overall", "generated")]
+    draws = [held_out.at(fidelity.draw(held_out.cells, 90, "as-is", np.random.default_rng([7, r]))) for r in range(2)]
+    whole = fidelity.statistics(generated.features)
+    distances = [fidelity.frechet_distance(fidelity.statistics(each.features), whole) for each in draws]
+    assert (row["distance_low"], row["distance_high"]) == pytest.approx((min(distances), max(distances)))
+    cells = fidelity.table5_cells(results, "inception", "FID")
+    assert cells["Ours", "FID"] == row["distance"]
+    assert cells["Ours, sizes of the floor", "FID"] == table.loc[("overall", fidelity.MATCHED), "distance"]
+    assert fidelity.beside_floor(results) == fidelity.MATCHED
+
+
+def test_as_is_stays_defined_where_a_condition_is_scarce_or_absent():
+    settings = replace(load_profile("smoke").fidelity, reference_mix="as-is", real_images=500, repeats=2)
+    held_out, training = image_set(30, 6, 2), image_set(30, 6, 3)
+    held_out, training = (images.at(np.flatnonzero(images.cells != "PC A")) for images in (held_out, training))
+    table = fidelity.evaluate(image_set(20, 6, 1), held_out, training, settings, seed=7).set_index(["scope", "set"])
+    assert table.loc["overall", "distance"].notna().all() and table.loc["AC A", "distance"].notna().all()
+    assert table.loc["PC A", "distance"].isna().all()
+
+
 def test_a_scarce_condition_does_not_read_as_a_difference():
     # The same distribution everywhere, cells far apart; held-out frames of one cell are scarce, training frames of it too.
     settings = replace(load_profile("smoke").fidelity, real_images=240, repeats=1)
