@@ -48,7 +48,7 @@ def distances(results: pd.DataFrame, distance: str, origin: str) -> Figure:
         axis.set_xlim(0, axis.get_xlim()[1])
     axes[1].axvline(0, color="#9A9A9A", lw=0.8, zorder=0)
     handles = [
-        Line2D([], [], ls="", marker="o", ms=5, color=OVERALL_COLOUR, label=f"generated against held-out {origin} frames"),
+        Line2D([], [], ls="", marker="o", ms=5, color=OVERALL_COLOUR, label=f"{beside_floor(results)}, against held-out {origin} frames"),
         Line2D([], [], ls="", marker="o", ms=5, mfc="white", mec=FLOOR_COLOUR, label=f"floor: {origin} training against held-out frames"),
     ]  # fmt: skip
     if paired["rank_deficient"].any():
