@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -33,27 +33,31 @@ SNAKEMAKE = [
     "--cores", "all",
     # Our own lock is in use: snakemake's would outlive a kill.
     "--nolock", "--rerun-incomplete", "--scheduler", "greedy", "--nocolor",
-    # The default, named because "changed code, input or parameter runs again, anything else is kept" rests on it.
-    "--rerun-triggers", "mtime", "params", "input", "code",
+    # Not "code": the call itself decides no result, what does stands in the parameters and inputs of the rules.
+    "--rerun-triggers", "mtime", "params", "input",
 ]  # fmt: skip
 
 
 def main() -> int:
     request = _arguments()
+    signal.signal(signal.SIGTERM, _interrupt)  # what a cluster sends first
     try:
         ws = Workspace(request.run) if request.run else _unnamed(request.archive)
         if request.clean:
             return clean(ws)
-        prepare(ws, request)
+        workflow = check(ws, request)
         with lock(ws) as held:
-            return run(ws, shlex.split(request.snakemake), held)
+            write(ws, workflow, request)
+            return run(ws, [*by_hand(ws, workflow["notebooks"]), *shlex.split(request.snakemake)], held)
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
 
 
-def prepare(ws: Workspace, request: argparse.Namespace) -> None:
-    """Check the request and write what the Snakefile reads: `workflow.json` and one parameters file a notebook. Raises StudyError."""
+def check(ws: Workspace, request: argparse.Namespace) -> dict:
+    """The workflow that was asked for. Raises StudyError, before anything is written, for whatever cannot be."""
     overrides = _mapping("overrides", request.overrides)
     profile = load_profile(request.profile, overrides)
     archive = _archive(request.archive)
@@ -68,14 +72,31 @@ def prepare(ws: Workspace, request: argparse.Namespace) -> None:
             )
     workflow = plan(ws.run, profile, overrides, archive, given)
     _same_study(ws, profile.name, archive)
+    return workflow
+
+
+def write(ws: Workspace, workflow: dict, request: argparse.Namespace) -> None:
+    """Write what the Snakefile reads: `workflow.json` and one parameters file a notebook."""
     for name, entry in workflow["notebooks"].items():
         write_json(ws.path(f"parameters/{name}.json"), entry["parameters"])
     write_json(ws.path("workflow.json"), workflow)
     write_json(
-        ws.path("provenance/request.json"), {"profile": profile.name, "archive": str(archive) if archive else None}
+        ws.path("provenance/request.json"),
+        {"profile": request.profile, "archive": "given" if request.archive else None},
     )
     for folder in ("notebooks", "logs"):
         (ws.root / folder).mkdir(exist_ok=True)
+
+
+def by_hand(ws: Workspace, notebooks: Iterable[str]) -> list[str]:
+    """Options that run again what was run by hand since the workflow ran it: with which parameters, the workflow cannot know."""
+    found = [
+        name
+        for name in notebooks
+        if (manifest := ws.manifest_path(name)).exists()
+        and not _same_bytes(manifest, ws.root / "provenance" / "launched" / manifest.name)
+    ]
+    return ["--forcerun", *(f"notebook_{name}" for name in found)] if found else []
 
 
 def run(ws: Workspace, extra: list[str], held: TextIO) -> int:
@@ -197,6 +218,10 @@ def clean(ws: Workspace) -> int:
     return 0
 
 
+def _interrupt(*_) -> None:
+    raise KeyboardInterrupt
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Run the study, or go on with it.")
     parser.add_argument("--run", default="", help="name of the run, a folder under runs/")
@@ -255,6 +280,10 @@ def _same_study(ws: Workspace, profile: str, archive: Path | None) -> None:
                 f"the run {ws.run!r} was made with {name} {was or 'phantom'}, not {now or 'phantom'}: "
                 f"choose another RUN, or remove it with make clean-run RUN={ws.run}"
             )
+
+
+def _same_bytes(one: Path, other: Path) -> bool:
+    return other.exists() and one.read_bytes() == other.read_bytes()
 
 
 def _ran_since(ws: Workspace, notebook: str, started: float) -> bool:

@@ -120,6 +120,16 @@ def test_a_changed_number_runs_what_reads_it_and_what_follows(runs, copied):
     assert worked(done) == ["06", "10"]
 
 
+def test_what_was_run_by_hand_with_other_parameters_is_run_again(runs, copied):
+    command = [sys.executable, "-m", "papermill", "notebooks/06_reader_analysis.ipynb", str(runs / "by_hand.ipynb")]
+    command += ["-r", "run", copied, "-y", '{"overrides": {"readers.bootstrap": 20}}']
+    subprocess.run(command, cwd=PROJECT, env=os.environ | {"DSA_RUNS": str(runs)}, capture_output=True, check=True)
+    done = make(runs, RUN=copied)
+    assert done.returncode == 0 and worked(done) == ["06", "10"], done.stdout + done.stderr
+    assert sha256(runs / copied / "readers" / "icc.csv") == sha256(runs / "whole" / "readers" / "icc.csv")
+    assert NOTHING in make(runs, RUN=copied).stdout
+
+
 def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(runs, copied):
     root = runs / copied
     log = root / "logs" / "04_ldm.log"
