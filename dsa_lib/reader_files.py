@@ -94,7 +94,7 @@ def write_study(screening: pd.DataFrame, ratings: pd.DataFrame, screening_path: 
 def _read(path: Path, schema: pa.DataFrameSchema) -> pd.DataFrame:
     wanted = ",".join(schema.columns)
     if not path.is_file():
-        raise StudyError(f"{path.absolute()} does not exist: give the path of a CSV file with the columns {wanted}")
+        raise StudyError(f"{path.name} does not exist: give the path of a CSV file with the columns {wanted}")
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skip_blank_lines=False)
     except (ValueError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as fault:
