@@ -27,6 +27,7 @@ from plan import plan
 
 from dsa_lib.errors import StudyError
 from dsa_lib.profiles import load_profile
+from dsa_lib.weights import weights_file
 from dsa_lib.workspace import NOTEBOOKS, PROJECT, Workspace, runs_folder, write_json
 
 SNAKEMAKE = [
@@ -65,21 +66,22 @@ def check(ws: Workspace, request: argparse.Namespace) -> dict:
     if request.classifier:
         given["classifier"] = request.classifier
     if name := given.get("classifier"):
-        manifest = Workspace(str(name)).manifest("02_classifier")
-        if manifest is None or manifest["status"] != "finished":
-            raise StudyError(
-                f"the run {name!r} has no trained classifier: finish its notebook 02 first, or name another run"
-            )
+        given["classifier"] = _classifier(str(name))
+    # Found missing now, not after days of training.
+    if profile.autoencoder.perceptual == "lpips":
+        weights_file("vgg16")
+    if profile.fidelity.features == "inception":
+        weights_file("inception-v3-fid")
     workflow = plan(ws.run, profile, overrides, archive, given)
     _same_study(ws, profile.name, archive)
     return workflow
 
 
 def write(ws: Workspace, workflow: dict, request: argparse.Namespace) -> None:
-    """Write what the Snakefile reads: `workflow.json` and one parameters file a notebook."""
+    """Write what the Snakefile reads: `workflow.json` and one parameters file a notebook, in private/ since they name the archive's folder."""
     for name, entry in workflow["notebooks"].items():
-        write_json(ws.path(f"parameters/{name}.json"), entry["parameters"])
-    write_json(ws.path("workflow.json"), workflow)
+        write_json(ws.private(f"parameters/{name}.json"), entry["parameters"])
+    write_json(ws.private("workflow.json"), workflow)
     write_json(
         ws.path("provenance/request.json"),
         {"profile": request.profile, "archive": "given" if request.archive else None},
@@ -103,7 +105,7 @@ def run(ws: Workspace, extra: list[str], held: TextIO) -> int:
     """Start snakemake, watch it, and report. Returns the exit status."""
     started = time.time()
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(PROJECT / "workflow" / "Snakefile"), "--directory", str(ws.root),
-               "--configfile", str(ws.root / "workflow.json"), *SNAKEMAKE, *extra]  # fmt: skip
+               "--configfile", str(ws.private("workflow.json")), *SNAKEMAKE, *extra]  # fmt: skip
     environment = os.environ | {
         "DSA_RUNS": str(runs_folder()),
         "DSA_LAUNCHED_BY": f"{socket.gethostname()}:{os.getpid()}",
@@ -262,6 +264,20 @@ def _archive(text: str) -> Path | None:
     if not path.is_dir():
         raise StudyError(f"the archive {text!r} is not a folder: give the folder that holds the DICOM files")
     return path
+
+
+def _classifier(given: str) -> str:
+    """A run's name as it is, a folder with a trained classifier as its full path (notebooks run elsewhere)."""
+    if (runs_folder() / given).is_dir() and Path(given).name == given:
+        manifest = Workspace(given).manifest("02_classifier")
+        if manifest is not None and manifest["status"] == "finished":
+            return given
+    for place in (Path(given).expanduser(), Path(given).expanduser() / "classifier"):
+        if (place / "classifier.json").is_file():
+            return str(place.resolve())
+    raise StudyError(
+        f"{given!r} has no trained classifier: finish notebook 02 of that run first, or name another run or folder"
+    )
 
 
 def _same_study(ws: Workspace, profile: str, archive: Path | None) -> None:

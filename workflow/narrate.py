@@ -28,7 +28,7 @@ def watch(host: str, pid: int) -> None:
 
 def main() -> None:
     notebook = sys.argv[1]
-    every = list(json.loads(Path("workflow.json").read_text())["notebooks"])
+    every = list(json.loads(Path("private/workflow.json").read_text())["notebooks"])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # papermill ends the pipe
     host, _, pid = os.environ.get("DSA_LAUNCHED_BY", "").rpartition(":")
     if pid:

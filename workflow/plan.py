@@ -111,7 +111,7 @@ def code_digest(notebook: str) -> str:
 
 def fingerprint(key: str, value: object) -> object:
     """What stands for a parameter's value: for a path the names, sizes and times of what lies there, for a run its classifier, else itself."""
-    if key == "classifier" and value:
+    if key.rpartition(".")[2] == "classifier" and value and not Path(str(value)).is_absolute():
         manifest = Workspace(str(value)).manifest_path("02_classifier")
         return hashlib.sha256(manifest.read_bytes()).hexdigest()[:16] if manifest.exists() else value
     if not isinstance(value, str) or not value or not (path := Path(value)).exists():
