@@ -29,9 +29,9 @@ CAPTIONS = {
 FURTHER = {
     "faithfulness.csv": (
         "Does the image show the condition that was asked for?",
-        "A classifier of circulation and plane, trained on frames of the archive alone, names the condition of generated frames and, beside it, of held-out frames of the archive.",
+        "A classifier of circulation and plane, trained on frames of the archive alone, names the condition of generated and of held-out frames.",
     ),
-    "fidelity.csv": ("Fidelity by condition", "Generated against held-out frames; the floor is training frames of the archive against the same held-out frames."),
+    "fidelity.csv": ("Fidelity by condition", "Generated against held-out frames of the archive; the floor is its training frames against the same."),
     "privacy.csv": ("Nearest training frames", "A first screening in one feature space, no proof of anonymity."),
     "readers/icc.csv": ("Agreement with intervals", "95 % intervals by the F method and by resampling images."),
 }  # fmt: skip
