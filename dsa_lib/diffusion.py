@@ -171,7 +171,7 @@ def training_loss(data: LatentSet, schedule: DDPMScheduler):
     return loss
 
 
-def validation_loss(data: LatentSet, schedule: DDPMScheduler, seed: int, images: int = 256, batch_size: int = 64):
+def validation_loss(data: LatentSet, schedule: DDPMScheduler, seed: int, images: int = 96, batch_size: int = 32):
     """`validate` for `training.fit`: the same loss on held-out latents with noise and timesteps that never change."""
 
     def validate(model: nn.Module) -> dict[str, float]:

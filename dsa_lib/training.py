@@ -119,7 +119,7 @@ def fit(
         )
     Path(folder).mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator(mixed_precision=precision_for(precision), cpu=not torch.cuda.is_available())
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
     trained, optimizer = accelerator.prepare(model, optimizer)
     plain = accelerator.unwrap_model(trained)
     state = _State(plain, optimizer, ema_decay, Path(folder), digest)

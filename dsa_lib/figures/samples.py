@@ -41,6 +41,7 @@ def figure2(real: Mapping[str, np.ndarray], generated: Mapping[str, np.ndarray],
     right = max((len(generated[cell]) for cell in cells), default=0)
     figure, axes = plt.subplots(
         len(cells), left + right + 1, figsize=(1.25 * (left + right) + 0.7, 1.25 * len(cells) + 0.3), squeeze=False,
+        layout="constrained",
         width_ratios=[1] * left + [0.12] + [1] * right,
     )  # fmt: skip
     for axis in axes.flat:
