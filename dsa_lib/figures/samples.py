@@ -18,7 +18,7 @@ def image_grid(
     """uint8 frames in rows with a label each; all at grey 0–255, so that brightness is comparable. `titles` head the columns."""
     columns = max(len(row) for row in rows)
     figure, axes = plt.subplots(
-        len(rows), columns, figsize=(size * columns + 0.5, size * len(rows) + 0.25), squeeze=False
+        len(rows), columns, figsize=(size * columns + 0.5, size * len(rows) + 0.25), squeeze=False, layout="constrained"
     )
     for axes_row, row, label in zip(axes, rows, labels, strict=True):
         for axis in axes_row:
