@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dsa_lib import _xa_tags, circulation, dicom
+from dsa_lib import _xa_tags, burned_in, circulation, deidentification, dicom
 from dsa_lib.errors import StudyError
 from dsa_lib.profiles import Curation
 from dsa_lib.workspace import Workspace, atomic_write, sha256, write_json
@@ -58,6 +58,7 @@ class Task:
     fingerprint: str  # of the file's size and time, the settings and the code: another one is read anew
     settings: Curation
     vocabulary: Path
+    cleared: bool = False  # of burned-in text, by a person
 
 
 def _finished(task: Task) -> dict | None:
@@ -95,6 +96,8 @@ def _read_file(task: Task) -> dict:
             run = dicom.subtracted_run(
                 task.path, acquisition, settings.image_size, settings.background_grey, settings.contrast_per_grey
             )
+            if not task.cleared:
+                burned_in.hold_back(dicom.read_header(task.path), run.text)
             record |= run.window
             with atomic_write(task.array) as temporary:
                 np.save(temporary, run.frames)
@@ -106,6 +109,8 @@ def _read_file(task: Task) -> dict:
             "quarantined": "the file cannot be opened",
             "remedy": "check that it is readable and copy it again",
         }
+    if not record.get("kept"):
+        task.array.unlink(missing_ok=True)  # pixels of an earlier reading that has since been refused
     write_json(task.record, record)
     return record
 
@@ -134,7 +139,8 @@ def read_all(tasks: list[Task], workers: int) -> Iterator[dict]:
 
 def plan(archive: Path, ws: Workspace, key: bytes, settings: Curation, vocabulary: Path) -> tuple[list[Task], int]:
     """(one task a file under `archive`, in the order of the paths; bytes in all). What the file system lists first makes no difference."""
-    code = "".join(sha256(Path(module.__file__)) for module in (dicom, _xa_tags, circulation))
+    code = "".join(sha256(Path(module.__file__)) for module in (dicom, _xa_tags, burned_in, circulation))
+    reviewed = deidentification.reviewed(ws)
     made_from = (
         f"{settings.image_size} {settings.background_grey} {settings.contrast_per_grey} {sha256(vocabulary)} {code}"
     )
@@ -145,8 +151,10 @@ def plan(archive: Path, ws: Workspace, key: bytes, settings: Curation, vocabular
             continue
         name, stat = path.relative_to(archive).as_posix(), path.stat()
         short = pseudonym(key, "F", name)
-        fingerprint = hashlib.sha256(f"{name} {stat.st_size} {stat.st_mtime_ns} {made_from}".encode()).hexdigest()
+        cleared = short in reviewed
+        facts = f"{name} {stat.st_size} {stat.st_mtime_ns} {made_from}{' cleared' if cleared else ''}"
+        fingerprint = hashlib.sha256(facts.encode()).hexdigest()
         record, array = ws.private(f"curation/{short}.json"), ws.checkpoints("curation") / f"{short}.npy"
-        tasks.append(Task(path, name, record, array, fingerprint, settings, vocabulary))
+        tasks.append(Task(path, name, record, array, fingerprint, settings, vocabulary, cleared))
         size += stat.st_size
     return tasks, size

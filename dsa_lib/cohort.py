@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dsa_lib import circulation
+from dsa_lib import circulation, deidentification
 from dsa_lib._archive_files import BYTES_PER_WORKER, plan, pseudonym, read_all, run_key
 from dsa_lib.conditions import CELLS, OTHERS, Condition
 from dsa_lib.errors import StudyError
@@ -59,11 +59,11 @@ def curate(
     workers = max(1, min(workers or settings.workers, size // BYTES_PER_WORKER))
     records = list(track(read_all(tasks, workers), len(tasks), "files"))
     quarantine = _resolve(tasks, records, key, ws)
-    series, arrays, identities = _series_table(tasks, records, key)
+    series, arrays, identities = _series_table(tasks, records, key, settings.oldest_age)
     flow = _flow(len(tasks), series, quarantine)
     kept = series[series["kept"]]
     if kept.empty:
-        _write_parquet(ws.path("series.parquet"), series.drop(columns="frame_times_s"))
+        _write_kept(ws, "series.parquet", series.drop(columns="frame_times_s"))
         raise StudyError(
             f"no series of the archive can be used: {len(quarantine)} files were quarantined and {len(series)} series excluded; "
             "the reasons are in quarantine.csv and series.parquet of the run"
@@ -78,10 +78,10 @@ def curate(
         for part in [frames[frames["split"] == name]]
     }
     series = series.drop(columns="frame_times_s")
-    _write_parquet(ws.path("series.parquet"), series)
-    _write_parquet(ws.path("frames.parquet"), frames)
+    _write_kept(ws, "series.parquet", series)
+    _write_kept(ws, "frames.parquet", frames)
     _write_parquet(ws.private("series_key.parquet"), identities)
-    write_json(ws.path("flow.json"), flow)
+    write_json(ws.path("flow.json"), deidentification.kept_only("flow.json", flow))
     return Cohort(series, quarantine, flow, identities)
 
 
@@ -109,16 +109,14 @@ def _resolve(tasks: list, records: list[dict], key: bytes, ws: Workspace) -> pd.
     ]
     # File names can hold names of patients: the shareable list has keyed names, the private one the paths.
     quarantine = pd.DataFrame(rows, columns=["file", "reason", "remedy", "path"]).sort_values("file", ignore_index=True)
-    for path, table in (
-        (ws.private("quarantine_files.csv"), quarantine),
-        (ws.path("quarantine.csv"), quarantine.drop(columns="path")),
-    ):
+    shared = deidentification.kept_only("quarantine.csv", quarantine.drop(columns="path"))
+    for path, table in ((ws.private("quarantine_files.csv"), quarantine), (ws.path("quarantine.csv"), shared)):
         with atomic_write(path) as temporary:
             table.to_csv(temporary, index=False)
-    return quarantine.drop(columns="path")
+    return shared
 
 
-def _series_table(tasks: list, records: list[dict], key: bytes):
+def _series_table(tasks: list, records: list[dict], key: bytes, oldest_age: int):
     """(series without identifiers, path of each kept series' frames, private identities), in the order of the pseudonyms."""
     rows, identities, arrays = [], [], {}
     for task, record in zip(tasks, records, strict=True):
@@ -131,6 +129,7 @@ def _series_table(tasks: list, records: list[dict], key: bytes):
                 "series": name,
                 "study": pseudonym(key, "E", record["study_uid"]),
                 "patient": pseudonym(key, "P", record["patient_id"]),
+                "study_date": record["study_date"],
                 **{c: record[c] for c in ("circulation", "matched_term", "plane", "plane_source")},
                 **{c: record[c] for c in ("primary_angle_deg", "secondary_angle_deg", "frames")},
                 "frame_time_ms": round(float(np.median(np.diff(times))) * 1000, 3) if len(times) > 1 else np.nan,
@@ -155,9 +154,13 @@ def _series_table(tasks: list, records: list[dict], key: bytes):
     if series["series"].duplicated().any():
         raise StudyError("two series received the same pseudonym: remove private/key.hex to draw a new key")
     series["kept"] = series["kept"].astype(bool)
-    series["age"] = series["age"].astype("Int64")
+    series = deidentification.generalised(series, oldest_age)
     counts = series["frames"].where(series["kept"], 0)
-    series.insert(9, "first_frame", (counts.cumsum() - counts).where(series["kept"]).astype("Int64"))
+    series.insert(
+        series.columns.get_loc("frames"),
+        "first_frame",
+        (counts.cumsum() - counts).where(series["kept"]).astype("Int64"),
+    )
     return series, arrays, pd.DataFrame(identities).sort_values("series", ignore_index=True)
 
 
@@ -206,6 +209,10 @@ def _store(ws: Workspace, series: pd.DataFrame, arrays: dict[str, Path], size: i
     frames.insert(4, "frame", np.concatenate([np.arange(count) for count in kept["frames"]]))
     frames.insert(5, "time_s", np.concatenate([np.asarray(times, float) for times in kept["frame_times_s"]]))
     return frames
+
+
+def _write_kept(ws: Workspace, name: str, frame: pd.DataFrame) -> None:
+    _write_parquet(ws.path(name), deidentification.kept_only(name, frame))
 
 
 def _write_parquet(path: Path, frame: pd.DataFrame) -> None:

@@ -27,6 +27,7 @@ from pydicom.uid import (
 )
 
 from dsa_lib import _xa_tags as tags
+from dsa_lib import burned_in
 from dsa_lib._xa_tags import Unreadable, find, numbers
 
 MAX_SIDE, MAX_FRAMES = 4096, 2000  # beyond any angiographic detector or run: a damaged header, not an image
@@ -41,6 +42,7 @@ class Acquisition:
 
     patient_id: str
     study_uid: str
+    study_date: str  # DA, or ""
     series_uid: str
     sop_uid: str
     texts: tuple[str, str, str]  # series description, protocol name, body part
@@ -74,10 +76,11 @@ class Acquisition:
 
 @dataclass(frozen=True)
 class Run:
-    """Subtracted frames uint8 [n, size, size], dark vessels on `background_grey`, and the constants of how they were made."""
+    """Subtracted frames uint8 [n, size, size], dark vessels on `background_grey`, the constants of how they were made, and where text is likely."""
 
     frames: np.ndarray
     window: dict[str, object] = field(default_factory=dict)
+    text: tuple[str, ...] = ()
 
 
 def read_header(path: Path) -> Dataset:
@@ -142,6 +145,7 @@ def _acquisition(header: Dataset) -> Acquisition:
     return Acquisition(
         patient_id=str(header.PatientID),
         study_uid=str(header.StudyInstanceUID),
+        study_date=str(header.get("StudyDate") or ""),
         series_uid=str(header.SeriesInstanceUID),
         sop_uid=str(header.SOPInstanceUID),
         texts=tuple(str(header.get(name) or "") for name in ("SeriesDescription", "ProtocolName", "BodyPartExamined")),
@@ -281,7 +285,9 @@ def subtracted_run(
         masks, window = _masks(planes, acquisition)
     weight = _squared(planes.inside.astype(np.float32), size)
     small = np.empty((planes.frames, size, size), np.float32)
+    still = burned_in.Still(planes.frames)
     for index, plane in enumerate(planes):
+        still.add(plane)
         contrast = plane if masks is None else masks[index] - plane
         small[index] = _squared(contrast * planes.inside, size)
     if masks is not None:
@@ -297,7 +303,8 @@ def subtracted_run(
         grey = background_grey * (small if dark else small - 1) / span
         window |= {"background": round(background, 6), "contrast_per_grey": round(span / background_grey, 8)}
     window |= {"relationship": acquisition.relationship, "log_per_value": round(planes.scale, 10)}
-    return Run(np.clip(np.rint(grey), 0, 255).astype(np.uint8), window)
+    text = tuple(still.text(logged=acquisition.relationship == "LIN"))
+    return Run(np.clip(np.rint(grey), 0, 255).astype(np.uint8), window, text)
 
 
 def _masks(planes: _Planes, acquisition: Acquisition) -> tuple[list[np.ndarray] | None, dict[str, object]]:

@@ -38,6 +38,7 @@ class Curation:
     contrast_per_grey: float = 0.008  # log attenuation that one grey level stands for
     train_fraction: float = 0.7  # of patients; the paper gives no split
     val_fraction: float = 0.1  # likewise
+    oldest_age: int = 90  # years; told of everyone older, since ages over 89 identify (HIPAA). §2.1 reports up to 91: raise it where that is allowed
     workers: int = 2
 
 
