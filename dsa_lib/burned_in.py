@@ -18,12 +18,12 @@ from scipy.sparse.csgraph import connected_components
 from dsa_lib._xa_tags import Unreadable
 
 GLYPHS = 4  # characters in a line from which it counts as text
-FRAMES = 6  # looked at, evenly spread over the run
+FRAMES = 5  # looked at, evenly spread over the run
 STILL, CONTRAST = (
     0.02,
     0.2,
 )  # of the range of grey values: largest change over the frames; smallest height of a stroke over its surroundings
-QUIET = 0.1  # of the median change of all pixels: as still as this only what has no noise can be
+QUIET = 0.1  # of the change that noise makes: only what has no noise is as still as this
 SMALLEST_PX = 5  # height of a character; smaller ones cannot be read
 LARGEST = 1 / 8  # of the longer side: height of a character
 MOST_PIECES = 1500  # considered at a time, largest first
@@ -70,11 +70,9 @@ class Still:
         """Where in the image lines of text are likely ("upper left", ...); [] where there are none. `logged`: the planes are logarithms of grey values."""
         if self._lowest is None:
             return []
-        # In the logarithm the contrast of bright text would shrink.
-        lowest, highest = (np.exp(plane) if logged else plane for plane in (self._lowest, self._highest))
-        shape = lowest.shape
-        places = (_place((top + bottom) / 2 / shape[0], (left + right) / 2 / shape[1]) for top, bottom, left, right in
-                  text_lines(lowest, highest, self.frames))  # fmt: skip
+        rows, columns = self._lowest.shape
+        boxes = text_lines(self._lowest, self._highest, self.frames, logged)
+        places = (_place((top + bottom) / 2 / rows, (left + right) / 2 / columns) for top, bottom, left, right in boxes)
         return list(dict.fromkeys(places))
 
 
@@ -84,33 +82,64 @@ def _place(down: float, across: float) -> str:
     return f"{row} {column}"
 
 
-def text_lines(lowest: np.ndarray, highest: np.ndarray, frames: int) -> list[tuple[int, int, int, int]]:
+def text_lines(
+    lowest: np.ndarray, highest: np.ndarray, frames: int, logged: bool = False
+) -> list[tuple[int, int, int, int]]:
     """Boxes (top, bottom, left, right), half open, of likely lines of text, horizontal or vertical, brighter or darker than their surroundings.
 
-    `lowest`, `highest` [rows, columns]: smallest and largest grey value of each pixel over `frames` frames. A single frame says nothing about change;
-    the characters of a line must then be of one grey.
+    `lowest`, `highest` [rows, columns]: smallest and largest grey value, or its logarithm (`logged`), of each pixel over `frames` frames. A single frame
+    says nothing about change; the characters of a line must then be of one grey.
     """
+    if min(lowest.shape) < 3 * SMALLEST_PX:
+        return []
+    # In the logarithm the contrast of bright text would shrink.
+    linear = np.exp if logged else np.asarray
+    # Every fifth row crosses every character: looking there spares most runs the rest.
+    if not any(_signs(linear(lowest[::SMALLEST_PX]), linear(highest[::SMALLEST_PX]), frames)):
+        return []
+    lowest, highest = linear(lowest), linear(highest)
     low, high = float(lowest.min()), float(highest.max())
     full = high - low
-    if full <= 0 or min(lowest.shape) < 3 * SMALLEST_PX:
-        return []
+    contrasty, quiet_strokes = _signs(lowest, highest, frames)
     change = highest - lowest
     still = change <= STILL * full
     # Wide enough that a bold stroke of the largest character does not contain the window.
     window = max(SMALLEST_PX, round(max(lowest.shape) * LARGEST / 5) | 1)
     found = []
-    if _edges(lowest, still, CONTRAST * full) >= 4 * GLYPHS:
+    if contrasty:
         one_grey = 0.05 * full if frames == 1 else None
         for plane in (lowest - low, high - highest):
             strokes = still & (plane - ndimage.grey_opening(plane, size=(window, window)) > CONTRAST * full)
             found += _text(strokes, plane, one_grey)
     # White on nearly white, in a noisy run: strokes show by their want of noise, in the subtracted frames too.
-    usual = float(np.median(change[::3, ::3]))
-    quiet = change <= QUIET * usual
-    if frames >= 3 and usual > 0 and 4 * GLYPHS * SMALLEST_PX <= np.count_nonzero(quiet) < quiet.size / 4:
+    if quiet_strokes:
+        quiet = change <= QUIET * _noise(change, np.abs(np.diff(lowest, axis=1)))
         thick = ndimage.maximum_filter(ndimage.minimum_filter(quiet, window), window)
         found += _text(quiet & ~thick, lowest, None)
     return found
+
+
+def _signs(lowest: np.ndarray, highest: np.ndarray, frames: int) -> tuple[bool, bool]:
+    """(Are there still pixels beside steep steps along a row; are there a few pixels without noise in a noisy run.) Cheap, and true of every text."""
+    full = float(highest.max()) - float(lowest.min())
+    change = highest - lowest
+    still = change <= STILL * full
+    if full <= 0:
+        return False, False
+    steps = np.abs(np.diff(lowest, axis=1))
+    contrasty = np.count_nonzero((steps > CONTRAST * full) & (still[:, 1:] | still[:, :-1])) >= 2 * GLYPHS
+    noise = _noise(change, steps)
+    if frames < 3 or noise <= 0:
+        return contrasty, False
+    quiet = change <= QUIET * noise
+    # Two side by side: by chance alone this hardly happens.
+    pairs = np.count_nonzero(quiet[:, 1:] & quiet[:, :-1])
+    return contrasty, bool(GLYPHS <= pairs < change.size / 4)
+
+
+def _noise(change: np.ndarray, steps: np.ndarray) -> float:
+    """Change over the frames that noise alone makes in most pixels: their median change, but no more than the steps between neighbours allow (motion)."""
+    return min(float(np.median(change[:, ::4])), 4 * float(np.median(steps[:, ::4])))
 
 
 def _text(strokes: np.ndarray, plane: np.ndarray, one_grey: float | None) -> list[tuple[int, int, int, int]]:
@@ -119,12 +148,6 @@ def _text(strokes: np.ndarray, plane: np.ndarray, one_grey: float | None) -> lis
     turned = [_Piece(p.left, p.right, p.top, p.bottom, p.across, p.down, p.peak) for p in pieces]
     upright = [(top, bottom, left, right) for left, right, top, bottom in _lines(turned, one_grey)]
     return _lines(pieces, one_grey) + upright
-
-
-def _edges(plane: np.ndarray, still: np.ndarray, step: float) -> int:
-    """Number of still pixels beside a step of at least `step` along a row: a cheap test that spares most runs the rest."""
-    steep = np.abs(np.diff(plane, axis=1)) > step
-    return int(np.count_nonzero(steep & (still[:, 1:] | still[:, :-1])))
 
 
 class _Piece:
