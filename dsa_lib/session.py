@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
+from dsa_lib import hidden_paths
 from dsa_lib.errors import StudyError
 from dsa_lib.profiles import Profile, load_profile
 from dsa_lib.workspace import NOTEBOOKS, PROJECT, RUN_NAME, Workspace, sha256, write_json
@@ -166,7 +167,8 @@ class Study:
 def begin(notebook: str, namespace: Mapping[str, object]) -> Study:
     """Open `notebook`: check what papermill injected, load the profile, print the provenance.
 
-    `namespace` is the notebook's `globals()`. Raises StudyError for an unknown or ill-typed parameter (papermill itself only warns).
+    `namespace` is the notebook's `globals()`; a parameter that is a reference (`dsa_lib.hidden_paths`) holds its path there afterwards. Raises
+    StudyError for an unknown or ill-typed parameter (papermill itself only warns).
     """
     declared = declared_parameters(notebook)
     for name in _injected_names(namespace):
@@ -184,6 +186,10 @@ def begin(notebook: str, namespace: Mapping[str, object]) -> Study:
             )
         if wrong:
             raise StudyError(f"parameter {name} of {notebook} is {value!r}: give a value of type {kind}")
+    values = hidden_paths.resolved(notebook, str(values["run"]), values)
+    if isinstance(namespace, dict):  # under its own name the notebook finds the path itself
+        namespace.update({name: value for name, value in values.items() if value != namespace[name]})
+    hidden_paths.hide(values)
     archive = str(values.get("archive") or "")
     study = Study(
         notebook,

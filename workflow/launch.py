@@ -26,6 +26,7 @@ import psutil
 from plan import plan
 
 from dsa_lib.errors import StudyError
+from dsa_lib.hidden_paths import referred
 from dsa_lib.profiles import load_profile
 from dsa_lib.weights import weights_file
 from dsa_lib.workspace import NOTEBOOKS, PROJECT, Workspace, runs_folder, write_json
@@ -78,10 +79,19 @@ def check(ws: Workspace, request: argparse.Namespace) -> dict:
 
 
 def write(ws: Workspace, workflow: dict, request: argparse.Namespace) -> None:
-    """Write what the Snakefile reads: `workflow.json` and one parameters file a notebook, in private/ since they name the archive's folder."""
+    """Write what the Snakefile reads: `workflow.json`, and for each notebook its parameters twice, all in private/.
+
+    `parameters/` has them as they are. `injected/` is what papermill gets and shows in executed notebooks: a path stands there as a reference into the other.
+    """
+    notebooks = {}
     for name, entry in workflow["notebooks"].items():
-        write_json(ws.private(f"parameters/{name}.json"), entry["parameters"])
-    write_json(ws.private("workflow.json"), workflow)
+        parameters = entry["parameters"]
+        write_json(ws.private(f"parameters/{name}.json"), parameters)
+        write_json(
+            ws.private(f"injected/{name}.json"), {key: referred(key, value) for key, value in parameters.items()}
+        )
+        notebooks[name] = {key: value for key, value in entry.items() if key != "parameters"}
+    write_json(ws.private("workflow.json"), workflow | {"notebooks": notebooks})
     write_json(
         ws.path("provenance/request.json"),
         {"profile": request.profile, "archive": "given" if request.archive else None},

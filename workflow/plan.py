@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dsa_lib.errors import StudyError
+from dsa_lib.hidden_paths import referred
 from dsa_lib.profiles import Profile
 from dsa_lib.session import declared_parameters
 from dsa_lib.workspace import NOTEBOOKS, PROJECT, Workspace
@@ -28,7 +29,7 @@ UPSTREAM = {
     "10_report": NOTEBOOKS[:-1],
 }
 # These carry no result: a better message or progress line must not train a model again. The values of `profiles` count on their own.
-PLUMBING = {"errors", "progress", "session", "workspace", "profiles", "_profile_checks"}
+PLUMBING = {"errors", "progress", "session", "workspace", "profiles", "_profile_checks", "hidden_paths"}
 _KINDS = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": Mapping, "list": list}
 
 
@@ -64,6 +65,8 @@ def plan(
         }
         if name == ("00_phantom_archive" if archive is None else "01_curation"):
             decides["archive"] = fingerprint("archive", str(archive)) if archive else "phantom"
+        if name == "01_curation" and (cleared := Workspace(run).root / "private" / "reviewed.csv").exists():
+            decides["reviewed"] = hashlib.sha256(cleared.read_bytes()).hexdigest()[:16]
         entries[name] = {
             "upstream": [above for above in UPSTREAM[name] if above in notebooks],
             "files": [str(path) for path in (*modules.values(), *data_of(modules))],
@@ -115,7 +118,7 @@ def fingerprint(key: str, value: object) -> object:
         manifest = Workspace(str(value)).manifest_path("02_classifier")
         return hashlib.sha256(manifest.read_bytes()).hexdigest()[:16] if manifest.exists() else value
     if not isinstance(value, str) or not value or not (path := Path(value)).exists():
-        return value
+        return "a path at which nothing lies" if referred(key, value) != value else value
     files = [path] if path.is_file() else sorted(item for item in path.rglob("*") if item.is_file())
     digest = hashlib.sha256()
     for item in files:
