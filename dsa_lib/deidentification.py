@@ -192,8 +192,8 @@ def main(arguments: Iterable[str] | None = None) -> int:
     for hit in result.hits:
         print(f"{hit.file}\t{hit.kind}\t{hit.where}")
     print(
-        f"{len(needles)} names, numbers, dates and texts of the archive were looked for in {result.files} files: "
-        f"{len(result.hits)} hits. Not looked for: {search.unsearchable(needles)} that are too short or ordinary words of this project."
+        f"{len(needles)} names, numbers, dates and texts of the archive were looked for in {result.files} files: {len(result.hits)} hits. "
+        f"{search.unsearchable(needles)} of them are too short to be told from chance; ordinary words of this project were left out."
     )
     return 1 if result.hits else 0
 
