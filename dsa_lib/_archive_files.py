@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dsa_lib import _xa_tags, circulation, dicom
+from dsa_lib import _xa_tags, circulation, dicom, filter_flow
 from dsa_lib.errors import StudyError
 from dsa_lib.profiles import Curation
 from dsa_lib.workspace import Workspace, atomic_write, sha256, write_json
@@ -83,13 +83,7 @@ def _read_file(task: Task) -> dict:
     record = {"fingerprint": task.fingerprint}
     try:
         acquisition = dicom.read_acquisition(task.path)
-        match = circulation.match_circulation(
-            acquisition.texts, _terms(task.vocabulary, task.vocabulary.stat().st_mtime_ns)
-        )
-        record |= dataclasses.asdict(dataclasses.replace(acquisition, texts=()))
-        record |= {"circulation": match.circulation, "matched_term": match.term}
-        record["reason"] = acquisition.obstacle() or match.reason
-        record["kept"] = not record["reason"]
+        record |= filter_flow.judge(acquisition, _terms(task.vocabulary, task.vocabulary.stat().st_mtime_ns))
         if record["kept"]:
             settings = task.settings
             run = dicom.subtracted_run(
@@ -134,7 +128,7 @@ def read_all(tasks: list[Task], workers: int) -> Iterator[dict]:
 
 def plan(archive: Path, ws: Workspace, key: bytes, settings: Curation, vocabulary: Path) -> tuple[list[Task], int]:
     """(one task a file under `archive`, in the order of the paths; bytes in all). What the file system lists first makes no difference."""
-    code = "".join(sha256(Path(module.__file__)) for module in (dicom, _xa_tags, circulation))
+    code = "".join(sha256(Path(module.__file__)) for module in (dicom, _xa_tags, circulation, filter_flow))
     made_from = (
         f"{settings.image_size} {settings.background_grey} {settings.contrast_per_grey} {sha256(vocabulary)} {code}"
     )
