@@ -32,6 +32,8 @@ from dsa_lib.dicom import Acquisition
 from dsa_lib.profiles import Curation
 from dsa_lib.workspace import PROJECT
 
+HEADING = "Fitted to the published values: simulated records, no study results"  # over everything that is shown of it
+COUNTED_IN = "simulated records without images; reasons of exclusion and frames in all are chosen, not published"
 YEARS = (2015, 2021)  # §2.1
 FRAME_TIME_S = 0.25
 ANTERIOR = ("ACI re", "ACI li", "ICA RT", "LT ICA", "A. carotis int. re", "ACC li", "CCA re", "MCA li")
@@ -51,7 +53,8 @@ NEITHER = {
 
 @dataclass(frozen=True)
 class PaperScale:
-    """The simulated cohort. `arterial`: rows of `frame_rows` that are arterial; `annotated`: [series, frame]; `flow`, `further`: Figure 1's counts."""
+    """The simulated cohort. `arterial`: rows of `frame_rows` that are arterial; `annotated`: [series, frame]; `further`: counts of Figure 1 beyond
+    those in `cohort.flow`."""
 
     cohort: Cohort
     arterial: pd.DataFrame
@@ -83,7 +86,9 @@ def simulate(settings: Curation, seed: int) -> PaperScale:
     arterial = frames[(frames["frame"] >= begin) & (frames["frame"] < begin + length)].reset_index(drop=True)
     marks = _marks(found, order.map(pd.Series(starts + lengths - 1)), rng)
     annotated = labels.match_annotations(marks, found.key, found.series, "the simulated annotations")
-    return PaperScale(found, arterial, annotated, filter_flow.count_arterial(arterial, len(annotated)))
+    further = filter_flow.count_arterial(arterial, len(annotated))
+    del further["split"]  # no published number stands behind it
+    return PaperScale(found, arterial, annotated, further)
 
 
 def fitted_tables(simulated: PaperScale) -> dict[str, pd.DataFrame]:

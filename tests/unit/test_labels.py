@@ -40,20 +40,42 @@ def test_instance_uid_tells_the_runs_of_one_series_apart(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "series,frame\ns4,2\ns1,0\n",  # pseudonyms: no doubt about the run, though its UID holds two
+        "series,frame\ns4,2\n1.1,0\n",
+        "frame,note,series\n2,late,s4\n0,,s1\n",
+        "\ufeffseries, frame\ns4 , 2\n\ns1,0\n,\n",  # as spreadsheets save it
+        "series,frame\ns4,2.0\ns1,0.00\n",
+    ],
+)
+def test_a_series_is_named_by_pseudonym_or_uid(tmp_path, text):
+    assert read(tmp_path, text).to_dict("records") == [{"series": "s4", "frame": 2}, {"series": "s1", "frame": 0}]
+
+
+@pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("series,frame\n1.1,4\n", "no column series_instance_uid"),
-        ("series_instance_uid,frame\n", "no rows"),
+        ("instance,frame\n1.1,4\n", "no column series: its first line must be series,frame$"),
+        ("series;frame\n1.1;4\n", "commas, not semicolons"),
+        ("series,series_instance_uid,frame\ns1,1.1,4\n", "both series and series_instance_uid"),
+        ("series,frame\n", "no rows"),
+        ("series,frame\n\n,\n", "no rows"),
         ("", "cannot be read"),
+        ("series,frame\n1.1,4\n7.7,2\n", r"mine\.csv, line 3: its series is not in this archive"),
+        ("series,frame\n1.1,4\n\n7.7,2\n", r"mine\.csv, line 4: its series is not in this archive"),
+        ("series,frame\n,4\n", r"line 2: its series is empty"),
+        ("series,frame\n1.1,10\n", r"mine\.csv, line 2: frame 10 is out of range, .* frames 0 to 9"),
+        ("series,frame\n1.1,-1\n", r"line 2: its frame is not a whole number"),
+        ("series,frame\n1.1,2.5\n", r"line 2: its frame is not a whole number"),
+        ("series,frame\n1.1,\n", r"line 2: its frame is not a whole number"),
         (
-            "series_instance_uid,frame\n1.1,4\n7.7,2\n",
-            r"mine\.csv, line 3: this series_instance_uid is not in this archive",
-        ),
-        ("series_instance_uid,frame\n1.1,10\n", r"mine\.csv, line 2: frame 10 is out of range, .* frames 0 to 9"),
-        ("series_instance_uid,frame\n1.1,-1\n", r"line 2: frame '-1' is not a whole number"),
-        ("series_instance_uid,frame\n1.1,2.5\n", r"line 2: frame '2\.5' is not a whole number"),
-        ("series_instance_uid,frame\n1.1,4\n1.1,5\n", r"line 3: its series is annotated already in line 2"),
-        ("series_instance_uid,frame\n1.3,4\n", r"line 2: its series holds 2 runs; add a column sop_instance_uid"),
+            "series,frame\n4,1.1\n",
+            r"line 2: its frame is not a whole number",
+        ),  # columns exchanged: the UID is not repeated
+        ("series,frame\n1.1,4\n1.1,5\n", r"line 3: its series is annotated already in line 2"),
+        ("series,frame\n1.1,4\ns1,5\n", r"line 3: its series is annotated already in line 2"),
+        ("series_instance_uid,frame\n1.3,4\n", r"line 2: its series holds 2 runs; .* a column sop_instance_uid"),
         ("series_instance_uid,frame,sop_instance_uid\n1.3,4,9.9\n", r"line 2: its series has no such instance"),
     ],
 )
