@@ -5,6 +5,7 @@ of `window_labels` are this project's rule, its limits named profile fields.
 """
 
 import hashlib
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,22 @@ def window_labels(frames: pd.DataFrame, annotations: pd.DataFrame, settings: Cla
     negative = (offset < -settings.negative_before_s) | (offset > settings.negative_after_s)
     joined["label"] = np.select([positive, negative], [1.0, 0.0], np.nan)
     return joined.dropna(subset="label").drop(columns="representative").reset_index(drop=True)
+
+
+def implied_prevalence(precision: float, recall: float, accuracy: float) -> tuple[float, float, float]:
+    """(lowest, central, highest) share of positives among the frames that gave three published scores, each rounded to two decimals.
+
+    Errors are FN + FP = π·[(1 − R) + R·(1 − P)/P] = 1 − A for a share π of positives, precision P, recall R and accuracy A. The bounds are those of
+    values that round to the published ones.
+    """
+
+    def share(p: float, r: float, a: float) -> float:
+        return (1 - a) / ((1 - r) + r * (1 - p) / p)
+
+    corners = [
+        share(precision + dp, recall + dr, accuracy + da) for dp, dr, da in itertools.product((-0.005, 0.005), repeat=3)
+    ]
+    return min(corners), share(precision, recall, accuracy), max(corners)
 
 
 def counts(split: dict[str, pd.DataFrame]) -> pd.DataFrame:

@@ -116,6 +116,26 @@ def test_series_without_annotation_gets_no_label():
     assert set(table["series"]) == {"s3"}
 
 
+def test_share_of_arterial_frames_behind_published_scores():
+    # 100 positives and 300 negatives: 80 found, 20 missed, 20 called wrongly: P = R = 0.8, A = 0.9.
+    low, central, high = labels.implied_prevalence(0.8, 0.8, 0.9)
+    assert central == pytest.approx(0.25)
+    assert low < 0.25 < high
+    # Brute force over all tables of 200 frames: which shares can print as the published scores?
+    shares = [
+        positives / 200
+        for positives in range(1, 200)
+        for hits in range(1, positives + 1)
+        for false in range(200 - positives + 1)
+        if round(hits / (hits + false), 2) == 0.92
+        and round(hits / positives, 2) == 0.89
+        and round((200 - false - positives + hits) / 200, 2) == 0.95
+    ]
+    low, central, high = labels.implied_prevalence(0.92, 0.89, 0.95)
+    assert low <= min(shares) <= max(shares) <= high
+    assert round(central, 2) == 0.27
+
+
 def test_too_few_patients_or_one_kind_of_frame():
     one = pd.DataFrame({"patient": ["p1", "p1"], "label": [0.0, 1.0]})
     with pytest.raises(StudyError, match=r"cover 1 patient\(s\)"):

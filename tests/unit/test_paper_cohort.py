@@ -82,8 +82,10 @@ def test_the_books_answer_to_a_disturbance():
     few = acquisitions[:500]
     groin, rotation, turned, copied = np.flatnonzero(arterial[:500])[:4]
 
+    vocabulary = circulation.read_vocabulary()
+
     def books(files):
-        records = [filter_flow.judge(item, circulation.read_vocabulary()) for item in files]
+        records = [filter_flow.judge(item, vocabulary) for item in files]
         return cohort.account([str(i) for i in range(len(files))], records, b"key", lambda first, second: True)
 
     def frames_by_view(found):
