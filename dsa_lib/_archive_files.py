@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dsa_lib import _xa_tags, circulation, dicom
+from dsa_lib import _xa_tags, _xa_values, circulation, dicom, subtraction
 from dsa_lib.errors import StudyError
 from dsa_lib.profiles import Curation
 from dsa_lib.workspace import Workspace, atomic_write, sha256, write_json
@@ -88,14 +88,14 @@ def _read_file(task: Task) -> dict:
         )
         record |= dataclasses.asdict(dataclasses.replace(acquisition, texts=()))
         record |= {"circulation": match.circulation, "matched_term": match.term}
-        record["reason"] = acquisition.obstacle() or match.reason
+        record["reason"] = acquisition.obstacle(task.settings.differencing) or match.reason
         record["kept"] = not record["reason"]
         if record["kept"]:
             settings = task.settings
             run = dicom.subtracted_run(
                 task.path, acquisition, settings.image_size, settings.background_grey, settings.contrast_per_grey
             )
-            record |= run.window
+            record |= run.window | {"frame_numbers": run.numbers.tolist()}
             with atomic_write(task.array) as temporary:
                 np.save(temporary, run.frames)
     except _xa_tags.Unreadable as fault:
@@ -134,10 +134,8 @@ def read_all(tasks: list[Task], workers: int) -> Iterator[dict]:
 
 def plan(archive: Path, ws: Workspace, key: bytes, settings: Curation, vocabulary: Path) -> tuple[list[Task], int]:
     """(one task a file under `archive`, in the order of the paths; bytes in all). What the file system lists first makes no difference."""
-    code = "".join(sha256(Path(module.__file__)) for module in (dicom, _xa_tags, circulation))
-    made_from = (
-        f"{settings.image_size} {settings.background_grey} {settings.contrast_per_grey} {sha256(vocabulary)} {code}"
-    )
+    code = "".join(sha256(Path(module.__file__)) for module in (dicom, _xa_tags, _xa_values, subtraction, circulation))
+    made_from = f"{settings.image_size} {settings.background_grey} {settings.contrast_per_grey} {settings.differencing} {sha256(vocabulary)} {code}"
     paths = sorted(Path(folder, name) for folder, _, names in os.walk(archive) for name in names)
     tasks, size = [], 0
     for path in paths:
