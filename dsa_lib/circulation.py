@@ -2,7 +2,8 @@
 
 The vocabulary (`data_manifests/vessel_terms.csv`, or a user's own file of the same form) lists German and English short forms. A run counts as
 anterior or posterior when every term found agrees; terms of other territories exclude it; what says nothing or contradicts itself is excluded and
-listed for an expert, whose answers (`read_by_hand`) come before the vocabulary. Only the vocabulary's term is recorded, never the text it stood in: free text can hold a name.
+listed for an expert, whose answers (`read_by_hand`) come before the vocabulary. Only the vocabulary's term is recorded, never the text it stood in:
+free text can hold a name.
 """
 
 import functools
