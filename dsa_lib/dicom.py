@@ -368,3 +368,8 @@ def example(path: Path, frame: int) -> dict[str, np.ndarray]:
         return {"subtracted": planes.plane(frame)}
     _, raw, mask, filled = next(iter(_subtracted(planes, {frame: plan[frame]})))
     return {"raw": raw, "mask": mask, "subtracted": filled - mask}
+
+
+def unsubtracted(path: Path, frame: int) -> np.ndarray:
+    """Plane float32 of frame `frame` (from 0) at full size, unsubtracted: log intensity, or display value where the run is stored for display."""
+    return _Planes(path, read_acquisition(path).relationship).plane(frame)

@@ -115,13 +115,28 @@ figure = figures.draw_flow(flow, counted_in)
 style.save(figure, study.write("figures/figure1_curation.png"))
 
 # %% [markdown]
-# What was excluded and why. Series in which no vessel, or a contradiction, was found can be annotated by hand: complete the vocabulary and run again.
+# What was excluded and why. Series in which no vessel, or a contradiction, was found are listed in `private/circulation_by_hand.csv`, with the words
+# their acquisition was named with: fill in its last column and pass the file as the parameter `circulations`, or complete the vocabulary, and run again.
 
 # %%
 excluded = series[~series["kept"]]
 excluded.groupby(["reason", "matched_term"]).size().rename("series").reset_index() if len(
     excluded
 ) else "nothing excluded"
+
+# %% [markdown]
+# One unsubtracted frame for each reason. Shown for the phantom archive alone: what was excluded from a real one has not been looked at for burned-in text.
+
+# %%
+if study.archive is None and len(excluded):
+    counts = excluded["reason"].value_counts()
+    examples = excluded.drop_duplicates("reason").set_index("series")
+    files = found.key.set_index("series")["file"]
+    planes = {
+        row.reason: dicom.unsubtracted(folder / files[row.Index], row.frames // 2) for row in examples.itertuples()
+    }
+    figure = figures.draw_excluded(planes, counts, f"excluded series, {counted_in}")
+    style.save(figure, study.write("figures/curation_excluded.png"))
 
 # %%
 display(found.quarantine if len(found.quarantine) else "nothing quarantined")
