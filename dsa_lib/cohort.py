@@ -29,6 +29,11 @@ __all__ = [
 
 # --- the archive ------------------------------------------------------------------------------------------------------------------------------
 
+_PER_FRAME = [
+    "frame_times_s",
+    "frame_numbers",
+]  # columns of lists, one value a frame: they become rows of frames.parquet
+
 
 @dataclasses.dataclass(frozen=True)
 class Cohort:
@@ -47,17 +52,20 @@ def curate(
     seed: int,
     workers: int = 0,
     vocabulary: Path = circulation.VOCABULARY,
+    by_hand: Path | None = None,
     simulated: bool = False,
 ) -> Cohort:
     """Read every file under `archive`, write series.parquet, quarantine.csv, frames.npy, frames.parquet and flow.json into the run.
 
-    `workers` 0 takes the profile's. `simulated` says that nobody is to be protected: the pseudonyms' key then follows from the seed, so that two runs on
+    `workers` 0 takes the profile's. `by_hand`: an expert's answers on circulation (`circulation.read_by_hand`); what is left to answer is listed in
+    private/circulation_by_hand.csv. `simulated` says that nobody is to be protected: the pseudonyms' key then follows from the seed, so that two runs on
     the same phantom archive agree. Raises StudyError when the folder is empty or nothing in it can be used; quarantine.csv and series.parquet are
     written all the same.
     """
     archive, key = Path(archive), run_key(ws, seed if simulated else None)
     circulation.read_vocabulary(vocabulary)  # its faults are the user's, not a file's
-    tasks, size = plan(archive, ws, key, settings, vocabulary)
+    answers = {} if by_hand is None else circulation.read_by_hand(by_hand)
+    tasks, size = plan(archive, ws, key, settings, vocabulary, by_hand)
     if not tasks:
         raise StudyError("the archive holds no files: give the folder that holds the DICOM files")
     workers = max(1, min(workers or settings.workers, size // BYTES_PER_WORKER))
@@ -65,8 +73,9 @@ def curate(
     names, arrays = [task.name for task in tasks], {task.name: task.array for task in tasks}
     found = account(names, records, key, _same_image(tasks, records))
     _write_quarantine(ws, found)
+    _write_questions(ws, found, records, answers)
     if not found.series["kept"].any():
-        _write_parquet(ws.path("series.parquet"), found.series.drop(columns="frame_times_s"))
+        _write_parquet(ws.path("series.parquet"), found.series.drop(columns=_PER_FRAME))
         raise StudyError(
             f"no series of the archive can be used: {len(found.quarantine)} files were quarantined and {len(found.series)} series excluded; "
             "the reasons are in quarantine.csv and series.parquet of the run"
@@ -75,7 +84,7 @@ def curate(
     frames = _store(ws, found, arrays, settings.image_size)
     found.flow["split"] = filter_flow.count_split(frames)
     found = dataclasses.replace(
-        found, series=found.series.drop(columns="frame_times_s"), quarantine=found.quarantine.drop(columns="path")
+        found, series=found.series.drop(columns=_PER_FRAME), quarantine=found.quarantine.drop(columns="path")
     )
     _write_parquet(ws.path("series.parquet"), found.series)
     _write_parquet(ws.path("frames.parquet"), frames)
@@ -90,7 +99,7 @@ def account(
     """The books, from records alone: what `curate` does between reading and writing. No file is touched.
 
     `names`: of the files, `records`: what was read of each (`filter_flow`); `key`: of the pseudonyms; `same_pixels`: compares the images of two files,
-    asked only about copies. `series` of the result has a further column frame_times_s, `quarantine` a further one path: private.
+    asked only about copies. `series` of the result has two further columns of one value a frame (`_PER_FRAME`), `quarantine` a further one path: private.
     """
     records = filter_flow.resolve_copies(names, records, same_pixels)
     quarantine = _quarantine_table(names, records, key)
@@ -135,6 +144,27 @@ def _quarantine_table(names: list[str], records: list[dict], key: bytes) -> pd.D
     return pd.DataFrame(rows, columns=["file", "reason", "remedy", "path"]).sort_values("file", ignore_index=True)
 
 
+def _write_questions(ws: Workspace, found: Cohort, records: list[dict], answers: dict[str, circulation.Match]) -> None:
+    """private/circulation_by_hand.csv: the runs that the vocabulary cannot place, with the words they were named with and the answers so far.
+
+    What an expert has written into the list itself stays in it, whether or not it was passed as `by_hand`.
+    """
+    path = ws.private("circulation_by_hand.csv")
+    answers = (circulation.read_by_hand(path) if path.exists() else {}) | answers
+    asked = {record["sop_uid"]: record["texts"] for record in records if record.get("for_expert")}
+    rows = found.key[found.key["sop_instance_uid"].isin(asked)] if len(found.key) else pd.DataFrame()
+    table = pd.DataFrame(
+        [
+            [row.series, row.file, row.sop_instance_uid, *asked[row.sop_instance_uid]]
+            + [filter_flow.as_written(answers.get(row.sop_instance_uid))]
+            for row in rows.itertuples()
+        ],
+        columns=["series", "file", "sop_instance_uid", "description", "protocol", "body_part", "circulation"],
+    )
+    with atomic_write(path) as temporary:
+        table.to_csv(temporary, index=False)
+
+
 def _write_quarantine(ws: Workspace, found: Cohort) -> None:
     # File names can hold names of patients: the shareable list has keyed names, the private one the paths.
     for path, table in (
@@ -152,19 +182,24 @@ def _series_table(names: list[str], records: list[dict], key: bytes) -> tuple[pd
         if "quarantined" in record:
             continue
         name = pseudonym(key, "S", record["sop_uid"])
-        times = record["frame_times_s"]
+        # Frames that the mask module leaves unsubtracted are no frames of the study; their numbers in the file stay with the others.
+        numbers = record.get("frame_numbers", range(record["frames"]))
+        times = [record["frame_times_s"][number] for number in numbers]
         rows.append(
             {
                 "series": name,
                 "study": pseudonym(key, "E", record["study_uid"]),
                 "patient": pseudonym(key, "P", record["patient_id"]),
                 **{c: record[c] for c in ("circulation", "matched_term", "plane", "plane_source")},
-                **{c: record[c] for c in ("primary_angle_deg", "secondary_angle_deg", "frames")},
+                **{c: record[c] for c in ("primary_angle_deg", "secondary_angle_deg")},
+                "frames": len(numbers),
+                "frames_in_file": record["frames"],
                 "frame_time_ms": round(float(np.median(np.diff(times))) * 1000, 3) if len(times) > 1 else np.nan,
                 **{c: record[c] for c in ("frame_time_source", "sex", "age", "kept", "reason", "relationship")},
-                **{c: record.get(c, "") for c in ("mask_source", "mask_frames")},
+                **{c: record.get(c, "") for c in ("value_mapping", "mask_source", "mask_frames")},
                 **{c: record.get(c, np.nan) for c in ("background", "contrast_per_grey", "log_per_value")},
                 "frame_times_s": times,
+                "frame_numbers": list(numbers),
             }
         )
         identities.append(
@@ -176,7 +211,7 @@ def _series_table(names: list[str], records: list[dict], key: bytes) -> tuple[pd
             }
         )
     if not rows:
-        nothing = pd.DataFrame(columns=["series", "study", "patient", "kept", "reason", "frame_times_s"])
+        nothing = pd.DataFrame(columns=["series", "study", "patient", "kept", "reason", *_PER_FRAME])
         return nothing.astype({"kept": bool}), pd.DataFrame()
     series = pd.DataFrame(rows).sort_values(["patient", "study", "series"], ignore_index=True)
     if series["series"].duplicated().any():
@@ -189,7 +224,10 @@ def _series_table(names: list[str], records: list[dict], key: bytes) -> tuple[pd
 
 
 def frame_rows(series: pd.DataFrame) -> pd.DataFrame:
-    """One row a frame of the kept series, in the order of `series` (which has frame_times_s and split): the table frames.parquet."""
+    """The table frames.parquet: one row a frame of the kept series, in their order; `frame` is its number in the file, from 0.
+
+    `series` has the columns `_PER_FRAME` and split.
+    """
     kept = series[series["kept"]]
     columns = [
         "series",
@@ -203,7 +241,7 @@ def frame_rows(series: pd.DataFrame) -> pd.DataFrame:
     ]
     frames = kept.loc[kept.index.repeat(kept["frames"]), columns].reset_index(drop=True)
     frames.insert(0, "frame_id", np.arange(len(frames)))
-    frames.insert(4, "frame", np.concatenate([np.arange(count) for count in kept["frames"]]))
+    frames.insert(4, "frame", np.concatenate([np.asarray(numbers, int) for numbers in kept["frame_numbers"]]))
     frames.insert(5, "time_s", np.concatenate([np.asarray(times, float) for times in kept["frame_times_s"]]))
     return frames
 

@@ -1,14 +1,15 @@
 """The filter of §2.2: what one file's facts decide, which copies of an image count, and what became of every file. Records in, counts out.
 
 A record is what was read of one file: the facts of `dicom.Acquisition` and the verdict of `judge`, or `{"quarantined": reason, "remedy": what to do}`.
-Where it came from (a DICOM file, or the simulation of `dsa_lib.paper_cohort`) makes no difference here.
+It holds identifiers and stays private. Where it came from (a DICOM file, or the simulation of `dsa_lib.paper_cohort`) makes no difference here.
 """
 
 import dataclasses
+import filecmp
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from pydicom.pixels import iter_pixels
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dsa_lib import circulation
-from dsa_lib.dicom import Acquisition
+from dsa_lib.dicom import Acquisition, read_header
 
 IDENTICAL = {"quarantined": "an identical copy of another file", "remedy": "nothing to do: one copy is read"}
 CONFLICTING = {
@@ -29,17 +30,32 @@ _FACTS = [field.name for field in dataclasses.fields(Acquisition) if field.name 
 _VERDICT = ["circulation", "matched_term", "reason", "kept"]
 
 
-def judge(acquisition: Acquisition, vocabulary: tuple[circulation.Term, ...]) -> dict:
-    """The record of a readable file: its facts without the free texts, its circulation, and whether it is kept, else the reason."""
+def judge(
+    acquisition: Acquisition,
+    vocabulary: tuple[circulation.Term, ...],
+    differencing: str = "subtract",
+    answer: circulation.Match | None = None,
+) -> dict:
+    """The record of a readable file: its facts (identifiers and free texts among them), its circulation, and whether it is kept, else the reason.
+
+    `differencing` as in `profiles.Curation`; `answer`: an expert's, which comes before the vocabulary.
+    """
     match = circulation.match_circulation(acquisition.texts, vocabulary)
-    record = {name: getattr(acquisition, name) for name in _FACTS}
-    reason = acquisition.obstacle() or match.reason
-    return record | {
-        "circulation": match.circulation,
-        "matched_term": match.term,
+    unnamed = match.circulation is None and not match.reason.startswith("other territory")
+    reason = acquisition.obstacle(differencing) or (answer or match).reason
+    return dataclasses.asdict(acquisition) | {
+        "circulation": (answer or match).circulation,
+        "matched_term": (answer or match).term,
+        "for_expert": unnamed and not acquisition.obstacle(differencing),
+        "by_hand": as_written(answer),
         "reason": reason,
         "kept": not reason,
     }
+
+
+def as_written(answer: circulation.Match | None) -> str:
+    """An expert's answer as the file of answers has it; "" where there is none."""
+    return "" if answer is None else answer.circulation or "exclude"
 
 
 def resolve_copies(names: list[str], records: list[dict], same_pixels: Callable[[str, str], bool]) -> list[dict]:
@@ -73,7 +89,7 @@ def _facts(record: dict) -> str:
 
 def same_pixels(first: Path, second: Path) -> bool:
     """Whether two files are equal byte for byte or hold the same stored pixel values; False where that cannot be shown."""
-    if first.stat().st_size == second.stat().st_size and first.read_bytes() == second.read_bytes():
+    if filecmp.cmp(first, second, shallow=False):
         return True
     try:
         pairs = itertools.zip_longest(_stored_values(first), _stored_values(second))
@@ -82,14 +98,17 @@ def same_pixels(first: Path, second: Path) -> bool:
         return False
 
 
-def _stored_values(path: Path):
-    """The stored values of each frame as integers [rows, columns]."""
-    dataset = pydicom.dcmread(path, force=True)
-    if "TransferSyntaxUID" not in dataset.file_meta:
-        implicit, little = dataset.original_encoding
+def _stored_values(path: Path) -> Iterator[np.ndarray]:
+    """The stored values of each frame as integers [rows, columns]; one frame at a time in memory, where the file allows it."""
+    source = path
+    syntax = getattr(read_header(path).file_meta, "TransferSyntaxUID", None)
+    if syntax is None or syntax.is_deflated:
+        source = pydicom.dcmread(path, force=True)
+    if syntax is None:
+        implicit, little = source.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
-    yield from iter_pixels(dataset, raw=True)
+        source.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+    yield from iter_pixels(source, raw=True)
 
 
 def count(found: int, series: pd.DataFrame, quarantine: pd.DataFrame) -> dict:

@@ -36,7 +36,7 @@ ANNOTATIONS = pa.DataFrameSchema(
 def read_annotations(path: Path, key: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
     """Representative arterial frames from a CSV file `series,frame[,sop_instance_uid]`, frame counted from 0 (data_manifests/schemas/annotations.md).
 
-    `key` [series, series_instance_uid, sop_instance_uid] maps the archive's identifiers to pseudonyms, `series` [series, frames, kept] is the curated
+    `key` [series, series_instance_uid, sop_instance_uid] maps the archive's identifiers to pseudonyms, `series` [series, frames_in_file, kept] is the curated
     list. The file names a series by the run's pseudonym or by its series instance UID; the column may be called `series_instance_uid` as well.
     `sop_instance_uid` is needed only where a UID stands for several runs. Returns columns series, frame: one row a kept series; rows of series that
     curation excluded are dropped. Raises StudyError for an unknown series, a frame out of range, a duplicate, or a file of another form; it names
@@ -80,7 +80,7 @@ def match_annotations(rows: pd.DataFrame, key: pd.DataFrame, series: pd.DataFram
         first = faults.failure_cases.sort_values("index", kind="stable").iloc[0]
         raise StudyError(f"{source}, line {first['index']}: its {first['column']} {first['check']}") from None
     runs_of = key.groupby("series_instance_uid").groups | key.groupby("series").groups
-    length = series.set_index("series")["frames"]
+    length = series.set_index("series")["frames_in_file"]
     seen: dict[str, int] = {}
     found = []
     for line, row in zip(rows.index, rows.itertuples(index=False), strict=True):
@@ -126,6 +126,11 @@ def window_labels(frames: pd.DataFrame, annotations: pd.DataFrame, settings: Cla
     """
     joined = frames.merge(annotations.rename(columns={"frame": "representative"}), on="series")
     at = joined[joined["frame"] == joined["representative"]].set_index("series")["time_s"]
+    if lacking := sorted(set(joined["series"]) - set(at.index)):
+        raise StudyError(
+            f"the annotated frame of series {lacking[0]} is one that its mask module leaves unsubtracted: mark another"
+            + (f" (likewise in {len(lacking) - 1} further series)" if len(lacking) > 1 else "")
+        )
     # Rounded: a frame 1.5 s away at 0.3 s a frame lies on the border of 1.5 s, not beyond it by floating point.
     joined["offset_s"] = (joined["time_s"] - joined["series"].map(at)).round(6)
     offset = joined["offset_s"]

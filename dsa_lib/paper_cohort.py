@@ -250,6 +250,7 @@ def _acquisition(number: int, study: dict, view: dict, frames_without: int) -> A
         primary_angle_deg=view["primary"],
         secondary_angle_deg=view["secondary"],
         rotational=False,
+        table_moves=False,
         differencing=False,
         frames=frames,
         frame_times_s=tuple(FRAME_TIME_S * i for i in range(frames)),

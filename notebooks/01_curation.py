@@ -32,6 +32,7 @@ archive: str = ""  # folder of DICOM files; "" is the phantom archive of noteboo
 overrides: dict = {}  # dotted profile names, e.g. {"curation.image_size": 256}
 workers: int = 0  # processes that read; 0 takes the profile's number
 vessel_terms: str = ""  # CSV of vessel names in place of data_manifests/vessel_terms.csv
+circulations: str = ""  # an expert's answers: private/circulation_by_hand.csv of a run, its last column filled in
 
 # %%
 from pathlib import Path
@@ -66,6 +67,7 @@ found = cohort.curate(
     study.profile.seed,
     workers=workers,
     vocabulary=Path(vessel_terms).expanduser() if vessel_terms else VOCABULARY,
+    by_hand=Path(circulations).expanduser() if circulations else None,
     simulated=study.archive is None,
 )
 series, flow, kept = found.series, found.flow, found.series[found.series["kept"]]
@@ -75,13 +77,18 @@ print(f"{flow['series kept']} of {flow['series read']} series kept, {flow['frame
 # %% [markdown]
 # ## Subtraction
 #
-# Intensities that are linear in exposure (`LIN`) are logged first, `LOG` and `DISP` are not; then the mask that the header's mask module names is
-# subtracted (PS3.3 C.7.6.10). Without a mask module a raw run takes the brightest of its first frames, and a run stored subtracted is left as it is.
-# What lies outside the shutter counts as background; the field is squared without cutting and resized with antialiasing. One fixed window serves all frames of a series:
-# `background_grey` is no contrast, and one grey level is `contrast_per_grey` of log attenuation.
+# Intensities that are linear in exposure (`LIN`) are logged first, `LOG` and `DISP` are not. Then the header's mask module is followed (PS3.3 C.7.6.10):
+# which frames are averaged into the mask, which frames each mask serves, by how much it is shifted, how many contrast frames are averaged, or which
+# earlier frame serves in time-interval differencing. Frames that the module leaves unsubtracted are left out. Without a module a run stored subtracted is
+# left as it is, and a native one takes the brightest of its first frames, since contrast medium only ever takes intensity away.
+#
+# What lies outside shutter and collimator counts as background; the field is squared without cutting and resized with antialiasing. One fixed window
+# serves all frames of a series: `background_grey` is no contrast, and one grey level is `contrast_per_grey` of log attenuation. What was done to each
+# series, with its constants, stands in `series.parquet`:
 
 # %%
-kept.groupby(["relationship", "mask_source", "mask_frames"]).size().rename("series").reset_index()
+done = ["relationship", "value_mapping", "mask_source", "mask_frames", "contrast_per_grey"]
+kept.groupby(done).size().rename("series").reset_index()
 
 # %%
 store, frames = cohort.open_frames(study.ws)
@@ -89,9 +96,9 @@ shown = cohort.example_series(kept)
 one = frames[frames["series"] == shown["series"]]
 fullest = cohort.filled_frame(store[one["frame_id"]])
 file = found.key.set_index("series").loc[shown["series"], "file"]
-figure = figures.draw_subtraction(
-    dicom.example(folder / file, fullest), store[one["frame_id"].iloc[fullest]], "log intensity"
-)
+units = "display value" if shown["relationship"] == "DISP" else "log intensity"
+planes = dicom.example(folder / file, int(one["frame"].iloc[fullest]))
+figure = figures.draw_subtraction(planes, store[one["frame_id"].iloc[fullest]], units)
 style.save(figure, study.write("figures/curation_subtraction.png"))
 
 # %%
@@ -108,13 +115,28 @@ figure = figures.draw_flow(flow, counted_in)
 style.save(figure, study.write("figures/figure1_curation.png"))
 
 # %% [markdown]
-# What was excluded and why. Series in which no vessel, or a contradiction, was found can be annotated by hand: complete the vocabulary and run again.
+# What was excluded and why. Series in which no vessel, or a contradiction, was found are listed in `private/circulation_by_hand.csv`, with the words
+# their acquisition was named with: fill in its last column and pass the file as the parameter `circulations`, or complete the vocabulary, and run again.
 
 # %%
 excluded = series[~series["kept"]]
 excluded.groupby(["reason", "matched_term"]).size().rename("series").reset_index() if len(
     excluded
 ) else "nothing excluded"
+
+# %% [markdown]
+# One unsubtracted frame for each reason. Shown for the phantom archive alone: what was excluded from a real one has not been looked at for burned-in text.
+
+# %%
+if study.archive is None and len(excluded):
+    counts = excluded["reason"].value_counts()
+    examples = excluded.drop_duplicates("reason").set_index("series")
+    files = found.key.set_index("series")["file"]
+    planes = {
+        row.reason: dicom.unsubtracted(folder / files[row.Index], row.frames // 2) for row in examples.itertuples()
+    }
+    figure = figures.draw_excluded(planes, counts, f"excluded series, {counted_in}")
+    style.save(figure, study.write("figures/curation_excluded.png"))
 
 # %%
 display(found.quarantine if len(found.quarantine) else "nothing quarantined")

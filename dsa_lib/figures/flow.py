@@ -204,3 +204,16 @@ def draw_series(frames: np.ndarray, times_s: np.ndarray, title: str, columns: in
         ax.set_title(f"{times_s[index]:.1f} s", size=7, pad=2)
     figure.suptitle(title, size=8)
     return figure
+
+
+def draw_excluded(planes: Mapping[str, np.ndarray], counts: Mapping[str, int], title: str):
+    """One unsubtracted frame of a series for each reason of exclusion; `planes` and `counts` (series) by reason, most frequent first."""
+    reasons = sorted(planes, key=lambda reason: (-counts[reason], reason))
+    figure, axes = plt.subplots(1, len(reasons), figsize=(1.5 * len(reasons), 2.0), squeeze=False)
+    for ax, reason in zip(axes[0], reasons, strict=True):
+        low, high = np.percentile(planes[reason], [0.5, 99.5])
+        ax.imshow(planes[reason], vmin=low, vmax=high)
+        ax.set_title("\n".join(textwrap.wrap(f"{counts[reason]:,} × {reason}", 24)), size=6, pad=3)
+        ax.set_axis_off()
+    figure.suptitle(title, size=7)
+    return figure

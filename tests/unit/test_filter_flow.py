@@ -11,8 +11,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage, RLELossless, generate_uid
 from xa_maker import avg_sub, make_xa, mask_module
 
-from dsa_lib import cohort, filter_flow
-from dsa_lib.circulation import read_vocabulary
+from dsa_lib import cohort, dicom, filter_flow
+from dsa_lib.circulation import Match, read_vocabulary
 from dsa_lib.dicom import read_acquisition
 from dsa_lib.profiles import Curation
 from dsa_lib.workspace import Workspace
@@ -255,8 +255,71 @@ def test_pixels_that_cannot_be_decoded_are_not_called_equal(tmp_path):
     assert not filter_flow.same_pixels(tmp_path / "a", tmp_path / "b")
 
 
-def test_the_record_holds_no_free_text(tmp_path):
-    make_xa(tmp_path / "a", PLAIN, SeriesDescription="ICA Geheim", ProtocolName="Geheim")
-    record = filter_flow.judge(read_acquisition(tmp_path / "a"), read_vocabulary())
-    assert (record["kept"], record["circulation"], record["matched_term"]) == (True, "anterior", "ica")
-    assert "geheim" not in str(record).lower()
+def test_an_answer_by_hand_comes_before_the_vocabulary_and_not_before_an_obstacle(tmp_path):
+    make_xa(tmp_path / "a", PLAIN, SeriesDescription="Kontrolle")
+    make_xa(tmp_path / "b", PLAIN, SeriesDescription="Kontrolle", PositionerMotion="DYNAMIC")
+    vocabulary = read_vocabulary()
+    answers = {
+        "posterior": Match("posterior", "by hand", ""),
+        "exclude": Match(None, "by hand", "other territory: by hand"),
+    }
+    still, turning = (read_acquisition(tmp_path / name) for name in "ab")
+    plain = filter_flow.judge(still, vocabulary)
+    assert (plain["kept"], plain["for_expert"], plain["by_hand"]) == (False, True, "")
+    told = filter_flow.judge(still, vocabulary, answer=answers["posterior"])
+    assert (told["kept"], told["circulation"], told["matched_term"], told["by_hand"]) == (
+        True,
+        "posterior",
+        "by hand",
+        "posterior",
+    )
+    out = filter_flow.judge(still, vocabulary, answer=answers["exclude"])
+    assert (out["kept"], out["reason"], out["by_hand"]) == (False, "other territory: by hand", "exclude")
+    rotated = filter_flow.judge(turning, vocabulary, answer=answers["posterior"])
+    assert (rotated["kept"], rotated["for_expert"]) == (False, False)
+
+
+def test_answers_written_into_the_list_are_used_and_never_lost(tmp_path, workspace, monkeypatch):
+    archive = archive_of(
+        tmp_path / "archive",
+        a=(PLAIN, {"SeriesDescription": "Kontrolle", "SOPInstanceUID": "1.2.1"}),
+        b=(PLAIN, {"SeriesDescription": "ICA/VA", "SOPInstanceUID": "1.2.2", "ProtocolName": "Lauf 2"}),
+        c=(PLAIN, {"SeriesDescription": "Bogen", "SOPInstanceUID": "1.2.3"}),
+        d=(PLAIN, {"SOPInstanceUID": "1.2.4"}),
+    )
+    found = cohort.curate(archive, workspace, SETTINGS, seed=1)
+    listed = workspace.private("circulation_by_hand.csv")
+    asked = pd.read_csv(listed, dtype=str, keep_default_na=False)
+    assert set(asked["file"]) == {"a", "b"}
+    assert set(asked["description"]) == {"Kontrolle", "ICA/VA"}
+    assert set(asked["circulation"]) == {""}
+    assert found.flow["series kept"] == 1
+
+    asked["circulation"] = asked["file"].map({"a": "posterior", "b": ""})
+    asked.to_csv(listed, index=False)
+    read = []
+    original = dicom.read_acquisition
+    monkeypatch.setattr(dicom, "read_acquisition", lambda path: read.append(path.name) or original(path))
+    found = cohort.curate(archive, workspace, SETTINGS, seed=1, by_hand=listed)
+    assert read == ["a"], "only what the answer is about is read again"
+    assert found.flow["posterior"]["series"] == found.flow["anterior"]["series"] == 1
+    assert cohort.balance(found)["holds"].all()
+    cohort.curate(archive, workspace, SETTINGS, seed=1)  # the parameter forgotten
+    kept = pd.read_csv(listed, dtype=str, keep_default_na=False).set_index("file")["circulation"]
+    assert kept.to_dict() == {"a": "posterior", "b": ""}
+
+
+def test_frames_that_the_mask_module_leaves_out_keep_the_numbers_of_the_others(tmp_path, workspace):
+    frames = np.concatenate([PLAIN, PLAIN, PLAIN[:1]])  # 0 to 4
+    applies = avg_sub(1, ApplicableFrameRange=[3, 4])
+    archive = archive_of(
+        tmp_path / "archive", a=(frames, {"MaskSubtractionSequence": mask_module(applies), "FrameTime": "500"})
+    )
+    found = cohort.curate(archive, workspace, SETTINGS, seed=1)
+    table = pd.read_parquet(workspace.path("frames.parquet"))
+    assert table["frame"].tolist() == [2, 3]
+    assert table["time_s"].tolist() == [1.0, 1.5]
+    row = found.series.iloc[0]
+    assert (row["frames"], row["frames_in_file"], found.flow["frames"]) == (2, 5, 2)
+    assert len(np.load(workspace.path("frames.npy"))) == 2
+    assert cohort.balance(found)["holds"].all()

@@ -16,7 +16,9 @@ KEY = pd.DataFrame(
     }
 )
 WINDOWS = Classifier(positive_before_s=0.6, positive_after_s=0.3, negative_before_s=0.9, negative_after_s=0.6)
-SERIES = pd.DataFrame({"series": ["s1", "s2", "s3", "s4"], "frames": [10, 10, 5, 5], "kept": [True, False, True, True]})
+SERIES = pd.DataFrame(
+    {"series": ["s1", "s2", "s3", "s4"], "frames_in_file": [10, 10, 5, 5], "kept": [True, False, True, True]}
+)
 
 
 def read(tmp_path, text):
@@ -108,6 +110,14 @@ def test_windows_are_seconds_with_the_border_inside():
     # −0.6 to +0.3 s is frames 2–5; −0.9 and +0.6 s are still unused (frames 1 and 6); beyond them: 0, 7, 8, 9
     assert dict(zip(table["frame"], table["label"], strict=True)) == {0: 0, 2: 1, 3: 1, 4: 1, 5: 1, 7: 0, 8: 0, 9: 0}
     assert table.set_index("frame")["offset_s"][2] == pytest.approx(-0.6)
+
+
+def test_a_mark_on_a_frame_that_was_left_out_is_named():
+    left_out = frames()[lambda table: table["frame"] != 4]
+    with pytest.raises(
+        StudyError, match="annotated frame of series s1 is one that its mask module leaves unsubtracted"
+    ):
+        labels.window_labels(left_out, pd.DataFrame({"series": ["s1"], "frame": [4]}), WINDOWS)
 
 
 def test_series_without_annotation_gets_no_label():
