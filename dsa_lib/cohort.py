@@ -29,10 +29,8 @@ __all__ = [
 
 # --- the archive ------------------------------------------------------------------------------------------------------------------------------
 
-_PER_FRAME = [
-    "frame_times_s",
-    "frame_numbers",
-]  # columns of lists, one value a frame: they become rows of frames.parquet
+# Columns of lists, one value a frame: they become rows of frames.parquet.
+_PER_FRAME = ["frame_times_s", "frame_numbers"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,14 +92,18 @@ def curate(
 
 
 def account(
-    names: list[str], records: list[dict], key: bytes, same_pixels: Callable[[str, str], bool] | None = None
+    names: list[str],
+    records: list[dict],
+    key: bytes,
+    same_image: Callable[[str, str], bool] = lambda first, second: False,
 ) -> Cohort:
     """The books, from records alone: what `curate` does between reading and writing. No file is touched.
 
-    `names`: of the files, `records`: what was read of each (`filter_flow`); `key`: of the pseudonyms; `same_pixels`: compares the images of two files,
-    asked only about copies. `series` of the result has two further columns of one value a frame (`_PER_FRAME`), `quarantine` a further one path: private.
+    `names`: of the files, `records`: what was read of each (`filter_flow`); `key`: of the pseudonyms; `same_image`: compares the images of two files of
+    equal facts; without it none are taken for copies of one image. `series` of the result has two further columns of one value a frame
+    (`_PER_FRAME`), `quarantine` a further one path: private.
     """
-    records = filter_flow.resolve_copies(names, records, same_pixels)
+    records = filter_flow.resolve_copies(names, records, same_image)
     quarantine = _quarantine_table(names, records, key)
     series, identities = _series_table(names, records, key)
     return Cohort(series, quarantine, filter_flow.count(len(names), series, quarantine), identities)

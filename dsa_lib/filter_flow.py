@@ -43,7 +43,7 @@ def judge(
     match = circulation.match_circulation(acquisition.texts, vocabulary)
     unnamed = match.circulation is None and not match.reason.startswith("other territory")
     reason = acquisition.obstacle(differencing) or (answer or match).reason
-    return dataclasses.asdict(acquisition) | {
+    return vars(acquisition) | {
         "circulation": (answer or match).circulation,
         "matched_term": (answer or match).term,
         "for_expert": unnamed and not acquisition.obstacle(differencing),
@@ -58,8 +58,8 @@ def as_written(answer: circulation.Match | None) -> str:
     return "" if answer is None else answer.circulation or "exclude"
 
 
-def resolve_copies(names: list[str], records: list[dict], same_pixels: Callable[[str, str], bool]) -> list[dict]:
-    """The records with copies of an instance quarantined, in the given order. `same_pixels` compares the images of two files, by name.
+def resolve_copies(names: list[str], records: list[dict], same_image: Callable[[str, str], bool]) -> list[dict]:
+    """The records with copies of an instance quarantined, in the given order. `same_image` compares the images of two files, by name.
 
     A SOP instance UID names one image for ever (PS3.5 §9). Files that share it and agree in every fact and every pixel are copies, whatever private
     elements or lossless transfer syntax they were exported with: the first is read. Where they do not agree, a system on the way has confused two
@@ -74,8 +74,7 @@ def resolve_copies(names: list[str], records: list[dict], same_pixels: Callable[
     for indices in by_uid.values():
         first, *copies = indices
         agree = all(
-            _facts(records[first]) == _facts(records[copy]) and same_pixels(names[first], names[copy])
-            for copy in copies
+            _facts(records[first]) == _facts(records[copy]) and same_image(names[first], names[copy]) for copy in copies
         )
         for index in copies if agree else indices:
             resolved[index] = dict(IDENTICAL if agree else CONFLICTING)

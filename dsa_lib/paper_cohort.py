@@ -12,6 +12,8 @@ Where its numbers do not agree with each other:
 - 351 of 859 patients are 40.86 %, not 41.15 %. That is their share of 853: here six patients have no stated sex.
 - t = −0.03 gives p = 0.98. Only −0.035 < t < −0.031 prints as −0.03 with p = 0.97; the ages are fitted to that.
 - The cells of Table 1 hold 45.3 % of the frames by count; 45.4 % (§2.2) is the sum of their rounded shares. "Others" is 54.65 %, printed 54.6.
+- "Studies" of neither circulation were excluded (§2.2), yet 1,104 studies and 859 patients are counted before that (§2.1). Here series are excluded, as
+  they are counted.
 - Table 1 is called the training set and has all 99,349 frames; then none are left for the held-out frames of §2.5.
 - The 99,349 frames are "a result" of classifying the 17,417 series without annotation; whether the 953 annotated ones contribute frames is not said.
   Here they do, as in notebook 02.
