@@ -133,16 +133,12 @@ def _same_image(tasks: list[Task], records: list[dict]) -> Callable[[str, str], 
 
 
 def _quarantine_table(names: list[str], records: list[dict], key: bytes) -> pd.DataFrame:
-    rows = [
-        {
-            "file": pseudonym(key, "F", name),
-            "reason": record["quarantined"],
-            "remedy": record["remedy"],
-            "path": name,
-        }
-        for name, record in zip(names, records, strict=True)
-        if "quarantined" in record
-    ]
+    rows = []
+    for name, record in zip(names, records, strict=True):
+        if "quarantined" in record:
+            others = " and ".join(pseudonym(key, "F", other) for other in record.get("others", []))
+            remedy = record["remedy"].replace("{others}", others)
+            rows.append([pseudonym(key, "F", name), record["quarantined"], remedy, name])
     return pd.DataFrame(rows, columns=["file", "reason", "remedy", "path"]).sort_values("file", ignore_index=True)
 
 

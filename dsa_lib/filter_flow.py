@@ -20,11 +20,13 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from dsa_lib import circulation
 from dsa_lib.dicom import Acquisition, read_header
+from dsa_lib.splits import SPLITS
 
-IDENTICAL = {"quarantined": "an identical copy of another file", "remedy": "nothing to do: one copy is read"}
-CONFLICTING = {
-    "quarantined": "another image bears the same SOP instance UID",
-    "remedy": "find out which of the two is right, remove the other and run again; until then neither is used",
+IDENTICAL = "an identical copy of another file"
+CONFLICTING = "another image bears the same SOP instance UID"
+_REMEDIES = {
+    IDENTICAL: "nothing to do: {others} is read",
+    CONFLICTING: "find out whether this file is right or {others}, remove the wrong and run again; until then none of them is used",
 }
 _FACTS = [field.name for field in dataclasses.fields(Acquisition) if field.name != "texts"]
 _VERDICT = ["circulation", "matched_term", "reason", "kept"]
@@ -64,7 +66,8 @@ def resolve_copies(names: list[str], records: list[dict], same_image: Callable[[
     A SOP instance UID names one image for ever (PS3.5 §9). Files that share it and agree in every fact and every pixel are copies, whatever private
     elements or lossless transfer syntax they were exported with: the first is read. Where they do not agree, a system on the way has confused two
     images or two patients, and nothing in the files says which of them is right: all are quarantined. A series lost makes the archive smaller; a
-    wrong one would mislead the model, and the order of file names is no evidence. A file that cannot be read is no rival of one that can.
+    wrong one would mislead the model, and the order of file names is no evidence. A file that cannot be read is no rival of one that can. `remedy` of a
+    copy has the place {others} for the names in `others`, which are private.
     """
     by_uid: dict[str, list[int]] = {}
     for index, record in enumerate(records):
@@ -77,7 +80,9 @@ def resolve_copies(names: list[str], records: list[dict], same_image: Callable[[
             _facts(records[first]) == _facts(records[copy]) and same_image(names[first], names[copy]) for copy in copies
         )
         for index in copies if agree else indices:
-            resolved[index] = dict(IDENTICAL if agree else CONFLICTING)
+            reason = IDENTICAL if agree else CONFLICTING
+            others = [first] if agree else [other for other in indices if other != index]
+            resolved[index] = {"quarantined": reason, "remedy": _REMEDIES[reason], "others": [names[i] for i in others]}
     return resolved
 
 
@@ -143,6 +148,6 @@ def count_split(frames: pd.DataFrame) -> dict[str, dict[str, int]]:
     """Patients, series and frames of each split. `frames`: rows with split, patient and series."""
     return {
         name: {"patients": part["patient"].nunique(), "series": part["series"].nunique(), "frames": len(part)}
-        for name in ("train", "val", "test")
+        for name in SPLITS
         for part in [frames[frames["split"] == name]]
     }

@@ -1,6 +1,7 @@
 """The filter flow on random archives: every planted file must end in the class that was planted, and every sum must hold. Copies of an instance."""
 
 import itertools
+import re
 import shutil
 from pathlib import Path
 
@@ -14,12 +15,13 @@ from xa_maker import avg_sub, make_xa, mask_module
 from dsa_lib import cohort, dicom, filter_flow
 from dsa_lib.circulation import Match, read_vocabulary
 from dsa_lib.dicom import read_acquisition
+from dsa_lib.figures import flow as figures
 from dsa_lib.profiles import Curation
 from dsa_lib.workspace import Workspace
 
 SETTINGS = Curation(image_size=16, workers=1)
 KEPT, BROKEN = "kept", "quarantined for any reason"
-IDENTICAL, CONFLICTING = (verdict["quarantined"] for verdict in (filter_flow.IDENTICAL, filter_flow.CONFLICTING))
+IDENTICAL, CONFLICTING = filter_flow.IDENTICAL, filter_flow.CONFLICTING
 # What can be planted → where it must end. Elements as make_xa takes them.
 PLANTED = {
     "carotid": ({"SeriesDescription": "ACI li"}, KEPT),
@@ -208,6 +210,8 @@ def test_of_three_copies_the_first_is_read(tmp_path, workspace):
     found = cohort.curate(archive, workspace, SETTINGS, seed=1)
     assert found.key["file"].tolist() == ["a"]
     assert found.flow["quarantined"] == {IDENTICAL: 2}
+    read = cohort.pseudonym(cohort.run_key(workspace, None), "F", "a")
+    assert set(found.quarantine["remedy"]) == {f"nothing to do: {read} is read"}
 
 
 @pytest.mark.parametrize(
@@ -228,7 +232,10 @@ def test_of_two_images_with_one_uid_neither_is_trusted(tmp_path, workspace, fram
     found = cohort.curate(archive, workspace, SETTINGS, seed=1)
     assert found.key["file"].tolist() == ["other"]
     assert found.flow["quarantined"] == {CONFLICTING: 3}
-    assert found.quarantine["remedy"].str.startswith("find out which").all()
+    # Each names the others, by the names that the list has.
+    listed = found.quarantine.set_index("file")["remedy"]
+    for file, remedy in listed.items():
+        assert set(re.findall(r"F[0-9a-f]{10}", remedy)) == set(listed.index) - {file}
 
 
 def test_a_damaged_copy_is_no_rival(tmp_path, workspace):
@@ -323,3 +330,36 @@ def test_frames_that_the_mask_module_leaves_out_keep_the_numbers_of_the_others(t
     assert (row["frames"], row["frames_in_file"], found.flow["frames"]) == (2, 5, 2)
     assert len(np.load(workspace.path("frames.npy"))) == 2
     assert cohort.balance(found)["holds"].all()
+
+
+def test_figure_1_counts_arterial_frames_once_there_are_any():
+    arterial = pd.DataFrame(
+        {
+            "series": ["s1"] * 3 + ["s2"] * 2 + ["s3"],
+            "patient": ["p1"] * 3 + ["p1"] * 2 + ["p2"],
+            "circulation": ["anterior"] * 3 + ["posterior"] * 3,
+            "split": ["train"] * 5 + ["test"],
+        }
+    )
+    further = filter_flow.count_arterial(arterial, annotated=1)
+    assert further == {
+        "annotated": 1,
+        "anterior": 3,
+        "posterior": 3,
+        "split": {
+            "train": {"patients": 1, "series": 2, "frames": 5},
+            "val": {"patients": 0, "series": 0, "frames": 0},
+            "test": {"patients": 1, "series": 1, "frames": 1},
+        },
+    }
+    series = pd.DataFrame(
+        {"kept": [True] * 3 + [False], "reason": [""] * 3 + ["no vessel"], "frames": [9, 8, 7, 6], "patient": ["p1", "p1", "p2", "p3"], "study": list("abcd"),
+         "circulation": ["anterior", "posterior", "posterior", None]}
+    )  # fmt: skip
+    counted = filter_flow.count(6, series, pd.DataFrame({"reason": ["damaged", "damaged"]}))
+    assert (counted["excluded"], counted["quarantined"], counted["frames"]) == ({"no vessel": 1}, {"damaged": 2}, 24)
+    texts = [text.get_text() for text in figures.draw_flow(counted, "a test", further).axes[0].texts]
+    wanted = ["6 files found", "2 quarantined", "1 excluded (25.0 %)", "2 patients · 3 studies · 24 frames"]
+    wanted += ["1 series annotated", "2 further series classified", "6 arterial-phase frames"]
+    wanted += ["3 arterial-phase frames (50.0 %)", "2 series · 5 arterial frames", "1 series · 1 arterial frames"]
+    assert [line for line in wanted if line not in texts] == []
