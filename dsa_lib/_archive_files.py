@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dsa_lib import _xa_tags, burned_in, circulation, deidentification, dicom
+from dsa_lib import _xa_tags, _xa_values, burned_in, circulation, deidentification, dicom, filter_flow, subtraction
 from dsa_lib.errors import StudyError
 from dsa_lib.profiles import Curation
 from dsa_lib.workspace import Workspace, atomic_write, sha256, write_json
@@ -58,16 +58,19 @@ class Task:
     fingerprint: str  # of the file's size and time, the settings and the code: another one is read anew
     settings: Curation
     vocabulary: Path
+    by_hand: Path | None = None  # an expert's answers
     cleared: bool = False  # of burned-in text, by a person
 
 
 def _finished(task: Task) -> dict | None:
-    """The record of a file that an earlier call finished under the same settings, else None."""
+    """The record of a file that an earlier call finished under the same settings and the same answer by hand, else None."""
     try:
         record = json.loads(task.record.read_text())
     except (OSError, ValueError):
         return None
     usable = record.get("fingerprint") == task.fingerprint and (not record.get("kept") or task.array.exists())
+    if usable and "quarantined" not in record:
+        usable = record["by_hand"] == filter_flow.as_written(_answer(task, record["sop_uid"]))
     return record if usable else None
 
 
@@ -77,6 +80,16 @@ def _terms(vocabulary: Path, changed_ns: int) -> tuple[circulation.Term, ...]:
     return circulation.read_vocabulary(vocabulary)
 
 
+@functools.lru_cache(maxsize=2)
+def _answers(by_hand: Path, changed_ns: int) -> dict[str, circulation.Match]:
+    return circulation.read_by_hand(by_hand)
+
+
+def _answer(task: Task, sop_uid: str) -> circulation.Match | None:
+    """What an expert said of this run; None where nobody did."""
+    return None if task.by_hand is None else _answers(task.by_hand, task.by_hand.stat().st_mtime_ns).get(sop_uid)
+
+
 def _read_file(task: Task) -> dict:
     """Read one file and keep what became of it. The array is in place before the record that says so."""
     if (record := _finished(task)) is not None:
@@ -84,13 +97,8 @@ def _read_file(task: Task) -> dict:
     record = {"fingerprint": task.fingerprint}
     try:
         acquisition = dicom.read_acquisition(task.path)
-        match = circulation.match_circulation(
-            acquisition.texts, _terms(task.vocabulary, task.vocabulary.stat().st_mtime_ns)
-        )
-        record |= dataclasses.asdict(dataclasses.replace(acquisition, texts=()))
-        record |= {"circulation": match.circulation, "matched_term": match.term}
-        record["reason"] = acquisition.obstacle() or match.reason
-        record["kept"] = not record["reason"]
+        terms = _terms(task.vocabulary, task.vocabulary.stat().st_mtime_ns)
+        record |= filter_flow.judge(acquisition, terms, task.settings.differencing, _answer(task, acquisition.sop_uid))
         if record["kept"]:
             settings = task.settings
             run = dicom.subtracted_run(
@@ -98,7 +106,7 @@ def _read_file(task: Task) -> dict:
             )
             if not task.cleared:
                 burned_in.hold_back(dicom.read_header(task.path), run.text)
-            record |= run.window
+            record |= run.window | {"frame_numbers": run.numbers.tolist()}
             with atomic_write(task.array) as temporary:
                 np.save(temporary, run.frames)
     except _xa_tags.Unreadable as fault:
@@ -137,13 +145,14 @@ def read_all(tasks: list[Task], workers: int) -> Iterator[dict]:
         ) from None
 
 
-def plan(archive: Path, ws: Workspace, key: bytes, settings: Curation, vocabulary: Path) -> tuple[list[Task], int]:
+def plan(
+    archive: Path, ws: Workspace, key: bytes, settings: Curation, vocabulary: Path, by_hand: Path | None = None
+) -> tuple[list[Task], int]:
     """(one task a file under `archive`, in the order of the paths; bytes in all). What the file system lists first makes no difference."""
-    code = "".join(sha256(Path(module.__file__)) for module in (dicom, _xa_tags, burned_in, circulation))
+    modules = (dicom, _xa_tags, _xa_values, subtraction, burned_in, circulation, filter_flow)
     reviewed = deidentification.reviewed(ws)
-    made_from = (
-        f"{settings.image_size} {settings.background_grey} {settings.contrast_per_grey} {sha256(vocabulary)} {code}"
-    )
+    code = "".join(sha256(Path(module.__file__)) for module in modules)
+    made_from = f"{settings.image_size} {settings.background_grey} {settings.contrast_per_grey} {settings.differencing} {sha256(vocabulary)} {code}"
     paths = sorted(Path(folder, name) for folder, _, names in os.walk(archive) for name in names)
     tasks, size = [], 0
     for path in paths:
@@ -155,6 +164,6 @@ def plan(archive: Path, ws: Workspace, key: bytes, settings: Curation, vocabular
         facts = f"{name} {stat.st_size} {stat.st_mtime_ns} {made_from}{' cleared' if cleared else ''}"
         fingerprint = hashlib.sha256(facts.encode()).hexdigest()
         record, array = ws.private(f"curation/{short}.json"), ws.checkpoints("curation") / f"{short}.npy"
-        tasks.append(Task(path, name, record, array, fingerprint, settings, vocabulary, cleared))
+        tasks.append(Task(path, name, record, array, fingerprint, settings, vocabulary, by_hand, cleared))
         size += stat.st_size
     return tasks, size

@@ -56,6 +56,10 @@ def check_profile(profile: "Profile") -> None:
         0 < profile.classifier.crop_fraction <= 1,
         f"classifier.crop_fraction {profile.classifier.crop_fraction} is not in (0, 1]",
     )
+    need(
+        curation.differencing in ("subtract", "exclude"),
+        f"curation.differencing {curation.differencing!r} is not subtract or exclude",
+    )
     need(1 <= curation.background_grey <= 254, f"curation.background_grey {curation.background_grey} is not in 1–254")
     need(
         profile.text.max_tokens >= 40,

@@ -1,17 +1,19 @@
 """Reading single facts out of XA and Enhanced XA headers; used by `dsa_lib.dicom` alone."""
 
 import contextlib
+import itertools
 import math
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
+from pydicom.valuerep import DT
 
 ROTATION_TOLERANCE_DEG = 1.0  # a held C-arm reads back within this
+TABLE_TOLERANCE_MM = 1.0
 ASSUMED_FRAMES_PER_S = 3.0  # where a header gives no frame time; the usual rate of cerebral runs
 
 
@@ -50,11 +52,31 @@ def find(header: Dataset, keyword: str) -> object:
     """Element `keyword` of the data set, else of the shared, else of the first frame's functional groups (Enhanced XA); None where absent."""
     if (value := header.get(keyword)) not in (None, ""):
         return value
-    for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
-        for group in list(header.get(groups) or [])[:1]:
-            if (value := _in_group(group, keyword)) is not None:
-                return value
+    for group in [*_groups(header, "Shared"), *_groups(header, "PerFrame")[:1]]:
+        if (value := _in_group(group, keyword)) is not None:
+            return value
     return None
+
+
+def sequence_item(header: Dataset, keyword: str) -> Dataset | None:
+    """First item of the sequence `keyword` of the shared, else of the first frame's functional groups; None where absent or empty."""
+    for group in [*_groups(header, "Shared"), *_groups(header, "PerFrame")[:1]]:
+        if group.get(keyword):
+            return group[keyword].value[0]
+    return None
+
+
+def per_frame_items(header: Dataset, frame: int, keyword: str) -> list[Dataset]:
+    """Items of the sequence `keyword` that apply to `frame` (0-based): the shared ones, then the frame's own."""
+    return [
+        item
+        for group in [*_groups(header, "Shared"), *_groups(header, "PerFrame")[frame : frame + 1]]
+        for item in group.get(keyword) or []
+    ]
+
+
+def _groups(header: Dataset, kind: str) -> list[Dataset]:
+    return list(header.get(f"{kind}FunctionalGroupsSequence") or [])
 
 
 def _in_group(group: Dataset, keyword: str) -> object:
@@ -64,6 +86,26 @@ def _in_group(group: Dataset, keyword: str) -> object:
                 if (value := item.get(keyword)) not in (None, ""):
                     return value
     return None
+
+
+def angles_deg(header: Dataset) -> tuple[float | None, float | None]:
+    """Primary and secondary positioner angle in degrees: (0018,1510/1511), else Enhanced XA's isocentre angles (0018,9463/9464); None where absent."""
+    found = []
+    for axis in ("Primary", "Secondary"):
+        value = find(header, f"Positioner{axis}Angle")
+        value = find(header, f"PositionerIsocenter{axis}Angle") if value is None else value
+        found.append((numbers(value) or [None])[0])
+    return tuple(found)
+
+
+def texts(header: Dataset) -> tuple[str, str, str]:
+    """What names the vessel: series description, protocol name, body part (else the meaning of the anatomic region's code); "" where absent."""
+    part = str(header.get("BodyPartExamined") or "")
+    if not part:
+        frame = sequence_item(header, "FrameAnatomySequence") or Dataset()
+        region = (header.get("AnatomicRegionSequence") or frame.get("AnatomicRegionSequence") or [Dataset()])[0]
+        part = str(region.get("CodeMeaning") or "")
+    return str(header.get("SeriesDescription") or ""), str(header.get("ProtocolName") or ""), part
 
 
 def plane_of(header: Dataset, primary_angle_deg: float | None) -> tuple[str | None, str]:
@@ -81,29 +123,46 @@ def plane_of(header: Dataset, primary_angle_deg: float | None) -> tuple[str | No
 
 
 def is_rotational(header: Dataset) -> bool:
-    """Whether the C-arm moved: positioner motion (0018,1500), angle increments (0018,1520/1521), or Enhanced XA's angles per frame."""
+    """Whether the C-arm turned: positioner motion (0018,1500) with its increments (0018,1520/1521), or Enhanced XA's angles per frame."""
     motion = str(header.get("PositionerMotion") or "").upper()
-    if motion == "DYNAMIC":
-        return True
+    known = False
     for axis in ("Primary", "Secondary"):
         increments = numbers(header.get(f"Positioner{axis}AngleIncrement"))
+        known |= bool(increments)
         # Vendors differ in whether an increment counts from the first frame or from the one before; a held arm may jitter, so steps are summed
         # only where the header does not call it static.
         travelled = 0.0 if motion == "STATIC" else abs(sum(increments))
         if increments and max(travelled, max(increments) - min(increments)) > ROTATION_TOLERANCE_DEG:
             return True
-        groups = header.get("PerFrameFunctionalGroupsSequence") or []
-        angles = [value for group in groups for value in numbers(_in_group(group, f"Positioner{axis}Angle"))]
-        if angles and max(angles) - min(angles) > ROTATION_TOLERANCE_DEG:
-            return True
-    return False
+        for keyword in (f"Positioner{axis}Angle", f"PositionerIsocenter{axis}Angle"):
+            angles = [value for group in _groups(header, "PerFrame") for value in numbers(_in_group(group, keyword))]
+            known |= bool(angles)
+            if angles and max(angles) - min(angles) > ROTATION_TOLERANCE_DEG:
+                return True
+    return motion == "DYNAMIC" and not known  # said to turn, without saying how far
+
+
+def table_moves(header: Dataset) -> bool:
+    """Whether the table travelled under the beam (0018,1134 and its increments), as in peripheral bolus chasing: no mask fits the next frame."""
+    if str(header.get("TableMotion") or "").upper() != "DYNAMIC":
+        return False
+    steps = [numbers(header.get(f"Table{axis}Increment")) for axis in ("Vertical", "Lateral", "Longitudinal")]
+    return not any(steps) or any(abs(value) > TABLE_TOLERANCE_MM for step in steps for value in step)
 
 
 def frame_times_s(header: Dataset, frames: int) -> tuple[tuple[float, ...], str]:
-    """(time of each frame in seconds from the first, where it was read): FrameTimeVector, FrameTime, CineRate, else an assumed rate."""
+    """(time of each frame in seconds from the first, where it was read): FrameTimeVector, Enhanced XA's frame times, FrameTime, CineRate, else an assumed
+    rate."""
     vector = numbers(header.get("FrameTimeVector"))
     if len(vector) == frames and frames > 1:
         return tuple(np.round(np.cumsum([0.0, *vector[1:]]) / 1000, 6).tolist()), "FrameTimeVector"
+    for keyword in ("FrameAcquisitionDateTime", "FrameReferenceDateTime"):
+        stamps = [_in_group(group, keyword) for group in _groups(header, "PerFrame")]
+        if len(stamps) == frames > 1 and None not in stamps:
+            clock = [DT(str(stamp)) for stamp in stamps]
+            seconds = [round((stamp - clock[0]).total_seconds(), 6) for stamp in clock]
+            if all(later > earlier for earlier, later in itertools.pairwise(seconds)):
+                return tuple(seconds), keyword
     step, source = 1 / ASSUMED_FRAMES_PER_S, f"assumed {ASSUMED_FRAMES_PER_S:g}/s"
     if (time_ms := numbers(find(header, "FrameTime"))) and time_ms[0] > 0:
         step, source = time_ms[0] / 1000, "FrameTime"
@@ -123,73 +182,55 @@ def ages(header: Dataset) -> int | None:
     return None
 
 
-@dataclass(frozen=True)
-class MaskItem:
-    """One item of the mask module: `frames` 0-based, `ranges` of 0-based inclusive (first, last), `shift` (rows, columns) of the mask in pixels."""
-
-    frames: tuple[int, ...]
-    ranges: tuple[tuple[int, int], ...]
-    shift: tuple[float, float]
-
-    def applies_to(self, frame: int) -> bool:
-        return not self.ranges or any(first <= frame <= last for first, last in self.ranges)
-
-
-def mask_items(header: Dataset, frames: int) -> list[MaskItem]:
-    """Items of MaskSubtractionSequence with operation AVG_SUB (PS3.3 C.7.6.10); [] where there is none. Raises Unreadable on bad frame numbers."""
-    items = []
-    for item in header.get("MaskSubtractionSequence") or []:
-        if str(item.get("MaskOperation") or "").upper() != "AVG_SUB":
-            continue
-        numbered = tuple(int(number) - 1 for number in numbers(item.get("MaskFrameNumbers")))
-        if not numbered or not all(0 <= number < frames for number in numbered):
-            raise Unreadable("the mask module names frames that do not exist", "export the run again")
-        bounds = [int(number) - 1 for number in numbers(item.get("ApplicableFrameRange"))]
-        shift = numbers(item.get("MaskSubPixelShift"))
-        items.append(
-            MaskItem(
-                numbered,
-                tuple(zip(bounds[::2], bounds[1::2], strict=False)),
-                (shift[0], shift[1]) if len(shift) == 2 else (0.0, 0.0),
-            )
-        )
-    return items
-
-
-def only_differencing(header: Dataset) -> bool:
-    """Whether every mask item is time-interval differencing (TID, REV_TID): the change between frames, not the opacified tree."""
-    operations = [str(item.get("MaskOperation") or "").upper() for item in header.get("MaskSubtractionSequence") or []]
-    return bool(operations) and all(operation in ("TID", "REV_TID") for operation in operations)
-
-
 def shutter(header: Dataset, shape: tuple[int, int]) -> tuple[slice, slice, np.ndarray]:
     """(rows, columns) of the bounding box of the exposed field, and the field within it as bool [rows, columns].
 
-    Display shutter (0018,16xx) and collimator (0018,17xx): rectangular edges are 1-based and belong to the field; circle and polygon are given as
-    row\\column. Several shapes intersect. Raises Unreadable when nothing is left.
+    Display shutter (0018,16xx) and collimator (0018,17xx), of the data set or of Enhanced XA's functional groups: rectangular edges are 1-based and belong
+    to the field; circle and polygon are given as row\\column. Several shapes, and the shapes of several frames, intersect. Raises Unreadable when nothing
+    is left.
     """
     inside = np.ones(shape, bool)
-    row, column = np.ogrid[1 : shape[0] + 1, 1 : shape[1] + 1]
-    for kind in ("Shutter", "Collimator"):
-        value = header.get(f"{kind}Shape") or []
-        shapes = {str(item).upper() for item in ([value] if isinstance(value, str) else value)}
-        if "RECTANGULAR" in shapes:
-            edges = ("LeftVerticalEdge", "RightVerticalEdge", "UpperHorizontalEdge", "LowerHorizontalEdge")
-            given = [numbers(header.get(f"{kind}{edge}")) for edge in edges]
-            limits = (1, shape[1], 1, shape[0])
-            left, right, upper, lower = (item[0] if item else limit for item, limit in zip(given, limits, strict=True))
-            inside &= (column >= left) & (column <= right) & (row >= upper) & (row <= lower)
-        centre, radius = numbers(header.get(f"CenterOfCircular{kind}")), numbers(header.get(f"RadiusOfCircular{kind}"))
-        if "CIRCULAR" in shapes and len(centre) == 2 and radius:
-            inside &= (row - centre[0]) ** 2 + (column - centre[1]) ** 2 <= radius[0] ** 2
-        vertices = numbers(header.get(f"VerticesOfThePolygonal{kind}"))
-        if "POLYGONAL" in shapes and len(vertices) >= 6:
-            outline = Image.new("1", (shape[1], shape[0]))
-            points = [(x - 1, y - 1) for y, x in zip(vertices[::2], vertices[1::2], strict=False)]
-            ImageDraw.Draw(outline).polygon(points, fill=1, outline=1)
-            inside &= np.asarray(outline)
+    for item, kind in _shapes(header):
+        inside &= _open(item, kind, shape)
     if inside.sum() < 0.01 * inside.size:
         raise Unreadable("its shutter leaves no image", "export the run with its shutter corrected")
     rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
     box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     return *box, inside[box]
+
+
+def _shapes(header: Dataset) -> list[tuple[Dataset, str]]:
+    """Data sets that may hold a shutter's or collimator's shape, each once: most runs have the same one in every frame."""
+    found = [(header, kind) for kind in ("Shutter", "Collimator")]
+    seen = []
+    for group in [*_groups(header, "Shared"), *_groups(header, "PerFrame")]:
+        for keyword, kind in (("FrameDisplayShutterSequence", "Shutter"), ("CollimatorShapeSequence", "Collimator")):
+            for item in group.get(keyword) or []:
+                if item not in seen:
+                    seen.append(item)
+                    found.append((item, kind))
+    return found
+
+
+def _open(item: Dataset, kind: str, shape: tuple[int, int]) -> np.ndarray:
+    """Where one shutter or collimator lets light through, bool [rows, columns]."""
+    inside = np.ones(shape, bool)
+    row, column = np.ogrid[1 : shape[0] + 1, 1 : shape[1] + 1]
+    value = item.get(f"{kind}Shape") or []
+    shapes = {str(name).upper() for name in ([value] if isinstance(value, str) else value)}
+    if "RECTANGULAR" in shapes:
+        edges = ("LeftVerticalEdge", "RightVerticalEdge", "UpperHorizontalEdge", "LowerHorizontalEdge")
+        given = [numbers(item.get(f"{kind}{edge}")) for edge in edges]
+        limits = (1, shape[1], 1, shape[0])
+        left, right, upper, lower = (edge[0] if edge else limit for edge, limit in zip(given, limits, strict=True))
+        inside &= (column >= left) & (column <= right) & (row >= upper) & (row <= lower)
+    centre, radius = numbers(item.get(f"CenterOfCircular{kind}")), numbers(item.get(f"RadiusOfCircular{kind}"))
+    if "CIRCULAR" in shapes and len(centre) == 2 and radius:
+        inside &= (row - centre[0]) ** 2 + (column - centre[1]) ** 2 <= radius[0] ** 2
+    vertices = numbers(item.get(f"VerticesOfThePolygonal{kind}"))
+    if "POLYGONAL" in shapes and len(vertices) >= 6:
+        outline = Image.new("1", (shape[1], shape[0]))
+        points = [(x - 1, y - 1) for y, x in zip(vertices[::2], vertices[1::2], strict=False)]
+        ImageDraw.Draw(outline).polygon(points, fill=1, outline=1)
+        inside &= np.asarray(outline)
+    return inside

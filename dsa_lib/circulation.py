@@ -2,7 +2,8 @@
 
 The vocabulary (`data_manifests/vessel_terms.csv`, or a user's own file of the same form) lists German and English short forms. A run counts as
 anterior or posterior when every term found agrees; terms of other territories exclude it; what says nothing or contradicts itself is excluded and
-left for manual annotation. Only the vocabulary's term is recorded, never the text it stood in: free text can hold a name.
+listed for an expert, whose answers (`read_by_hand`) come before the vocabulary. Only the vocabulary's term is recorded, never the text it stood in:
+free text can hold a name.
 """
 
 import functools
@@ -20,6 +21,7 @@ from dsa_lib.workspace import PROJECT
 VOCABULARY = PROJECT / "data_manifests" / "vessel_terms.csv"
 COLUMNS = ["term", "use", "vessel", "language"]
 USES = (*CIRCULATIONS, "exclude", "ignore")
+BY_HAND = "by hand"  # recorded in place of a term
 # Short forms are written with side and run number attached: "ACIre", "ICA2", "ACC li". Two letters are too few to allow it for letters.
 _SIDE = r"(?:re|li|r|l|dx|sin)?"
 
@@ -74,6 +76,37 @@ def normalise(text: str) -> str:
     return " ".join(re.findall(r"[a-z0-9]+", folded))
 
 
+def read_by_hand(path: Path) -> dict[str, Match]:
+    """An expert's answers by SOP instance UID, from a CSV `sop_instance_uid,circulation`; further columns and rows without an answer are passed over.
+
+    An answer is anterior, posterior or exclude. The list of what to answer is `private/circulation_by_hand.csv` of a run. Raises StudyError naming
+    file, line and fault, never an identifier.
+    """
+    path = Path(path)
+    try:
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
+    except (OSError, ValueError) as error:
+        raise StudyError(
+            f"{path.name} cannot be read ({type(error).__name__}): give a CSV with the columns sop_instance_uid,circulation"
+        ) from None
+    for name in ("sop_instance_uid", "circulation"):
+        if name not in rows.columns:
+            raise StudyError(f"{path.name} lacks the column {name!r}: its columns are sop_instance_uid,circulation")
+    answers: dict[str, Match] = {}
+    for line, row in enumerate(rows.itertuples(), start=2):
+        answer = row.circulation.strip().lower()
+        if not answer:
+            continue
+        if answer not in (*CIRCULATIONS, "exclude"):
+            raise StudyError(
+                f"{path.name} line {line} has circulation {row.circulation!r}: write anterior, posterior, exclude, or nothing"
+            )
+        match = Match(None, BY_HAND, "other territory: by hand") if answer == "exclude" else Match(answer, BY_HAND, "")
+        if answers.setdefault(row.sop_instance_uid.strip(), match) != match:
+            raise StudyError(f"{path.name} line {line} contradicts an earlier line of the same run: keep one of them")
+    return answers
+
+
 @functools.cache
 def _pattern(term: str) -> re.Pattern:
     letters = term.replace(" ", "")
@@ -85,6 +118,8 @@ def find_terms(text: str, vocabulary: tuple[Term, ...]) -> list[Term]:
     """Terms in `text`, longest first; what a longer term covers no shorter one can match again."""
     rest, found = normalise(text), []
     for term in vocabulary:
+        if term.term not in rest:  # far quicker than the pattern, which holds the term as it is
+            continue
         rest, count = _pattern(term.term).subn("|", rest)
         if count:
             found.append(term)

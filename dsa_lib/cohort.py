@@ -1,4 +1,4 @@
-"""From an archive of XA files to the study's cohort: filter flow, pseudonyms, patient-level split, frame store, Table 1 (§2.1–2.2).
+"""From an archive of XA files to the study's cohort: filter flow, pseudonyms, patient-level split, frame store (§2.1–2.2).
 
 `curate` accounts for every file (read + quarantined = found) and every series (kept + excluded = read). A "series" is one multi-frame run, that is
 one XA instance. It streams: each file is read once, by a pool of processes, and its result is kept, so that the same command after a kill goes on
@@ -6,29 +6,36 @@ where it was and ends with identical output. Identifiers stay in the run's `priv
 """
 
 import dataclasses
-from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from dsa_lib import circulation, deidentification
-from dsa_lib._archive_files import BYTES_PER_WORKER, plan, pseudonym, read_all, run_key
-from dsa_lib.conditions import CELLS, OTHERS, Condition
+from dsa_lib import circulation, deidentification, filter_flow
+from dsa_lib._archive_files import BYTES_PER_WORKER, Task, plan, pseudonym, read_all, run_key
+from dsa_lib.cohort_statistics import cell_of, describe, table1
 from dsa_lib.errors import StudyError
 from dsa_lib.profiles import Curation
 from dsa_lib.progress import track
-from dsa_lib.workspace import Workspace, atomic_write, sha256, write_json
+from dsa_lib.splits import SPLITS, split_patients
+from dsa_lib.workspace import Workspace, atomic_write, write_json
 
-SPLITS = ("train", "val", "test")
+__all__ = [
+    "SPLITS", "Cohort", "account", "balance", "cannot_train", "cell_of", "curate", "describe", "divide", "example_series", "filled_frame",
+    "frame_rows", "open_frames", "pseudonym", "run_key", "split_patients", "table1",
+]  # fmt: skip
 
 
 # --- the archive ------------------------------------------------------------------------------------------------------------------------------
 
+# Columns of lists, one value a frame: they become rows of frames.parquet.
+_PER_FRAME = ["frame_times_s", "frame_numbers"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Cohort:
-    """What `curate` found. `series`, `quarantine`: as written; `flow`: counts for Figure 1; `key`: series → identifiers, private."""
+    """What `curate` found. `series`, `quarantine`: as written; `flow`: counts for Figure 1; `key`: series → identifiers and file, private."""
 
     series: pd.DataFrame
     quarantine: pd.DataFrame
@@ -43,87 +50,140 @@ def curate(
     seed: int,
     workers: int = 0,
     vocabulary: Path = circulation.VOCABULARY,
+    by_hand: Path | None = None,
     simulated: bool = False,
 ) -> Cohort:
     """Read every file under `archive`, write series.parquet, quarantine.csv, frames.npy, frames.parquet and flow.json into the run.
 
-    `workers` 0 takes the profile's. `simulated` says that nobody is to be protected: the pseudonyms' key then follows from the seed, so that two runs on
+    `workers` 0 takes the profile's. `by_hand`: an expert's answers on circulation (`circulation.read_by_hand`); what is left to answer is listed in
+    private/circulation_by_hand.csv. `simulated` says that nobody is to be protected: the pseudonyms' key then follows from the seed, so that two runs on
     the same phantom archive agree. Raises StudyError when the folder is empty or nothing in it can be used; quarantine.csv and series.parquet are
     written all the same.
     """
     archive, key = Path(archive), run_key(ws, seed if simulated else None)
     circulation.read_vocabulary(vocabulary)  # its faults are the user's, not a file's
-    tasks, size = plan(archive, ws, key, settings, vocabulary)
+    answers = {} if by_hand is None else circulation.read_by_hand(by_hand)
+    tasks, size = plan(archive, ws, key, settings, vocabulary, by_hand)
     if not tasks:
         raise StudyError("the archive holds no files: give the folder that holds the DICOM files")
     workers = max(1, min(workers or settings.workers, size // BYTES_PER_WORKER))
     records = list(track(read_all(tasks, workers), len(tasks), "files"))
-    quarantine = _resolve(tasks, records, key, ws)
-    series, arrays, identities = _series_table(tasks, records, key, settings.oldest_age)
-    flow = _flow(len(tasks), series, quarantine)
-    kept = series[series["kept"]]
-    if kept.empty:
-        _write_kept(ws, "series.parquet", series.drop(columns="frame_times_s"))
+    names, arrays = [task.name for task in tasks], {task.name: task.array for task in tasks}
+    found = account(names, records, key, _same_image(tasks, records), settings.oldest_age)
+    _write_quarantine(ws, found)
+    _write_questions(ws, found, records, answers)
+    if not found.series["kept"].any():
+        _write_kept(ws, "series.parquet", found.series.drop(columns=_PER_FRAME))
         raise StudyError(
-            f"no series of the archive can be used: {len(quarantine)} files were quarantined and {len(series)} series excluded; "
+            f"no series of the archive can be used: {len(found.quarantine)} files were quarantined and {len(found.series)} series excluded; "
             "the reasons are in quarantine.csv and series.parquet of the run"
         )
-    cells = kept.assign(cell=[cell_of(row) for row in kept.itertuples()]).groupby(["patient", "cell"]).size()
-    splits, flow["split_note"] = split_patients(cells.unstack(fill_value=0), settings, seed)
-    series["split"] = series["patient"].map(splits).where(series["kept"], "")
-    frames = _store(ws, series, arrays, settings.image_size)
-    flow["split"] = {
-        name: {"patients": part["patient"].nunique(), "series": part["series"].nunique(), "frames": len(part)}
-        for name in SPLITS
-        for part in [frames[frames["split"] == name]]
-    }
-    series = series.drop(columns="frame_times_s")
-    _write_kept(ws, "series.parquet", series)
+    found = divide(found, settings, seed)
+    frames = _store(ws, found, arrays, settings.image_size)
+    found.flow["split"] = filter_flow.count_split(frames)
+    found = dataclasses.replace(
+        found, series=found.series.drop(columns=_PER_FRAME), quarantine=found.quarantine.drop(columns="path")
+    )
+    _write_kept(ws, "series.parquet", found.series)
     _write_kept(ws, "frames.parquet", frames)
-    _write_parquet(ws.private("series_key.parquet"), identities)
-    write_json(ws.path("flow.json"), deidentification.kept_only("flow.json", flow))
-    return Cohort(series, quarantine, flow, identities)
+    _write_parquet(ws.private("series_key.parquet"), found.key)
+    write_json(ws.path("flow.json"), deidentification.kept_only("flow.json", found.flow))
+    return found
 
 
-def _resolve(tasks: list, records: list[dict], key: bytes, ws: Workspace) -> pd.DataFrame:
-    """Quarantine second copies of an instance (the first path stays), then write and return the quarantine list."""
-    first: dict[str, int] = {}
-    for index, record in enumerate(records):
+def account(
+    names: list[str],
+    records: list[dict],
+    key: bytes,
+    same_image: Callable[[str, str], bool] = lambda first, second: False,
+    oldest_age: int | None = None,
+) -> Cohort:
+    """The books, from records alone: what `curate` does between reading and writing. No file is touched.
+
+    `names`: of the files, `records`: what was read of each (`filter_flow`); `key`: of the pseudonyms; `same_image`: compares the images of two files of
+    equal facts; without it none are taken for copies of one image; `oldest_age`: years, told of everyone older (None: all are told). `series` of the
+    result has two further columns of one value a frame (`_PER_FRAME`), `quarantine` a further one path: private.
+    """
+    records = filter_flow.resolve_copies(names, records, same_image)
+    quarantine = _quarantine_table(names, records, key)
+    series, identities = _series_table(names, records, key, oldest_age)
+    return Cohort(series, quarantine, filter_flow.count(len(names), series, quarantine), identities)
+
+
+def divide(found: Cohort, settings: Curation, seed: int) -> Cohort:
+    """`found` with the patients of its kept series divided into training, validation and test (column split; "" where excluded)."""
+    series = found.series
+    kept = series[series["kept"]]
+    cells = kept.assign(cell=[cell_of(row) for row in kept.itertuples()]).groupby(["patient", "cell"]).size()
+    splits, note = split_patients(cells.unstack(fill_value=0), settings, seed)
+    series = series.assign(split=series["patient"].map(splits).where(series["kept"], ""))
+    return dataclasses.replace(found, series=series, flow=found.flow | {"split_note": note})
+
+
+def _same_image(tasks: list[Task], records: list[dict]) -> Callable[[str, str], bool]:
+    """Compares two files of equal facts: their stored pixels and, where they were kept, the frames made of them."""
+    by_name = {task.name: (task, record) for task, record in zip(tasks, records, strict=True)}
+
+    def same(first: str, second: str) -> bool:
+        (a, record), (b, _) = by_name[first], by_name[second]
+        if not filter_flow.same_pixels(a.path, b.path):
+            return False
+        return not record["kept"] or np.array_equal(np.load(a.array, mmap_mode="r"), np.load(b.array, mmap_mode="r"))
+
+    return same
+
+
+def _quarantine_table(names: list[str], records: list[dict], key: bytes) -> pd.DataFrame:
+    rows = []
+    for name, record in zip(names, records, strict=True):
         if "quarantined" in record:
-            continue
-        kept = first.setdefault(record["sop_uid"], index)
-        if kept != index:
-            same = sha256(tasks[kept].path) == sha256(tasks[index].path)
-            fault = "an identical copy of another file" if same else "another image bears the same SOP instance UID"
-            remedy = "nothing to do" if same else "find out which of the two is right and remove the other"
-            records[index] = {"quarantined": fault, "remedy": remedy}
-    rows = [
-        {
-            "file": pseudonym(key, "F", task.name),
-            "reason": record["quarantined"],
-            "remedy": record["remedy"],
-            "path": task.name,
-        }
-        for task, record in zip(tasks, records, strict=True)
-        if "quarantined" in record
-    ]
+            others = " and ".join(pseudonym(key, "F", other) for other in record.get("others", []))
+            remedy = record["remedy"].replace("{others}", others)
+            rows.append([pseudonym(key, "F", name), record["quarantined"], remedy, name])
+    return pd.DataFrame(rows, columns=["file", "reason", "remedy", "path"]).sort_values("file", ignore_index=True)
+
+
+def _write_questions(ws: Workspace, found: Cohort, records: list[dict], answers: dict[str, circulation.Match]) -> None:
+    """private/circulation_by_hand.csv: the runs that the vocabulary cannot place, with the words they were named with and the answers so far.
+
+    What an expert has written into the list itself stays in it, whether or not it was passed as `by_hand`.
+    """
+    path = ws.private("circulation_by_hand.csv")
+    answers = (circulation.read_by_hand(path) if path.exists() else {}) | answers
+    asked = {record["sop_uid"]: record["texts"] for record in records if record.get("for_expert")}
+    rows = found.key[found.key["sop_instance_uid"].isin(asked)] if len(found.key) else pd.DataFrame()
+    table = pd.DataFrame(
+        [
+            [row.series, row.file, row.sop_instance_uid, *asked[row.sop_instance_uid]]
+            + [filter_flow.as_written(answers.get(row.sop_instance_uid))]
+            for row in rows.itertuples()
+        ],
+        columns=["series", "file", "sop_instance_uid", "description", "protocol", "body_part", "circulation"],
+    )
+    with atomic_write(path) as temporary:
+        table.to_csv(temporary, index=False)
+
+
+def _write_quarantine(ws: Workspace, found: Cohort) -> None:
     # File names can hold names of patients: the shareable list has keyed names, the private one the paths.
-    quarantine = pd.DataFrame(rows, columns=["file", "reason", "remedy", "path"]).sort_values("file", ignore_index=True)
-    shared = deidentification.kept_only("quarantine.csv", quarantine.drop(columns="path"))
-    for path, table in ((ws.private("quarantine_files.csv"), quarantine), (ws.path("quarantine.csv"), shared)):
+    shared = deidentification.kept_only("quarantine.csv", found.quarantine.drop(columns="path"))
+    for path, table in ((ws.private("quarantine_files.csv"), found.quarantine), (ws.path("quarantine.csv"), shared)):
         with atomic_write(path) as temporary:
             table.to_csv(temporary, index=False)
-    return shared
 
 
-def _series_table(tasks: list, records: list[dict], key: bytes, oldest_age: int):
-    """(series without identifiers, path of each kept series' frames, private identities), in the order of the pseudonyms."""
-    rows, identities, arrays = [], [], {}
-    for task, record in zip(tasks, records, strict=True):
+def _series_table(
+    names: list[str], records: list[dict], key: bytes, oldest_age: int | None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(series without identifiers, private identities), in the order of the pseudonyms."""
+    rows, identities = [], []
+    for file, record in zip(names, records, strict=True):
         if "quarantined" in record:
             continue
         name = pseudonym(key, "S", record["sop_uid"])
-        times = record["frame_times_s"]
+        # Frames that the mask module leaves unsubtracted are no frames of the study; their numbers in the file stay with the others.
+        numbers = record.get("frame_numbers", range(record["frames"]))
+        times = [record["frame_times_s"][number] for number in numbers]
         rows.append(
             {
                 "series": name,
@@ -131,12 +191,15 @@ def _series_table(tasks: list, records: list[dict], key: bytes, oldest_age: int)
                 "patient": pseudonym(key, "P", record["patient_id"]),
                 "study_date": record["study_date"],
                 **{c: record[c] for c in ("circulation", "matched_term", "plane", "plane_source")},
-                **{c: record[c] for c in ("primary_angle_deg", "secondary_angle_deg", "frames")},
+                **{c: record[c] for c in ("primary_angle_deg", "secondary_angle_deg")},
+                "frames": len(numbers),
+                "frames_in_file": record["frames"],
                 "frame_time_ms": round(float(np.median(np.diff(times))) * 1000, 3) if len(times) > 1 else np.nan,
                 **{c: record[c] for c in ("frame_time_source", "sex", "age", "kept", "reason", "relationship")},
-                **{c: record.get(c, "") for c in ("mask_source", "mask_frames")},
+                **{c: record.get(c, "") for c in ("value_mapping", "mask_source", "mask_frames")},
                 **{c: record.get(c, np.nan) for c in ("background", "contrast_per_grey", "log_per_value")},
                 "frame_times_s": times,
+                "frame_numbers": list(numbers),
             }
         )
         identities.append(
@@ -144,12 +207,12 @@ def _series_table(tasks: list, records: list[dict], key: bytes, oldest_age: int)
                 "series": name,
                 "series_instance_uid": record["series_uid"],
                 "sop_instance_uid": record["sop_uid"],
-                "file": task.name,
+                "file": file,
             }
         )
-        arrays[name] = task.array
     if not rows:
-        return pd.DataFrame(columns=["series", "study", "patient", "kept", "reason", "frame_times_s"]), {}, None
+        nothing = pd.DataFrame(columns=["series", "study", "patient", "kept", "reason", *_PER_FRAME])
+        return nothing.astype({"kept": bool}), pd.DataFrame()
     series = pd.DataFrame(rows).sort_values(["patient", "study", "series"], ignore_index=True)
     if series["series"].duplicated().any():
         raise StudyError("two series received the same pseudonym: remove private/key.hex to draw a new key")
@@ -161,39 +224,15 @@ def _series_table(tasks: list, records: list[dict], key: bytes, oldest_age: int)
         "first_frame",
         (counts.cumsum() - counts).where(series["kept"]).astype("Int64"),
     )
-    return series, arrays, pd.DataFrame(identities).sort_values("series", ignore_index=True)
+    return series, pd.DataFrame(identities).sort_values("series", ignore_index=True)
 
 
-def _flow(found: int, series: pd.DataFrame, quarantine: pd.DataFrame) -> dict:
-    kept = series[series["kept"].astype(bool)]
-    flow = {
-        "files found": found,
-        "quarantined": dict(Counter(quarantine["reason"]).most_common()),
-        "series read": len(series),
-        "excluded": dict(Counter(series.loc[~series["kept"].astype(bool), "reason"]).most_common()),
-        "series kept": len(kept),
-        "patients": int(kept["patient"].nunique()),
-        "studies": int(kept["study"].nunique()),
-    }
-    for name in ("anterior", "posterior") if len(kept) else ():
-        part = kept[kept["circulation"] == name]
-        flow[name] = {"series": len(part), "frames": int(part["frames"].sum())}
-    flow["frames"] = int(kept["frames"].sum()) if len(kept) else 0
-    assert flow["series read"] + sum(flow["quarantined"].values()) == found
-    assert flow["series kept"] + sum(flow["excluded"].values()) == flow["series read"]
-    return flow
+def frame_rows(series: pd.DataFrame) -> pd.DataFrame:
+    """The table frames.parquet: one row a frame of the kept series, in their order; `frame` is its number in the file, from 0.
 
-
-def _store(ws: Workspace, series: pd.DataFrame, arrays: dict[str, Path], size: int) -> pd.DataFrame:
-    """Write frames.npy, one series after the other, and return the table of its rows."""
+    `series` has the columns `_PER_FRAME` and split.
+    """
     kept = series[series["kept"]]
-    total = int(kept["frames"].sum())
-    with atomic_write(ws.path("frames.npy")) as temporary:
-        store = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(total, size, size))
-        for row in kept.itertuples():
-            store[row.first_frame : row.first_frame + row.frames] = np.load(arrays[row.series], mmap_mode="r")
-        store.flush()
-        del store
     columns = [
         "series",
         "study",
@@ -205,9 +244,24 @@ def _store(ws: Workspace, series: pd.DataFrame, arrays: dict[str, Path], size: i
         "split",
     ]
     frames = kept.loc[kept.index.repeat(kept["frames"]), columns].reset_index(drop=True)
-    frames.insert(0, "frame_id", np.arange(total))
-    frames.insert(4, "frame", np.concatenate([np.arange(count) for count in kept["frames"]]))
+    frames.insert(0, "frame_id", np.arange(len(frames)))
+    frames.insert(4, "frame", np.concatenate([np.asarray(numbers, int) for numbers in kept["frame_numbers"]]))
     frames.insert(5, "time_s", np.concatenate([np.asarray(times, float) for times in kept["frame_times_s"]]))
+    return frames
+
+
+def _store(ws: Workspace, found: Cohort, arrays: dict[str, Path], size: int) -> pd.DataFrame:
+    """Write frames.npy, one series after the other, and return the table of its rows. `arrays`: where each file's frames lie."""
+    frames, kept = frame_rows(found.series), found.series[found.series["kept"]]
+    files = found.key.set_index("series")["file"]
+    with atomic_write(ws.path("frames.npy")) as temporary:
+        shape = (len(frames), size, size)
+        store = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        for row in kept.itertuples():
+            stored = np.load(arrays[files[row.series]], mmap_mode="r")
+            store[row.first_frame : row.first_frame + row.frames] = stored
+        store.flush()
+        del store
     return frames
 
 
@@ -220,54 +274,7 @@ def _write_parquet(path: Path, frame: pd.DataFrame) -> None:
         frame.to_parquet(temporary, index=False)
 
 
-# --- split ------------------------------------------------------------------------------------------------------------------------------------
-
-
-def split_patients(
-    cells: pd.DataFrame, settings: Curation, seed: int, trials: int = 2000
-) -> tuple[dict[str, str], str]:
-    """(split of each patient, what could not be met or ""). `cells`: series counts, one row a patient, one column a cell of Table 1.
-
-    Of `trials` seeded random allocations the best is taken: fewest cells absent from training or test, then from validation, then the smallest
-    deviation of the series counts from the fractions. The patient, not the study or series, is the unit: no patient is in two splits. Validation and
-    test are never empty with three patients or more; with fewer nothing can be trained and everything is "test".
-    """
-    patients = sorted(cells.index)
-    if len(patients) < 3:
-        return dict.fromkeys(patients, "test"), (
-            f"{len(patients)} patient{'s' if len(patients) > 1 else ''} cannot be split: all frames are in test, none can train"
-        )
-    counts = cells.loc[patients].to_numpy(float)
-    fractions = {"val": settings.val_fraction, "test": 1 - settings.train_fraction - settings.val_fraction}
-    sizes = {name: max(1, round(share * len(patients))) for name, share in fractions.items()}
-    while sum(sizes.values()) >= len(patients):
-        sizes[max(sizes, key=sizes.get)] -= 1
-    orders = np.random.default_rng(seed).permuted(np.tile(np.arange(len(patients)), (trials, 1)), axis=1)
-    bounds = {
-        "test": (0, sizes["test"]),
-        "val": (sizes["test"], sum(sizes.values())),
-        "train": (sum(sizes.values()), None),
-    }
-    held = {name: counts[orders[:, first:last]].sum(1) for name, (first, last) in bounds.items()}  # [trials, cells]
-    absent = {name: (held[name] == 0).sum(1) for name in SPLITS}
-    total = counts.sum(0)
-    wanted = {"train": settings.train_fraction, **fractions}
-    deviation = sum(np.abs(held[name] / total - wanted[name]).sum(1) for name in SPLITS)
-    best = np.lexsort((deviation, absent["val"], absent["train"] + absent["test"]))[0]
-    chosen = {patients[patient]: name for name, (first, last) in bounds.items() for patient in orders[best, first:last]}
-    missing = [
-        f"{cell} from {name}"
-        for name in SPLITS
-        for cell, n in zip(cells.columns, held[name][best], strict=True)
-        if n == 0
-    ]
-    return (
-        chosen,
-        f"too few patients to have every condition in every split; absent: {', '.join(missing)}" if missing else "",
-    )
-
-
-# --- for later notebooks ----------------------------------------------------------------------------------------------------------------------
+# --- for notebooks ----------------------------------------------------------------------------------------------------------------------------
 
 
 def open_frames(ws: Workspace) -> tuple[np.ndarray, pd.DataFrame]:
@@ -292,10 +299,11 @@ def filled_frame(frames: np.ndarray) -> int:
 def balance(found: Cohort) -> pd.DataFrame:
     """The sums that must hold, counted from the tables themselves; raises StudyError naming the one that does not."""
     series, kept, flow = found.series, found.series[found.series["kept"]], found.flow
+    stored = sum(part["frames"] for part in flow["split"].values())  # counted from the stored frames' own table
     held = {
         "read + quarantined = found": len(series) + len(found.quarantine) == flow["files found"],
         "kept + excluded = read": len(kept) + int((series["reason"] != "").sum()) == len(series),
-        "frames of kept series = frames stored": int(kept["frames"].sum()) == flow["frames"],
+        "frames of kept series = frames stored": int(kept["frames"].sum()) == flow["frames"] == stored,
         "every patient in one split": bool((kept.groupby("patient")["split"].nunique() == 1).all()),
     }
     if not all(held.values()):
@@ -303,57 +311,6 @@ def balance(found: Cohort) -> pd.DataFrame:
             f"the counts of the filter flow do not add up ({', '.join(k for k, v in held.items() if not v)})"
         )
     return pd.DataFrame({"holds": held})
-
-
-def cell_of(row) -> str:
-    """Row of Table 1 for anything with circulation, plane, primary_angle_deg and secondary_angle_deg."""
-    return Condition(row.circulation, row.plane, row.primary_angle_deg, row.secondary_angle_deg).cell()
-
-
-def table1(arterial: pd.DataFrame) -> dict[tuple[str, str], float]:
-    """Table 1 from arterial frames: (row, column) → count, and proportion in per cent with one decimal."""
-    angles = ["circulation", "plane", "primary_angle_deg", "secondary_angle_deg"]
-    groups = arterial.groupby(angles, sort=True).size().reset_index(name="frames")
-    counts = Counter()
-    for row in groups.itertuples():
-        counts[cell_of(row)] += int(row.frames)
-    rows = (*CELLS, OTHERS)
-    total = sum(counts.values())
-    shares = _tenths_of_a_per_cent([counts[name] for name in rows]) if total else [float("nan")] * len(rows)
-    table = {}
-    for name, count, share in zip(
-        (*rows, "Total"), [*(counts[n] for n in rows), total], [*shares, sum(shares)], strict=True
-    ):
-        table[name, "Count"] = count
-        table[name, "Proportion (%)"] = round(share, 1)
-    return table
-
-
-def _tenths_of_a_per_cent(counts: list[int]) -> list[float]:
-    """Percentages with one decimal that add up to exactly 100, by largest remainder: how the published ones were rounded (54,297 of 99,349 as 54.6)."""
-    total = sum(counts)
-    exact = [divmod(1000 * count, total) for count in counts]
-    missing = 1000 - sum(whole for whole, _ in exact)
-    largest = sorted(range(len(counts)), key=lambda index: -exact[index][1])[:missing]
-    return [(whole + (index in largest)) / 10 for index, (whole, _) in enumerate(exact)]
-
-
-def describe(series: pd.DataFrame) -> dict[str, float]:
-    """Cohort facts of §2.1 over the patients with a kept series; age is the patient's at the first study that states it."""
-    kept = series[series["kept"]]
-    patients = kept.sort_values("age").groupby("patient").agg(sex=("sex", "first"), age=("age", "first"))
-    ages = patients["age"].dropna().astype(float)
-    return {
-        "patients": len(patients),
-        "female": int((patients["sex"] == "F").sum()),
-        "female (%)": round(100 * float((patients["sex"] == "F").mean()), 2),
-        "studies": int(kept["study"].nunique()),
-        "studies per patient": round(kept["study"].nunique() / len(patients), 2),
-        "mean age (years)": round(float(ages.mean()), 1),
-        "SD of age (years)": round(float(ages.std()), 2),
-        "youngest": float(ages.min()),
-        "oldest": float(ages.max()),
-    }
 
 
 def cannot_train(frames: pd.DataFrame, batch_size: int) -> str | None:

@@ -41,7 +41,8 @@ KEPT: dict[str, dict[str, tuple[str, str]]] = {
         "study_offset_days": ("order and spacing of a patient's studies", "days from the patient's first study in the archive; no date"),
         "matched_term": ("how circulation was found", "the vocabulary's own term, never the text it stood in"),
         "plane_source": ("how plane was found", "name of the header element"),
-        "frames": ("size of the run", AS_IS),
+        "frames": ("size of the run", "count of its subtracted frames"),
+        "frames_in_file": ("frames that the mask module leaves out", AS_IS),
         "first_frame": ("place in frames.npy", "counted"),
         "frame_time_ms": ("phase of the contrast passage", "median step between frames"),
         "frame_time_source": ("how time was found", "name of the header element"),
@@ -50,6 +51,7 @@ KEPT: dict[str, dict[str, tuple[str, str]]] = {
         "kept": ("filter flow", "decision"),
         "reason": ("filter flow", "a fixed sentence of this project"),
         "relationship": ("how frames were made", "LIN, LOG or DISP"),
+        "value_mapping": ("how frames were made", "a formula with the numbers of the header"),
         "mask_source": ("how frames were made", "a fixed sentence of this project"),
         "mask_frames": ("how frames were made", "frame numbers from 1"),
         "background": ("how frames were made", "constant of the window"),
@@ -61,7 +63,7 @@ KEPT: dict[str, dict[str, tuple[str, str]]] = {
         "frame_id": ("row of frames.npy", "counted"),
         **_WHO,
         **_CONDITION,
-        "frame": ("place in the run", "counted from 0"),
+        "frame": ("place in the file", "counted from 0"),
         "time_s": ("phase of the contrast passage", "seconds from the run's first frame"),
         "split": ("training, validation or test", "drawn by patient"),
     },
@@ -115,8 +117,8 @@ def kept_only(artifact: str, content: pd.DataFrame | dict):
     return content
 
 
-def generalised(series: pd.DataFrame, oldest_age: int) -> pd.DataFrame:
-    """`series` with `study_offset_days` in place of `study_date`, and no `age` above `oldest_age`.
+def generalised(series: pd.DataFrame, oldest_age: int | None) -> pd.DataFrame:
+    """`series` with `study_offset_days` in place of `study_date`, and no `age` above `oldest_age` (None: all ages are told).
 
     The offset counts from the earliest study date of the patient (0 for the first) and is missing where the date is. Dates are DICOM DA, "YYYYMMDD" (or the
     ACR-NEMA form with dots); age is in whole years.

@@ -2,11 +2,12 @@
 
 A stored value becomes a frame of the study in five steps, frame by frame so that memory holds one frame at full size:
 value → log intensity (only if linear) → mask − frame → shutter, square, antialiased resize → one grey window for the series.
+`_xa_tags` reads the header's facts, `_xa_values` what a stored value means, `subtraction` which frames are subtracted from which.
 """
 
 import functools
-import math
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,8 +28,10 @@ from pydicom.uid import (
 )
 
 from dsa_lib import _xa_tags as tags
-from dsa_lib import burned_in
-from dsa_lib._xa_tags import Unreadable, find, numbers
+from dsa_lib import burned_in, subtraction
+from dsa_lib._xa_tags import Unreadable, find
+from dsa_lib._xa_values import value_table
+from dsa_lib.subtraction import Pairing
 
 MAX_SIDE, MAX_FRAMES = 4096, 2000  # beyond any angiographic detector or run: a damaged header, not an image
 
@@ -42,7 +45,6 @@ class Acquisition:
 
     patient_id: str
     study_uid: str
-    study_date: str  # DA, or ""
     series_uid: str
     sop_uid: str
     texts: tuple[str, str, str]  # series description, protocol name, body part
@@ -53,21 +55,25 @@ class Acquisition:
     primary_angle_deg: float | None
     secondary_angle_deg: float | None
     rotational: bool
+    table_moves: bool
     differencing: bool  # every mask operation is time-interval differencing
     frames: int
     frame_times_s: tuple[float, ...]
     frame_time_source: str
     relationship: str  # LIN, LOG or DISP
+    study_date: str = ""  # DA
 
-    def obstacle(self) -> str:
-        """Why this run cannot give subtracted frames of a known view; "" where it can."""
+    def obstacle(self, differencing: str = "subtract") -> str:
+        """Why this run cannot give subtracted frames of a known view; "" where it can. `differencing` as in `profiles.Curation`."""
         if self.rotational:
             return "rotational run: the view changes"
+        if self.table_moves:
+            return "moving table: the view changes"
         if self.plane is None or self.primary_angle_deg is None or self.secondary_angle_deg is None:
             return "no C-arm angles in the header"
         if max(abs(self.primary_angle_deg), abs(self.secondary_angle_deg)) > 180:
             return "impossible C-arm angles in the header"
-        if self.differencing:
+        if self.differencing and differencing == "exclude":
             return "time-interval differencing: shows the change between frames, not the filled vessels"
         if self.frames == 1 and self.relationship != "DISP":
             return "a single unsubtracted frame"
@@ -76,9 +82,11 @@ class Acquisition:
 
 @dataclass(frozen=True)
 class Run:
-    """Subtracted frames uint8 [n, size, size], dark vessels on `background_grey`, the constants of how they were made, and where text is likely."""
+    """Subtracted frames uint8 [n, size, size], dark vessels on `background_grey`; `numbers` [n], their frame numbers in the file from 0 (frames that the
+    mask module leaves unsubtracted are not among them); the constants of how they were made; and where burned-in text is likely."""
 
     frames: np.ndarray
+    numbers: np.ndarray
     window: dict[str, object] = field(default_factory=dict)
     text: tuple[str, ...] = ()
 
@@ -133,8 +141,7 @@ def _acquisition(header: Dataset) -> Acquisition:
         raise Unreadable(f"impossible dimensions {frames}×{rows}×{columns}", "export the run again")
     if int(header.get("SamplesPerPixel", 1)) != 1 or int(header.get("BitsAllocated", 0)) not in (8, 16):
         raise Unreadable("not an 8 or 16 bit grey-scale image", "export the run as grey-scale XA")
-    primary, secondary = (numbers(find(header, f"Positioner{axis}Angle")) for axis in ("Primary", "Secondary"))
-    primary_deg = primary[0] if primary else None
+    primary_deg, secondary_deg = tags.angles_deg(header)
     plane, plane_source = tags.plane_of(header, primary_deg)
     times, time_source = tags.frame_times_s(header, frames)
     relationship = str(find(header, "PixelIntensityRelationship") or "").upper()
@@ -145,37 +152,71 @@ def _acquisition(header: Dataset) -> Acquisition:
     return Acquisition(
         patient_id=str(header.PatientID),
         study_uid=str(header.StudyInstanceUID),
-        study_date=str(header.get("StudyDate") or ""),
         series_uid=str(header.SeriesInstanceUID),
         sop_uid=str(header.SOPInstanceUID),
-        texts=tuple(str(header.get(name) or "") for name in ("SeriesDescription", "ProtocolName", "BodyPartExamined")),
+        texts=tags.texts(header),
         sex=sex if sex in ("F", "M", "O") else "",
         age=tags.ages(header),
         plane=plane,
         plane_source=plane_source,
         primary_angle_deg=primary_deg,
-        secondary_angle_deg=secondary[0] if secondary else None,
+        secondary_angle_deg=secondary_deg,
         rotational=tags.is_rotational(header),
-        differencing=tags.only_differencing(header),
+        table_moves=tags.table_moves(header),
+        differencing=subtraction.only_differencing(header),
         frames=frames,
         frame_times_s=times,
         frame_time_source=time_source,
         relationship=relationship,
+        study_date=str(header.get("StudyDate") or ""),
     )
 
 
 class _Planes:
     """Frames of one file as float32 planes within the shutter's bounding box: log intensity (LIN, LOG) or display value in [0, 1] (DISP)."""
 
+    KEPT = 8  # planes held back for `plane`: averaging and differencing look at neighbours
+
     def __init__(self, path: Path, relationship: str):
         self.path, self.header = path, read_header(path)
         self.frames = int(self.header.get("NumberOfFrames") or 1)
         self.shape = int(self.header.Rows), int(self.header.Columns)
-        self._lut, self.scale = value_lut(self.header, relationship)
+        self.values = value_table(self.header, relationship)
         self.rows, self.columns, self.inside = tags.shutter(self.header, self.shape)
+        self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        return self.at(range(self.frames))
+        self.still = burned_in.Still(self.frames)
+        for plane in self.at(range(self.frames)):
+            self.still.add(plane)
+            yield plane
+
+    def plane(self, index: int) -> np.ndarray:
+        """One plane, from those seen last where it is among them, else decoded again."""
+        if index not in self._kept:
+            self._keep(index, next(iter(self.at([index]))))
+        return self._kept[index]
+
+    def mean(self, indices: tuple[int, ...]) -> np.ndarray:
+        """Mean of the planes `indices`."""
+        if len(indices) == 1:
+            return self.plane(indices[0])
+        held = len(indices) <= self.KEPT
+        total = np.zeros(self.inside.shape)
+        for plane in map(self.plane, indices) if held else self.at(indices):
+            total += plane
+        return (total / len(indices)).astype(np.float32)
+
+    def each(self) -> Iterator[int]:
+        """Frame numbers in order, decoding in one stream; while a number is out, `plane` has its plane at hand."""
+        for index, plane in enumerate(self):
+            self._keep(index, plane)
+            yield index
+
+    def _keep(self, index: int, plane: np.ndarray) -> None:
+        self._kept[index] = plane
+        while len(self._kept) > self.KEPT:
+            self._kept.popitem(last=False)
 
     def at(self, indices) -> Iterator[np.ndarray]:
         """Planes float32 [rows, columns] of the frames `indices` (0-based). Raises Unreadable when they cannot be decoded."""
@@ -185,7 +226,7 @@ class _Planes:
                 raise Unreadable("the pixels do not have the size that the header states", "export the run again")
             cropped = pixels[self.rows, self.columns]
             cropped = np.ascontiguousarray(cropped, cropped.dtype.newbyteorder("="))
-            yield self._lut[cropped.view(f"u{cropped.dtype.itemsize}")]
+            yield self.values.table[cropped.view(f"u{cropped.dtype.itemsize}")]
             count += 1
         if count != len(indices):
             raise Unreadable(
@@ -216,62 +257,6 @@ class _Planes:
             ) from None
 
 
-def value_lut(header: Dataset, relationship: str) -> tuple[np.ndarray, float]:
-    """(float32 table from the stored bit pattern to the plane's unit, log attenuation per stored value or 0).
-
-    LIN: ln of the rescaled value. LOG: stored value times the log attenuation one step stands for, from the Modality LUT that leads back to linear
-    (PS3.3 C.8.7.1.1.2) where present, else full range taken as ln(2^bits). DISP: display value in [0, 1] through the first VOI window.
-    """
-    allocated, stored = int(header.BitsAllocated), int(header.get("BitsStored") or header.BitsAllocated)
-    if not 1 <= stored <= allocated:
-        raise Unreadable(f"{stored} bits stored in {allocated}", "export the run again")
-    if int(header.get("HighBit", stored - 1)) != stored - 1:
-        raise Unreadable(
-            "an obsolete bit layout, its values not in the lowest bits", "convert the run to a current form"
-        )
-    values = np.arange(2**stored, dtype=np.int64)
-    low, high = 0, 2**stored - 1
-    if int(header.get("PixelRepresentation") or 0) == 1:
-        low, high = -(2 ** (stored - 1)), 2 ** (stored - 1) - 1
-        values = np.where(values > high, values - 2**stored, values)
-    photometric = str(header.get("PhotometricInterpretation") or "MONOCHROME2")
-    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise Unreadable("an unknown photometric interpretation", "export the run as grey-scale XA")
-    sign = find(header, "PixelIntensityRelationshipSign") if relationship != "DISP" else None
-    if int(sign) == -1 if sign is not None else photometric == "MONOCHROME1":
-        values = low + high - values
-    scale = 0.0
-    if relationship == "DISP":
-        centre, width = numbers(header.get("WindowCenter")), numbers(header.get("WindowWidth"))
-        if centre and width and width[0] > 1 and stored > 8:
-            shown = (values - (centre[0] - 0.5)) / (width[0] - 1) + 0.5  # PS3.3 C.11.2.1.2.1
-        else:
-            shown = (values - low) / (high - low)
-        table = np.clip(shown, 0, 1)
-    elif relationship == "LOG":
-        scale = _log_step(header, stored)
-        table = values * scale
-    else:
-        slope, intercept = (numbers(find(header, f"Rescale{name}")) for name in ("Slope", "Intercept"))
-        linear = values * (slope[0] if slope else 1.0) + (intercept[0] if intercept else 0.0)
-        table = np.log(np.maximum(linear, 1.0))
-    # Bits beside the stored ones (old overlays) carry no value: the table repeats over them.
-    return np.tile(table.astype(np.float32), 2 ** (allocated - stored)), scale
-
-
-def _log_step(header: Dataset, stored: int) -> float:
-    items = header.get("ModalityLUTSequence")
-    if items:
-        entries, first, _ = numbers(items[0].LUTDescriptor)
-        data = items[0].LUTData
-        order = ">u2" if header.original_encoding[1] is False else "<u2"
-        linear = np.frombuffer(data, order) if isinstance(data, bytes) else np.asarray(data)
-        used = np.flatnonzero(linear > 0)
-        if len(used) == len(linear) == (entries or 65536) and len(used) > 1:
-            return float(abs(np.polyfit(used + first, np.log(linear[used].astype(float)), 1)[0]))
-    return math.log(2**stored) / (2**stored - 1)
-
-
 def subtracted_run(
     path: Path, acquisition: Acquisition, size: int, background_grey: int, contrast_per_grey: float
 ) -> Run:
@@ -282,64 +267,87 @@ def subtracted_run(
     """
     with tags.faults_named():
         planes = _Planes(path, acquisition.relationship)
-        masks, window = _masks(planes, acquisition)
+        plan, window = _plan(planes, acquisition)
     weight = _squared(planes.inside.astype(np.float32), size)
-    small = np.empty((planes.frames, size, size), np.float32)
-    still = burned_in.Still(planes.frames)
-    for index, plane in enumerate(planes):
-        still.add(plane)
-        contrast = plane if masks is None else masks[index] - plane
-        small[index] = _squared(contrast * planes.inside, size)
-    if masks is not None:
-        per_grey = contrast_per_grey if acquisition.relationship != "DISP" else 1 / 255
-        grey = background_grey - small / per_grey
-        window |= {"background": 0.0, "contrast_per_grey": per_grey}
-    else:
+    if plan is None:
+        small = np.stack([_squared(plane * planes.inside, size) for plane in planes])
+        numbers = np.arange(planes.frames)
         # The field's edge and the squared margins were filled with 0; now that the background is known they are filled with it.
-        background = background_level(small[:, weight > 0.99])
+        background = subtraction.background_level(small[:, weight > 0.99])
         small += (1 - weight) * background
-        dark = vessels_are_dark(small[:, weight > 0.99], background)
+        dark = subtraction.vessels_are_dark(small[:, weight > 0.99], background)
         span = background if dark else background - 1
         grey = background_grey * (small if dark else small - 1) / span
         window |= {"background": round(background, 6), "contrast_per_grey": round(span / background_grey, 8)}
-    window |= {"relationship": acquisition.relationship, "log_per_value": round(planes.scale, 10)}
-    text = tuple(still.text(logged=acquisition.relationship == "LIN"))
-    return Run(np.clip(np.rint(grey), 0, 255).astype(np.uint8), window, text)
+    else:
+        numbers, contrasts = [], []
+        for number, _, mask, filled in _subtracted(planes, plan):
+            numbers.append(number)
+            contrasts.append(_squared((mask - filled) * planes.inside, size))
+        numbers, small = np.array(numbers), np.stack(contrasts)
+        per_grey = contrast_per_grey if acquisition.relationship != "DISP" else 1 / 255
+        grey = background_grey - small / per_grey
+        window |= {"background": 0.0, "contrast_per_grey": per_grey}
+    window |= {
+        "relationship": acquisition.relationship,
+        "log_per_value": round(planes.values.log_per_value, 10),
+        "value_mapping": planes.values.mapping,
+    }
+    text = tuple(planes.still.text(logged=acquisition.relationship == "LIN"))
+    return Run(np.clip(np.rint(grey), 0, 255).astype(np.uint8), numbers, window, text)
 
 
-def _masks(planes: _Planes, acquisition: Acquisition) -> tuple[list[np.ndarray] | None, dict[str, object]]:
-    """(mask of each frame, or None for a run stored subtracted; what was done).
+def _plan(planes: _Planes, acquisition: Acquisition) -> tuple[dict[int, Pairing] | None, dict[str, object]]:
+    """(pairing of each frame, or None for a run stored subtracted; what was done, for the record).
 
-    With a mask module the frames it names are averaged (AVG_SUB); several items each serve their frame range. Without one, a LIN or LOG run takes the
-    brightest of its first frames: contrast medium only ever takes intensity away.
+    The mask module decides where there is one. Without one a display run is looked at (`subtraction.is_native`), and a native run of any kind takes the
+    brightest of its first frames as mask.
     """
-    items = tags.mask_items(planes.header, planes.frames)
-    if items:
-        averaged = []
-        for item in items:
-            mask = np.mean(list(planes.at(item.frames)), axis=0, dtype=np.float64).astype(np.float32)
-            if any(item.shift):
-                from scipy.ndimage import shift
-
-                mask = shift(mask, item.shift, order=1, mode="nearest")
-            averaged.append(mask)
-        source = "mask module"
-        listed = sorted({frame + 1 for item in items for frame in item.frames})
-        return [averaged[_serving(items, frame)] for frame in range(planes.frames)], _how(source, listed)
-    if acquisition.relationship == "DISP":
-        return None, _how("stored subtracted", [])
+    if (plan := subtraction.pairings(planes.header, planes.frames)) is not None:
+        operations = sorted({pairing.operation for pairing in plan.values()})
+        named = sorted({frame for pairing in plan.values() for frame in pairing.mask})
+        if operations != ["AVG_SUB"]:
+            return plan, _how(f"mask module, {' and '.join(operations)}", [])
+        return plan, _how("mask module", named)
     first = list(planes.at(range(min(5, max(1, planes.frames // 3)))))
-    chosen = int(np.argmax([plane[planes.inside].mean(dtype=np.float64) for plane in first]))
-    return [first[chosen]] * planes.frames, _how("chosen from the first frames", [chosen + 1])
+    if acquisition.relationship == "DISP":
+        second = planes.plane(min(1, planes.frames - 1))
+        if planes.frames == 1 or not subtraction.is_native(first[0][planes.inside], second[planes.inside]):
+            return None, _how("stored subtracted", [])
+    chosen = subtraction.brightest(first, planes.inside)
+    pairing = {frame: Pairing((frame,), (chosen,), (0.0, 0.0), "AVG_SUB") for frame in range(planes.frames)}
+    return pairing, _how("chosen from the first frames", [chosen])
 
 
 def _how(source: str, frames: list[int]) -> dict[str, object]:
-    return {"mask_source": source, "mask_frames": " ".join(str(frame) for frame in frames)}
+    return {"mask_source": source, "mask_frames": " ".join(str(frame + 1) for frame in frames)}
 
 
-def _serving(items: list, frame: int) -> int:
-    """Index of the mask item whose range holds `frame` (the last one, where several do; the first item, where none does)."""
-    return next((i for i in reversed(range(len(items))) if items[i].applies_to(frame)), 0)
+def _subtracted(planes: _Planes, plan: dict[int, Pairing]):
+    """(frame number, plane of the frame, its mask, its averaged contrast plane) of every pairing, in order."""
+    averaged: dict[tuple[int, ...], np.ndarray] = {}  # AVG_SUB has few masks, each serving many frames
+    last: tuple = (None, None)
+    for number in planes.each():
+        if (pairing := plan.get(number)) is None:
+            continue
+        mask = averaged.get(pairing.mask)
+        if mask is None:
+            mask = planes.mean(pairing.mask)
+            if pairing.operation == "AVG_SUB":
+                averaged[pairing.mask] = mask
+        if any(pairing.shift):
+            key = pairing.mask, pairing.shift
+            if last[0] != key:  # usually the same for the frames that follow
+                last = key, _shifted(mask, pairing.shift)
+            mask = last[1]
+        yield number, planes.plane(number), mask, planes.mean(pairing.contrast)
+
+
+def _shifted(mask: np.ndarray, shift: tuple[float, float]) -> np.ndarray:
+    """`mask` moved down and right by a fraction of a pixel, linearly interpolated (PS3.3 C.7.6.10.1.2)."""
+    from scipy import ndimage
+
+    return ndimage.shift(mask, shift, order=1, mode="nearest")
 
 
 def _squared(plane: np.ndarray, size: int) -> np.ndarray:
@@ -357,26 +365,18 @@ def _squared(plane: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(np.ascontiguousarray(plane, np.float32)).resize((size, size), Image.HAMMING))
 
 
-def background_level(values: np.ndarray) -> float:
-    """Robust mode of display values in [0, 1]: the peak of a smoothed histogram, refined by the median around it."""
-    counts, edges = np.histogram(values, bins=256, range=(0, 1))
-    peak = int(np.argmax(np.convolve(counts, np.ones(5), mode="same")))
-    near = values[(values >= edges[max(peak - 3, 0)]) & (values <= edges[min(peak + 4, 256)])]
-    return float(np.clip(np.median(near) if near.size else 0.5, 1 / 255, 254 / 255))
-
-
-def vessels_are_dark(values: np.ndarray, background: float) -> bool:
-    """Polarity of a subtracted display run: vessels are the heavier tail about the background."""
-    away = values.astype(np.float64) - background
-    return float(np.sum(away**3)) <= 0
-
-
 def example(path: Path, frame: int) -> dict[str, np.ndarray]:
-    """Planes of one frame at full size for a figure: "raw" and "mask" where there is a mask, and "subtracted" (raw − mask, or as stored: vessels dark)."""
+    """Planes of frame `frame` (number in the file from 0) at full size for a figure: "raw" and "mask" where there is a mask, and "subtracted" (raw − mask,
+    or as stored: vessels dark)."""
     acquisition = read_acquisition(path)
     planes = _Planes(path, acquisition.relationship)
-    masks, _ = _masks(planes, acquisition)
-    plane = next(iter(planes.at([frame])))
-    if masks is None:
-        return {"subtracted": plane}
-    return {"raw": plane, "mask": masks[frame], "subtracted": plane - masks[frame]}
+    plan, _ = _plan(planes, acquisition)
+    if plan is None:
+        return {"subtracted": planes.plane(frame)}
+    _, raw, mask, filled = next(iter(_subtracted(planes, {frame: plan[frame]})))
+    return {"raw": raw, "mask": mask, "subtracted": filled - mask}
+
+
+def unsubtracted(path: Path, frame: int) -> np.ndarray:
+    """Plane float32 of frame `frame` (from 0) at full size, unsubtracted: log intensity, or display value where the run is stored for display."""
+    return _Planes(path, read_acquisition(path).relationship).plane(frame)

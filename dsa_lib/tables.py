@@ -13,6 +13,8 @@ from dsa_lib.errors import StudyError
 from dsa_lib.workspace import PROJECT, atomic_write
 
 COLUMNS = ["row", "column", "published", "this_run", "source"]
+FITTED = "fitted to the published values"
+FITTED_COLUMNS = ["row", "column", "published", "fitted", "source"]
 SOURCES = ("phantom", "archive", "simulated ratings", "reader ratings")
 TITLES = {
     1: "Circulation–plane–angle combinations among arterial-phase frames",
@@ -54,9 +56,24 @@ def contract(number: int, this_run: Mapping[tuple[str, str], float], source: str
     return frame[COLUMNS]
 
 
+def fitted(printed: pd.DataFrame, values: Mapping[tuple[str, str], float]) -> pd.DataFrame:
+    """What was fitted to published values beside them: a table of its own, with no column that reads as a result.
+
+    `printed` [row, column, published]; `values`: (row, column) → value. Raises StudyError unless both have the same cells.
+    """
+    cells = list(zip(printed["row"], printed["column"], strict=True))
+    if set(cells) != set(values):
+        odd = sorted(set(cells) ^ set(values))[0]
+        raise StudyError(f"the cell {odd} is published or fitted, not both: fit every published cell and no other")
+    frame = printed[["row", "column", "published"]].assign(
+        fitted=[float(values[cell]) for cell in cells], source=FITTED
+    )
+    return frame[FITTED_COLUMNS]
+
+
 def write_table(path: Path, frame: pd.DataFrame) -> None:
-    """Write a contract table; raises StudyError if its columns are not the contract's."""
-    if list(frame.columns) != COLUMNS:
+    """Write a contract table, or one of fitted values; raises StudyError if its columns are not the contract's."""
+    if list(frame.columns) not in (COLUMNS, FITTED_COLUMNS):
         raise StudyError(f"{Path(path).name} has columns {list(frame.columns)}: the tables contract wants {COLUMNS}")
     with atomic_write(path) as temporary:
         frame.to_csv(temporary, index=False)

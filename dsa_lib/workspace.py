@@ -34,7 +34,7 @@ NOTEBOOKS = (
 PRODUCERS = (
     (r"archive(/.*)?|archive_truth.*|annotations\.csv|figures/phantom_.*", "00_phantom_archive"),
     (
-        r"series\.parquet|quarantine\.csv|frames\.(npy|parquet)|flow\.json|figures/(figure1_curation|curation_).*",
+        r"series\.parquet|quarantine\.csv|frames\.(npy|parquet)|flow\.json|tables/paper_scale_.*|figures/(figure1_curation|curation_|paper_scale_).*",
         "01_curation",
     ),
     (

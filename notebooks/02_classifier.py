@@ -21,7 +21,7 @@
 # frame each, applied to all frames, and what it finds is counted by condition (Table 1).
 #
 # **Reads** `frames.npy`, `frames.parquet`, `series.parquet` (notebook 01) and annotations: `annotations.csv` of the phantom archive (notebook 00), or a file
-# of your own. The phantom's truth is read only to score.
+# of your own (`data_manifests/schemas/annotations.md`). The phantom's truth is read only to score.
 # **Writes** `classifier/`, `phases.parquet` (every frame), `arterial.parquet`, `classifier_metrics.csv`, `tables/table1.csv`, three figures.
 #
 # **Measured time**: printed by the last cell, and in the report of the run.
@@ -31,22 +31,22 @@ run: str = "smoke"  # folder under runs/
 profile: str = "smoke"  # smoke, phantom or paper
 archive: str = ""  # "" is the phantom archive of notebook 00
 overrides: dict = {}  # dotted profile names, e.g. {"classifier.threshold": 0.6}
-annotations: str = (
-    ""  # CSV series_instance_uid,frame (from 0): one representative arterial frame a series; "" takes the phantom's
-)
+annotations: str = ""  # CSV series,frame (from 0): one representative arterial frame a series; "" takes the phantom's
 classifier: str = ""  # a run, or a folder, that holds a trained classifier: it is applied, and nothing is trained
 
 # %%
 import json
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from dsa_lib import cohort, labels, phase, tables, training
+from dsa_lib import cohort, filter_flow, labels, phase, tables, training
 from dsa_lib.figures import flow, style
 from dsa_lib.figures import phase as figures
+from dsa_lib.profiles import PROFILES
 from dsa_lib.session import begin
 
 study = begin("02_classifier", globals())
@@ -79,7 +79,8 @@ key = labels.read_key(study.ws.private("series_key.parquet"))
 # - not arterial: earlier than `negative_before_s` before, or later than `negative_after_s` after it;
 # - in between, where the phase changes at a moment that a mark cannot tell, frames are left out of training.
 #
-# All are seconds, because frame rates differ between runs.
+# All are seconds, because frame rates differ between runs. The marks name a series by its pseudonym or its series instance UID; a line that names no
+# series of the archive, a frame that the series does not have, or a second mark in a series stops the notebook with the line's number.
 
 # %%
 labelled = frames.head(0).assign(label=[], offset_s=[])
@@ -89,6 +90,36 @@ if annotations_path is not None:
     study.note("annotated_series", len(marked))
 split = {name: labelled[labelled["split"] == name] for name in ("train", "val", "test")}
 labels.counts(split) if len(labelled) else "No annotations: a trained classifier is applied."
+
+# %% [markdown]
+# What the paper leaves open are parameters, with these defaults. Two of its numbers narrow them down: precision, recall and accuracy together tell
+# what share of the validation frames was arterial, and the arterial frames a series tell that a series gave several.
+
+# %%
+arguments = {
+    "classifier.positive_before_s": "from first filling to the best filled frame; later than the injection, during which the first arteries alone show",
+    "classifier.positive_after_s": "the blush follows within a second; what is kept is to be arterial with high confidence (§4.2)",
+    "classifier.negative_before_s": "before the contrast can have arrived; between it and positive_before_s no label is safe",
+    "classifier.negative_after_s": "capillaries and veins; close to the mark, for these frames resemble arterial ones most",
+    "classifier.threshold": "arterial where that is the likelier call: fewest errors; published precision and recall are nearly equal, as there",
+    "classifier.median_frames": "1 judges every frame alone, as the paper; on phantoms a lone call amid others is mended",
+    "classifier.contiguous": "False is the paper's; contrast passes the arteries once, so on phantoms only the longest run counts",
+    "classifier.frames_per_series": "0 keeps all: §4.2 takes the most probable frames and gives no number; a fixed one would cut long runs alone",
+    "curation.train_fraction": "of patients, so that nobody is in two splits; the rest after validation is test, many times the held-out 5,000 of §2.5",
+    "curation.val_fraction": "enough to choose weights by; patients are better spent on training",
+}  # fmt: skip
+low, central, high = labels.implied_prevalence(**phase.published_scores())
+paper = flow.published_counts()
+print(
+    f"Published scores: {central:.0%} of the validation frames were arterial (between {low:.0%} and {high:.0%} for what rounds to them)."
+)
+print(f"Published counts: {paper['arterial'] / paper['series kept']:.1f} arterial frames a series.")
+if len(labelled):
+    print(f"This run: {labelled['label'].mean():.0%} of the labelled frames are arterial, "
+          f"{labelled['label'].sum() / labelled['series'].nunique():.1f} a series.")  # fmt: skip
+defaults = {name: [attrgetter(dotted)(values) for dotted in arguments] for name, values in PROFILES.items()}
+with pd.option_context("display.max_colwidth", None):
+    display(pd.DataFrame(defaults | {"why": arguments.values()}, index=list(arguments)))
 
 # %% [markdown]
 # ## Training
@@ -191,11 +222,10 @@ tables.side_by_side(table)
 # %% [markdown]
 # ## Figure 1
 #
-# The filter flow of notebook 01, now down to the arterial frames.
+# The filter flow of notebook 01, now down to the arterial frames and their split.
 
 # %%
-counts = arterial["circulation"].value_counts().reindex(["anterior", "posterior"], fill_value=0).to_dict()
-counts["annotated"] = 0 if annotations_path is None else len(marked)
+counts = filter_flow.count_arterial(arterial, 0 if annotations_path is None else len(marked))
 counted_in = "the archive given" if study.archive else "phantom archive (simulated)"
 figure = flow.draw_flow(json.loads(study.read("flow.json").read_text()), counted_in, counts)
 style.save(figure, study.write("figures/figure1.png"))

@@ -11,7 +11,7 @@ from matplotlib.patches import FancyBboxPatch
 from dsa_lib.figures.style import CELL_COLOURS
 from dsa_lib.workspace import PROJECT
 
-_INK, _PALE, _SIDE, _GREY = "#1f2933", "#eef3f8", "#fbf1e6", "#6b7785"
+_INK, _PALE, _SIDE, _GREY, _WARNING = "#1f2933", "#eef3f8", "#fbf1e6", "#6b7785", "#9b1c1c"
 _LINE = 0.155  # height of a line of text, inches
 _LISTED = 6  # reasons shown by name
 _COLOURS = {"anterior": CELL_COLOURS["AC A"], "posterior": CELL_COLOURS["PC A"]}
@@ -23,21 +23,23 @@ def published_counts() -> dict[str, int]:
     return {row.stage: int(row.published) for row in frame.itertuples()}
 
 
-def draw_flow(flow: Mapping, archive: str, arterial: Mapping[str, int] | None = None):
+def draw_flow(flow: Mapping, archive: str, arterial: Mapping | None = None, heading: str = ""):
     """The filter flow as boxes: what went on in the middle, what was left out at the right, the study's published number in grey beneath ours.
 
-    `flow`: counts of `dsa_lib.cohort` (flow.json); `archive`: what was counted, in words; `arterial`: frames called arterial by circulation, and
-    "annotated", the number of annotated series, once notebook 02 has run. Returns the matplotlib figure.
+    `flow`: counts of `dsa_lib.cohort` (flow.json); `archive`: what was counted, in words; `arterial`: `filter_flow.count_arterial` of the arterial
+    frames, once notebook 02 has run: the splits then count these. `heading` stands above the boxes. Returns the matplotlib figure.
     """
     paper = published_counts()
     figure, ax = plt.subplots(figsize=(7.2, 6.2 if arterial is None else 7.6))
     ax.axis("off")
     quarantined, excluded = sum(flow["quarantined"].values()), sum(flow["excluded"].values())
-    share = f" ({100 * excluded / flow['series read']:.1f} %)" if flow["series read"] else ""
-    published_share = f"study: {paper['excluded']:,} ({100 * paper['excluded'] / paper['series read']:.1f} %)"
+    share = _share(excluded, flow["series read"])
+    published_share = f"study: {paper['excluded']:,}{_share(paper['excluded'], paper['series read'])}"
     x, width, side_x, side_width = 1.85, 2.9, 5.45, 3.1
     halves_x, thirds_x, centre = [1.85, 5.55], [1.4, 3.7, 6.0], 3.7
     y = 0.0
+    if heading:
+        ax.text(0.4, 0.12, heading, size=9, weight="bold", color=_WARNING, va="bottom")
     bottom = _box(ax, x, y, width, [f"{flow['files found']:,} files found"], bold=1)
     y = _branch(ax, x, bottom, side_x, side_width, [f"{quarantined:,} quarantined", *_reasons(flow["quarantined"])])
     texts = [f"{flow['series read']:,} DSA series read", f"study: {paper['series read']:,}"]
@@ -60,34 +62,38 @@ def draw_flow(flow: Mapping, archive: str, arterial: Mapping[str, int] | None = 
             [f"{rest:,} {further} classified", f"study: {paper['classified']:,} further series"],
         ]
         bottom = _row(ax, bottom, above, lines, halves_x, 2.9)
-        above = halves_x
+        total = arterial["anterior"] + arterial["posterior"]
+        lines = [f"{total:,} arterial-phase frames", f"study: {paper['arterial']:,}"]
+        bottom = _row(ax, bottom, halves_x, [lines], [centre], 5.2)
     halves = []
     for name in ("anterior", "posterior"):
         counted = flow.get(name, {"series": 0, "frames": 0})
         lines = [f"{name} circulation", f"{counted['series']:,} series · {counted['frames']:,} frames"]
         if arterial is not None:
-            lines = [f"{name} circulation", f"{arterial[name]:,} arterial-phase frames", f"study: {paper[name]:,}"]
+            shares = [_share(arterial[name], total), _share(paper[name], paper["arterial"])]
+            lines = [
+                f"{name} circulation",
+                f"{arterial[name]:,} arterial-phase frames{shares[0]}",
+                f"study: {paper[name]:,}{shares[1]}",
+            ]
         halves.append(lines)
     bottom = _row(ax, bottom, above, halves, halves_x, 2.9, [_COLOURS["anterior"], _COLOURS["posterior"]])
+    unit = "frames" if arterial is None else "arterial frames"
     names = {"train": "training", "val": "validation", "test": "test"}
     shown = [
-        [title, _plural(part["patients"], "patient"), f"{part['series']:,} series · {part['frames']:,} frames"]
+        [title, _plural(part["patients"], "patient"), f"{part['series']:,} series · {part['frames']:,} {unit}"]
         for name, title in names.items()
-        for part in [flow.get("split", {}).get(name)]
+        for part in [(flow if arterial is None else arterial).get("split", {}).get(name)]
         if part is not None
     ]
     bottom = _row(ax, bottom, halves_x, shown, thirds_x, 2.0)
-    ax.text(
-        0.4,
-        bottom - 0.12,
-        f"Counted in: {archive}. Grey: published counts of the study.",
-        color=_GREY,
-        size=7,
-        va="top",
-    )
+    below = textwrap.wrap(f"Counted in: {archive}. Grey: published counts of the study.", 135)
+    ax.text(0.4, bottom - 0.12, "\n".join(below), color=_GREY, size=7, va="top")
+    bottom -= _LINE * (len(below) - 1)
     ax.set_xlim(0.3, 7.1)
-    ax.set_ylim(bottom - 0.35, 0.1)
-    figure.set_size_inches(7.2, (0.45 - bottom) * 7.2 / 6.8)
+    top = 0.35 if heading else 0.1
+    ax.set_ylim(bottom - 0.35, top)
+    figure.set_size_inches(7.2, (top + 0.35 - bottom) * 7.2 / 6.8)
     ax.set_aspect("equal")
     return figure
 
@@ -95,10 +101,11 @@ def draw_flow(flow: Mapping, archive: str, arterial: Mapping[str, int] | None = 
 def _reasons(counts: Mapping[str, int]) -> list[str]:
     """Lines "n reason", most frequent first, long ones wrapped."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    lines = [f"{count:,}  {reason}" for reason, count in ordered[:_LISTED]]
-    if rest := ordered[_LISTED:]:
+    listed = _LISTED if len(ordered) > _LISTED + 1 else len(ordered)
+    lines = [f"{count:,}  {reason}" for reason, count in ordered[:listed]]
+    if rest := ordered[listed:]:
         lines.append(f"{sum(count for _, count in rest):,}  for {len(rest)} further reasons")
-    return [part for line in lines for part in textwrap.wrap(line, 46, subsequent_indent="     ")]
+    return [part for line in lines for part in textwrap.wrap(line, 50, subsequent_indent="     ")]
 
 
 def _box(
@@ -159,6 +166,10 @@ def _row(
     return min(bottoms)
 
 
+def _share(part: int, whole: int) -> str:
+    return f" ({100 * part / whole:.1f} %)" if whole else ""
+
+
 def _plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
@@ -192,4 +203,17 @@ def draw_series(frames: np.ndarray, times_s: np.ndarray, title: str, columns: in
         ax.imshow(frames[index], vmin=0, vmax=255)
         ax.set_title(f"{times_s[index]:.1f} s", size=7, pad=2)
     figure.suptitle(title, size=8)
+    return figure
+
+
+def draw_excluded(planes: Mapping[str, np.ndarray], counts: Mapping[str, int], title: str):
+    """One unsubtracted frame of a series for each reason of exclusion; `planes` and `counts` (series) by reason, most frequent first."""
+    reasons = sorted(planes, key=lambda reason: (-counts[reason], reason))
+    figure, axes = plt.subplots(1, len(reasons), figsize=(1.5 * len(reasons), 2.0), squeeze=False)
+    for ax, reason in zip(axes[0], reasons, strict=True):
+        low, high = np.percentile(planes[reason], [0.5, 99.5])
+        ax.imshow(planes[reason], vmin=low, vmax=high)
+        ax.set_title("\n".join(textwrap.wrap(f"{counts[reason]:,} × {reason}", 24)), size=6, pad=3)
+        ax.set_axis_off()
+    figure.suptitle(title, size=7)
     return figure

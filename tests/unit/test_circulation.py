@@ -2,7 +2,7 @@
 
 import pytest
 
-from dsa_lib.circulation import match_circulation, read_vocabulary
+from dsa_lib.circulation import match_circulation, read_by_hand, read_vocabulary
 from dsa_lib.errors import StudyError
 
 TERMS = read_vocabulary()
@@ -23,6 +23,8 @@ TERMS = read_vocabulary()
         ("AV li", "posterior", "av"),
         ("VA right", "posterior", "va"),
         ("VA1", "posterior", "va"),
+        ("Vert. li", "posterior", "vert"),
+        ("AVre", "posterior", "avre"),
         ("A. basilaris", "posterior", "basilaris"),
         ("PCA", "posterior", "pca"),
         ("Vértebralis", "posterior", "vertebralis"),
@@ -44,6 +46,8 @@ def test_short_forms(text, circulation, term):
         ("Arch LAO", "other territory: aortic arch"),
         ("spinal Th8", "other territory: spinal arteries"),
         ("Femoralis re", "other territory: femoral artery"),
+        ("Radialis re", "other territory: arm arteries"),
+        ("Nierenarterie li", "other territory: renal artery"),
         ("ICA + ECA", "contradictory vessels named: annotate by hand"),
         ("VA / ICA", "contradictory vessels named: annotate by hand"),
         ("AV-Fistel", "no vessel named: annotate by hand"),
@@ -92,3 +96,28 @@ def test_faults_in_a_vocabulary_are_named(tmp_path, text, words):
     own.write_text(text)
     with pytest.raises(StudyError, match=words):
         read_vocabulary(own)
+
+
+def test_answers_by_hand(tmp_path):
+    own = tmp_path / "answers.csv"
+    own.write_text("series,sop_instance_uid,circulation\nS1,1.2.3,Anterior\nS2,1.2.4,exclude\nS3,1.2.5,\n")
+    answers = read_by_hand(own)
+    assert set(answers) == {"1.2.3", "1.2.4"}
+    assert (answers["1.2.3"].circulation, answers["1.2.3"].term, answers["1.2.3"].reason) == ("anterior", "by hand", "")
+    assert answers["1.2.4"].circulation is None and answers["1.2.4"].reason
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("series,circulation\nS1,anterior\n", "lacks the column 'sop_instance_uid'"),
+        ("sop_instance_uid,circulation\n1.2.3,front\n", "line 2 has circulation 'front'"),
+        ("sop_instance_uid,circulation\n1.2.3,anterior\n1.2.3,posterior\n", "line 3 contradicts an earlier line"),
+    ],
+)
+def test_faults_in_answers_are_named(tmp_path, text, words):
+    own = tmp_path / "answers.csv"
+    own.write_text(text)
+    with pytest.raises(StudyError, match=words) as fault:
+        read_by_hand(own)
+    assert "1.2.3" not in str(fault.value)

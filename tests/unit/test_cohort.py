@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from pydicom.uid import generate_uid
+from scipy import stats
 from xa_maker import make_xa
 
 from dsa_lib import _archive_files, cohort, dicom, tables
@@ -73,31 +74,45 @@ def outputs(workspace: Workspace) -> dict[str, bytes]:
     return {name: workspace.path(name).read_bytes() for name in names}
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_every_file_and_series_is_accounted_for(tmp_path, workspace, seed):
-    expected = write_archive(tmp_path / "archive", seed)
-    found = cohort.curate(tmp_path / "archive", workspace, SETTINGS, seed=1)
-    flow = found.flow
-    assert flow["files found"] == 24 == sum(expected.values())
-    assert sum(flow["quarantined"].values()) == expected.pop("quarantined", 0) == len(found.quarantine)
-    assert flow["series kept"] == expected.pop("kept")
-    assert flow["excluded"] == expected
-    assert flow["series read"] + len(found.quarantine) == 24
-    assert flow["series kept"] + sum(expected.values()) == flow["series read"]
-    assert cohort.balance(found)["holds"].all()
-    assert json.loads(workspace.path("flow.json").read_text()) == flow
-    frames = np.load(workspace.path("frames.npy"))
-    table = pd.read_parquet(workspace.path("frames.parquet"))
-    assert frames.shape == (3 * flow["series kept"], 16, 16)
-    assert table["frame_id"].tolist() == list(range(len(frames)))
-    assert table["frame"].tolist() == [0, 1, 2] * flow["series kept"]
-
-
-def test_balance_notices_a_lost_series(tmp_path, workspace):
+def test_the_flow_is_written_as_returned(tmp_path, workspace):
     write_archive(tmp_path / "archive", 0)
     found = cohort.curate(tmp_path / "archive", workspace, SETTINGS, seed=1)
+    assert json.loads(workspace.path("flow.json").read_text()) == found.flow
+
+
+def spoil_found(found):
     found.flow["files found"] += 1
-    with pytest.raises(StudyError, match=r"read \+ quarantined = found"):
+
+
+def spoil_excluded(found):
+    found.series.loc[found.series["kept"].idxmin(), "reason"] = ""
+
+
+def spoil_stored(found):
+    found.flow["split"]["train"]["frames"] -= 1
+
+
+def spoil_split(found):
+    patient = found.series.loc[found.series["kept"], "patient"].value_counts().index[0]
+    rows = found.series.index[found.series["kept"] & (found.series["patient"] == patient)]
+    found.series.loc[rows[0], "split"] = "another"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sum_"),
+    [
+        (spoil_found, r"\(read \+ quarantined = found\)"),
+        (spoil_excluded, r"\(kept \+ excluded = read\)"),
+        (spoil_stored, r"\(frames of kept series = frames stored\)"),
+        (spoil_split, r"\(every patient in one split\)"),
+    ],
+)
+def test_balance_names_the_sum_that_does_not_hold(tmp_path, workspace, spoil, sum_):
+    write_archive(tmp_path / "archive", 0)
+    found = cohort.curate(tmp_path / "archive", workspace, SETTINGS, seed=1)
+    assert cohort.balance(found)["holds"].all()
+    spoil(found)
+    with pytest.raises(StudyError, match=sum_):
         cohort.balance(found)
 
 
@@ -194,23 +209,6 @@ def test_two_processes_give_the_same_as_one(tmp_path, workspace, monkeypatch):
     other = Workspace("other")
     cohort.curate(tmp_path / "archive", other, SETTINGS, seed=1, workers=2, simulated=True)
     assert outputs(other) == outputs(workspace)
-
-
-def test_copies_of_an_instance_are_quarantined(tmp_path, workspace):
-    archive = tmp_path / "archive"
-    archive.mkdir()
-    frames = np.full((2, 16, 16), 2000, np.uint16)
-    make_xa(archive / "a", frames)
-    shutil.copy(archive / "a", archive / "b")
-    sop = str(dicom.read_header(archive / "a").SOPInstanceUID)
-    make_xa(archive / "c", frames // 2, SOPInstanceUID=sop)
-    found = cohort.curate(archive, workspace, SETTINGS, seed=1)
-    assert found.flow["series kept"] == 1
-    assert found.key["file"].tolist() == ["a"]
-    assert found.flow["quarantined"] == {
-        "an identical copy of another file": 1,
-        "another image bears the same SOP instance UID": 1,
-    }
 
 
 def test_archives_without_anything_usable_say_so(tmp_path, workspace):
@@ -317,6 +315,36 @@ def test_cohort_facts_by_hand():
     assert (facts["patients"], facts["female"], facts["studies"]) == (3, 1, 4)
     assert (facts["female (%)"], facts["studies per patient"]) == (33.33, 1.33)
     assert (facts["mean age (years)"], facts["SD of age (years)"]) == (60.0, 10.0)
+    assert np.isnan(facts["p"]), "one woman with an age is too few for a test"
+
+
+def patients(sex: list[str], age: list[int]) -> pd.DataFrame:
+    names = [f"P{i:02d}" for i in range(len(sex))]
+    ages = pd.array([None if a < 0 else a for a in age], dtype="Int64")
+    return pd.DataFrame({"kept": True, "patient": names, "study": names, "sex": sex, "age": ages})
+
+
+def test_t_test_of_men_against_women_by_hand():
+    # Welch: means 60 and 50, variances 100 and 50, so t = 10 / sqrt(100/3 + 50/2).
+    facts = cohort.describe(patients(list("MMMFF"), [50, 60, 70, 45, 55]))
+    assert facts["t, age of men against women"] == round(10 / (100 / 3 + 50 / 2) ** 0.5, 2) == 1.31
+    freedom = (100 / 3 + 50 / 2) ** 2 / ((100 / 3) ** 2 / 2 + (50 / 2) ** 2 / 1)
+    assert facts["p"] == float(f"{2 * stats.t.sf(10 / (100 / 3 + 50 / 2) ** 0.5, freedom):.2g}")
+
+
+def test_who_states_no_sex_or_age_is_left_out_of_shares_and_test():
+    stated = patients(list("MMMFF"), [50, 60, 70, 45, 55])
+    more = patients(["", "M", "F"], [90, -1, -1]).assign(patient=["Q1", "Q2", "Q3"])
+    facts = cohort.describe(pd.concat([stated, more], ignore_index=True))
+    assert (facts["patients"], facts["female"], facts["female (%)"]) == (8, 3, 42.86)  # 3 of 7
+    alone = cohort.describe(stated)
+    assert [facts[name] for name in ("t, age of men against women", "p")] == [
+        alone["t, age of men against women"],
+        alone["p"],
+    ]
+    # A study that does not say the sex does not hide what another one says.
+    twice = pd.concat([stated, stated.assign(sex="", age=stated["age"] - 1)], ignore_index=True)
+    assert cohort.describe(twice)["female"] == 2
 
 
 def test_a_damaged_key_is_named(workspace):

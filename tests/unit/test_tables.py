@@ -63,6 +63,18 @@ def test_other_columns_are_refused(tmp_path):
     assert not (tmp_path / "table1.csv").exists()
 
 
+def test_what_is_fitted_has_a_table_of_its_own(tmp_path):
+    printed = tables.published(1)
+    values = printed.set_index(["row", "column"])["published"].to_dict()
+    frame = tables.fitted(printed, values)
+    assert list(frame.columns) == ["row", "column", "published", "fitted", "source"]
+    assert set(frame["source"]) == {"fitted to the published values"}
+    tables.write_table(tmp_path / "fitted.csv", frame)
+    del values["AC A", "Count"]
+    with pytest.raises(StudyError, match=r"'AC A', 'Count'.*not both"):
+        tables.fitted(printed, values)
+
+
 def test_side_by_side_shows_the_difference_and_the_source():
     shown = tables.side_by_side(tables.contract(1, {("AC A", "Count"): 9600}, "archive"))
     assert list(shown.columns) == ["published", "this run (archive)", "difference"]

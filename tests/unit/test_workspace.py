@@ -91,7 +91,10 @@ def test_atomic_write_replaces_folders(tmp_path):
     [
         ("archive", "00_phantom_archive"),
         ("frames.npy", "01_curation"),
+        ("tables/paper_scale_table1.csv", "01_curation"),
+        ("figures/paper_scale_figure1.png", "01_curation"),
         ("tables/table1.csv", "02_classifier"),
+        ("figures/figure1.png", "02_classifier"),
         ("latents/mean.npy", "03_vae"),
         ("ldm_unconditional", "04_ldm"),
         ("samples/fid", "05_sampling"),
