@@ -18,11 +18,13 @@ from scipy.sparse.csgraph import connected_components
 from dsa_lib._xa_tags import Unreadable
 
 GLYPHS = 4  # characters in a line from which it counts as text
+FEW = 4  # frames below which stillness alone says little: the characters of a line must also be of one grey
 FRAMES = 5  # looked at, evenly spread over the run
 STILL, CONTRAST = (
     0.02,
     0.2,
 )  # of the range of grey values: largest change over the frames; smallest height of a stroke over its surroundings
+CALM = 0.5  # of the change that noise makes: most of a stroke is calmer than this, codecs included
 QUIET = 0.1  # of the change that noise makes: only what has no noise is as still as this
 SMALLEST_PX = 5  # height of a character; smaller ones cannot be read
 LARGEST = 1 / 8  # of the longer side: height of a character
@@ -107,15 +109,17 @@ def text_lines(
     window = max(SMALLEST_PX, round(max(lowest.shape) * LARGEST / 5) | 1)
     found = []
     if contrasty:
-        one_grey = 0.05 * full if frames == 1 else None
+        one_grey = 0.05 * full if frames < FEW else None
+        # Letters of anatomy, edges of bone cut up by noise, move as much as all else does.
+        calm = change <= max(CALM * _noise(change, np.abs(np.diff(lowest, axis=1))), 0.002 * full)
         for plane in (lowest - low, high - highest):
             strokes = still & (plane - ndimage.grey_opening(plane, size=(window, window)) > CONTRAST * full)
-            found += _text(strokes, plane, one_grey)
+            found += _text(strokes, plane, one_grey, calm)
     # White on nearly white, in a noisy run: strokes show by their want of noise, in the subtracted frames too.
     if quiet_strokes:
         quiet = change <= QUIET * _noise(change, np.abs(np.diff(lowest, axis=1)))
         thick = ndimage.maximum_filter(ndimage.minimum_filter(quiet, window), window)
-        found += _text(quiet & ~thick, lowest, None)
+        found += _text(quiet & ~thick & ~_speckled(quiet, window), lowest, None, quiet)
     return found
 
 
@@ -137,14 +141,23 @@ def _signs(lowest: np.ndarray, highest: np.ndarray, frames: int) -> tuple[bool, 
     return contrasty, bool(GLYPHS <= pairs < change.size / 4)
 
 
+def _speckled(quiet: np.ndarray, window: int) -> np.ndarray:
+    """Where single quiet pixels lie about, as at the edge of saturation: there they also cluster, and no cluster is a stroke."""
+    labels, number = ndimage.label(quiet, np.ones((3, 3)))
+    small = np.bincount(labels.ravel(), minlength=number + 1) < SMALLEST_PX
+    return ndimage.uniform_filter((quiet & small[labels]).astype(np.float32), 3 * window) > 0.005
+
+
 def _noise(change: np.ndarray, steps: np.ndarray) -> float:
     """Change over the frames that noise alone makes in most pixels: their median change, but no more than the steps between neighbours allow (motion)."""
     return min(float(np.median(change[:, ::4])), 4 * float(np.median(steps[:, ::4])))
 
 
-def _text(strokes: np.ndarray, plane: np.ndarray, one_grey: float | None) -> list[tuple[int, int, int, int]]:
+def _text(
+    strokes: np.ndarray, plane: np.ndarray, one_grey: float | None, calm: np.ndarray
+) -> list[tuple[int, int, int, int]]:
     """Boxes of horizontal and of vertical lines of text among the `strokes` bool [rows, columns]."""
-    pieces = _pieces(strokes, plane, max(plane.shape) * LARGEST)
+    pieces = _pieces(strokes, plane, one_grey, calm)
     turned = [_Piece(p.left, p.right, p.top, p.bottom, p.across, p.down, p.peak) for p in pieces]
     upright = [(top, bottom, left, right) for left, right, top, bottom in _lines(turned, one_grey)]
     return _lines(pieces, one_grey) + upright
@@ -170,7 +183,8 @@ class _Piece:
         return max(1, min(self.down // 2, round(width / (0.6 * self.height))))
 
 
-def _pieces(strokes: np.ndarray, plane: np.ndarray, largest: float) -> list[_Piece]:
+def _pieces(strokes: np.ndarray, plane: np.ndarray, one_grey: float | None, calm: np.ndarray) -> list[_Piece]:
+    largest = max(plane.shape) * LARGEST
     labels, _ = ndimage.label(strokes, np.ones((3, 3)))
     boxes = ndimage.find_objects(labels)
     sizes = sorted(range(len(boxes)), key=lambda i: -max(side.stop - side.start for side in boxes[i]))
@@ -184,6 +198,11 @@ def _pieces(strokes: np.ndarray, plane: np.ndarray, largest: float) -> list[_Pie
         inside = labels[rows, columns] == index + 1
         if inside.mean() > 0.85 and min(height, width) > 0.35 * max(height, width):
             continue  # a filled block
+        values = plane[rows, columns][inside]
+        if calm[rows, columns][inside].mean() < 0.5:
+            continue
+        if one_grey is not None and np.mean(values >= values.max() - one_grey) < 0.35:
+            continue  # noise has peaks, strokes are even
         runs = np.diff(np.pad(inside, ((0, 0), (1, 0))).astype(np.int8), axis=1) == 1
         stacks = np.diff(np.pad(inside, ((1, 0), (0, 0))).astype(np.int8), axis=0) == 1
         pieces.append(
@@ -194,7 +213,7 @@ def _pieces(strokes: np.ndarray, plane: np.ndarray, largest: float) -> list[_Pie
                 columns.stop,
                 int(runs.sum(1).max()),
                 int(stacks.sum(0).max()),
-                float(plane[rows, columns][inside].max()),
+                float(values.max()),
             )
         )
         if len(pieces) == MOST_PIECES:

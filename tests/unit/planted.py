@@ -126,6 +126,8 @@ def make_archive(folder: Path) -> tuple[list[Needle], dict[str, np.ndarray]]:
         "excluded as rotational": {"PositionerMotion": "DYNAMIC"},
         "excluded without a vessel": {"SeriesDescription": "{}"},
         "steering values": {"PixelIntensityRelationship": "{}", "PositionerMotion": "{}", "ShutterShape": "{}", "PlaneIdentification": "{}"},
+        "display": {"PixelIntensityRelationship": "DISP", "MaskSubtractionSequence": None, "WindowCenter": 2000, "WindowWidth": 900},
+        "quarantined: display": {"PixelIntensityRelationship": "DISP", "VOILUTFunction": "{}", "WindowCenter": 2000, "WindowWidth": 900},
         "quarantined: class": {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2"},
         "quarantined: value": {"PhotometricInterpretation": "{}"},
         "quarantined: tag": {"BurnedInAnnotation": "YES"},
@@ -156,7 +158,9 @@ def make_archive(folder: Path) -> tuple[list[Needle], dict[str, np.ndarray]]:
             "ImageType": ["ORIGINAL", planter.text(f"{case}: ImageType"), f"BIPLANE {'AB'[number % 2]}"],
         }  # fmt: skip
         for name, value in elements.items():
-            given[name] = value.format(planter.text(f"{case}: {name}")) if value and "{}" in value else value
+            given[name] = (
+                value.format(planter.text(f"{case}: {name}")) if isinstance(value, str) and "{}" in value else value
+            )
         whole = make_xa(path, np.clip(frames, 0, 4095).astype(np.uint16), **given)
         for element in planted:
             if not element.keyword:
