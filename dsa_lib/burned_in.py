@@ -5,7 +5,7 @@ least one of these: quantum noise and contrast medium change from frame to frame
 take constant text away from the vessels but leave its outline as a hole in the noise, so the screen looks at the frames before it.
 
 Fewer than `GLYPHS` characters in a line are let pass: the lead markers of side (R, L) and view are usual in angiography and identify nobody. What it
-cannot see: text in a few frames only, names of three letters, handwriting, strokes of low contrast, faces.
+cannot see: text in a few frames only, names of three letters, handwriting, strokes of low contrast or blurred by a lossy codec, faces.
 """
 
 from collections.abc import Sequence
@@ -199,7 +199,7 @@ def _pieces(strokes: np.ndarray, plane: np.ndarray, one_grey: float | None, calm
         if inside.mean() > 0.85 and min(height, width) > 0.35 * max(height, width):
             continue  # a filled block
         values = plane[rows, columns][inside]
-        if calm[rows, columns][inside].mean() < 0.5:
+        if calm[rows, columns][inside].mean() < 0.75:
             continue
         if one_grey is not None and np.mean(values >= values.max() - one_grey) < 0.35:
             continue  # noise has peaks, strokes are even
@@ -244,6 +244,6 @@ def _lines(pieces: list[_Piece], one_grey: float | None) -> list[tuple[int, int,
         tolerance = max(1.0, 0.15 * np.percentile(height[members], 80))
         on_base = members[np.abs(bottom[members] - np.median(bottom[members])) <= tolerance]
         wide = (right - left)[on_base] >= 0.3 * height[on_base]  # ticks of a ruler are all narrow
-        if sum(pieces[i].glyphs for i in on_base) >= GLYPHS and wide.any():
+        if len(on_base) > 1 and sum(pieces[i].glyphs for i in on_base) >= GLYPHS and wide.any():
             found.append(tuple(int(edge) for edge in (top[members].min(), bottom[members].max(), left[members].min(), right[members].max())))  # fmt: skip
     return found
