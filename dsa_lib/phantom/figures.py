@@ -69,3 +69,18 @@ def draw_run(plan: pd.DataFrame, truth: pd.DataFrame, folder: Path, masks: Path)
             )
     fig.suptitle("Phantom (simulated): one run in both planes", fontsize=10)
     return fig
+
+
+def draw_side_by_side(runs, frames: list[list[int]]) -> plt.Figure:
+    """Frames of runs (`realism.Run`) one run a row, pixel for pixel at equal scale and window."""
+    columns = len(frames[0])
+    fig, axes = plt.subplots(len(runs), columns, figsize=(2 * columns, 2.12 * len(runs)), squeeze=False)
+    for line, run, shown in zip(axes, runs, frames, strict=True):
+        for ax, n in zip(line, shown, strict=True):
+            ax.imshow(run.frames[n], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            truth = "" if run.phase is None else f", {run.phase[n].replace('_', ' ')}"
+            ax.set_title(f"{run.times[n]:.1f} s{truth}", fontsize=6, pad=2)
+            ax.set(xticks=[], yticks=[])
+        line[0].set_ylabel(run.name, fontsize=7)
+    fig.subplots_adjust(0.02, 0.005, 0.995, 0.985, 0.03, 0.08)
+    return fig
