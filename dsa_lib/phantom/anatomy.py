@@ -50,6 +50,7 @@ class Patient:
     dominant_sinus: int  # +1 left, -1 right
     basilar_bow: float  # mm
     wave: np.ndarray  # [6, 9] smooth individual deformation: wave vector, phase, amplitude
+    pose: np.ndarray  # [2] how the head lies, degrees: turned to the left, chin raised
 
 
 def draw_patient(rng: np.random.Generator) -> Patient:
@@ -64,7 +65,7 @@ def draw_patient(rng: np.random.Generator) -> Patient:
     )
     return Patient(
         scale=rng.normal([1.0, 1.0, 1.0], [0.03, 0.035, 0.035]).clip(0.92, 1.08),
-        siphon=rng.normal(0, [3.2, 2.2, 2.0, 4.5], (2, 4)).clip(-7, 7),
+        siphon=rng.normal(0, [3.2, 2.4, 2.2, 5.0], (2, 4)).clip(-8, 8),
         calibre=float(np.clip(rng.normal(1.0, 0.07), 0.85, 1.15)),
         tortuosity=float(rng.uniform(0.75, 1.3)),
         m1_length=rng.normal(0, 2.2, 2).clip(-5, 5),
@@ -74,6 +75,7 @@ def draw_patient(rng: np.random.Generator) -> Patient:
         dominant_sinus=int(rng.choice([-1, -1, 1])),
         basilar_bow=float(rng.normal(0, 2.6)),
         wave=sway,
+        pose=rng.normal(0, [2.2, 3.2]).clip(-6, 6),
     )
 
 
@@ -83,7 +85,18 @@ def individual(points: np.ndarray, patient: Patient) -> np.ndarray:
     angle = points @ k.T
     sway = sum(np.sin(angle[:, j : j + 1] + phase[j]) * amplitude[j] for j in range(len(k)))
     # the skull base is held nearly still, the neck and the distal brain move
-    return (points + sway * 0.9) * patient.scale
+    return posed((points + sway * 0.9) * patient.scale, patient)
+
+
+def posed(points: np.ndarray, patient: Patient) -> np.ndarray:
+    """Turn points [n, 3] as the patient's head lies, about the brain's centre; the neck below the skull base stays."""
+    turn, raised = np.deg2rad(patient.pose)
+    x, y, z = (points - BRAIN_CENTRE).T
+    held = np.clip(1 + (z + 73) / 60, 0, 1)  # 1 above the skull base, 0 in the neck
+    raised, turn = raised * held, turn * held
+    y, z = y * np.cos(raised) + z * np.sin(raised), z * np.cos(raised) - y * np.sin(raised)
+    x, y = x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn)
+    return np.column_stack([x, y, z]) + BRAIN_CENTRE
 
 
 def cortex_x(y: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -186,6 +199,7 @@ def middle_cerebral(patient: Patient, side: int, rng: np.random.Generator) -> li
 def anterior_cerebral(side: int, rng: np.random.Generator, root: str = "A1") -> list[Vessel]:
     """A2, pericallosal arc around the corpus callosum, callosomarginal and frontopolar branches of one side."""
     x = 2.2 + rng.normal(0, 0.4)
+    weave = lambda points: [(px + rng.normal(0, 1.0), py, pz) for px, py, pz in points]  # noqa: E731  about the midline
     lift, reach = rng.normal(0, 2), rng.normal(0, 2.5)
     pericallosal = [
         (2.4, -13, 12), (x, -18, 15), (x, -26, 17.5), (x, -34 - reach, 22), (x, -38 - reach, 30), (x, -35 - reach, 38 + lift),
@@ -205,8 +219,8 @@ def anterior_cerebral(side: int, rng: np.random.Generator, root: str = "A1") -> 
         "inferior parietal": ([(x, 46, 38), (x + 1, 56, 42), (x + 3, 64, 52)], "pericallosal"),
     }
     vessels = [
-        Vessel("pericallosal", _mirror(pericallosal, side), None, root, sprouts=True),
-        Vessel("callosomarginal", _mirror(callosomarginal, side), None, "pericallosal", sprouts=True),
+        Vessel("pericallosal", _mirror(pericallosal[:1] + weave(pericallosal[1:]), side), None, root, sprouts=True),
+        Vessel("callosomarginal", _mirror(callosomarginal[:1] + weave(callosomarginal[1:]), side), None, "pericallosal", sprouts=True),
     ]
     vessels += [Vessel(n, _mirror(p, side), None, parent, sprouts=True) for n, (p, parent) in branches.items()]
     return vessels

@@ -13,7 +13,8 @@ from scipy.ndimage import zoom
 
 from dsa_lib.phantom.anatomy import Patient
 
-MU_IODINE = 0.2  # per mm of undiluted contrast at the detector's effective energy
+MU_IODINE = 0.27  # per mm of undiluted contrast at the detector's effective energy
+SCATTER = 0.35  # scattered to primary radiation behind the grid: what a filled vessel cannot darken
 HEAD_MATRIX = 288  # the skull is smooth: larger detectors interpolate it
 MU_SOFT, MU_BONE = 0.0062, 0.021  # per mm, effective: beam hardening and scatter flatten them
 
@@ -155,6 +156,9 @@ def _head(scale: np.ndarray) -> list[tuple[tuple, tuple, float]]:
         ((0, -70, 8), (22, 8, 11), -MU_SOFT * 0.9),  # frontal sinus
         ((0, 4, -90), (9, 9, 40), -MU_SOFT * 0.9),  # airway
     ]
+    for n in range(-6, 7):  # teeth
+        x, y = 23 * np.sin(n * 0.24), -48 - 26 * np.cos(n * 0.24)
+        bodies += [((x, y, -74), (2.6, 3.2, 6.5), bone * 1.6), ((0.93 * x, y + 2, -87), (2.2, 3.0, 6.0), bone * 1.6)]
     for n in range(5):  # cervical vertebrae
         z = -66 - 17 * n
         bodies.append(((0, 30, z), (15, 10, 7.5), bone * 0.8))
