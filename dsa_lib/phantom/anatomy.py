@@ -130,9 +130,9 @@ def carotid(patient: Patient, side: int) -> list[Vessel]:
     m1 = [(14.5, -4, 9), (19, -6, 10.2), (26, -7, 9.2), (31 + 0.6 * length, -6, 9.5), (35 + length, -4, 11)]
     a1 = [(14.5, -4, 9), (11, -8, 10.4), (6.5, -11.5, 10.2), (2.4, -13, 12)]
     vessels = [
-        Vessel("ICA", _mirror(ica, side), (2.35 * c, 1.75 * c), None),
-        Vessel("M1", _mirror(m1, side), (1.4 * c, 1.25 * c), "ICA"),
-        Vessel("A1", _mirror(a1, side), (1.05 * c, 1.0 * c), "ICA"),
+        Vessel("ICA", _mirror(ica, side), (2.5 * c, 1.85 * c), None),
+        Vessel("M1", _mirror(m1, side), (1.5 * c, 1.35 * c), "ICA"),
+        Vessel("A1", _mirror(a1, side), (1.15 * c, 1.05 * c), "ICA"),
         Vessel("ophthalmic", _mirror([(11, -14, 0), (13, -24, -3), (17, -36, -5), (21, -50, -1), (17, -60, 3)], side), (0.6, 0.3), "ICA"),
         Vessel("AChA", _mirror([(13.6, -5, 5), (17, 4, 6), (21, 14, 10), (24, 24, 15), (22, 32, 18)], side), (0.4, 0.2), "ICA"),
     ]  # fmt: skip

@@ -26,9 +26,9 @@ class Injection:
 
     start: float
     duration: float
-    tissue_delay: float = 0.25
-    tissue_width: float = 0.42
-    vein_delay: float = 1.35
+    tissue_delay: float = 0.5
+    tissue_width: float = 0.4
+    vein_delay: float = 1.15
     vein_width: float = 0.36
     strength: float = 0.9
     dispersion: float = 0.085
@@ -62,7 +62,8 @@ def vein_curve(injection: Injection, times: np.ndarray, arrival: np.ndarray) -> 
     """Venous concentration (relative) at times [t] s; arrival [k] s counts from the first venous outflow."""
     local = times[:, None] - injection.start - arrival[None]
     width = np.broadcast_to(injection.vein_width + 0.02 * arrival[None], local.shape)
-    return injection.strength * _box_gamma(local, injection.duration + 0.6, width)
+    fast, slow = (_box_gamma(local, injection.duration + 0.6, w) for w in (width, width + 2 * injection.slow_width))
+    return injection.strength * ((1 - injection.slow_share) * fast + injection.slow_share * slow)
 
 
 def phases(artery: np.ndarray, tissue: np.ndarray, vein: np.ndarray) -> np.ndarray:

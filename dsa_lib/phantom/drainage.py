@@ -33,24 +33,25 @@ def sinuses(patient: Patient, side: int, posterior: bool, rng: np.random.Generat
         sagittal = sagittal[:5]
     wide = patient.calibre
     vessels = [
-        Vessel("jugular", _mirror(jugular, d), (3.3 * wide, 3.0 * wide), None),
-        Vessel("other transverse", _mirror(other, d), (2.4 * second * wide, 2.6 * second * wide), "jugular"),
-        Vessel("superior sagittal", _mirror(sagittal, 1), (3.1 * wide, (1.6 if posterior else 0.55) * wide), "jugular", sprouts=True),
+        Vessel("jugular", _mirror(jugular, d), (2.9 * wide, 2.7 * wide), None),
+        Vessel("other transverse", _mirror(other, d), (2.2 * second * wide, 2.4 * second * wide), "jugular"),
+        Vessel("superior sagittal", _mirror(sagittal, 1), (2.7 * wide, (1.4 if posterior else 0.5) * wide), "jugular", sprouts=True),
         Vessel("straight", _mirror(straight, 1), (1.9, 1.4), "jugular"),
         Vessel("basal", _mirror(basal, side), (1.1, 0.6), "straight"),
     ]
     if posterior:
         vermian = [(0, 88, 7), (1, 92, -12), (2, 88, -30), (3, 76, -44)]
         precentral = [(0, 51, 28), (0, 44, 14), (1, 38, 0), (2, 34, -14)]
-        petrosal = [(55, 44, -20), (42, 34, -20), (30, 28, -19), (22, 28, -12)]
+        petrosal = [(54, 42, -26), (44, 34, -21), (34, 30, -17), (26, 31, -14), (24, 38, -20), (30, 46, -30)]
         return vessels + [
             Vessel("basal (other)", _mirror(basal, -side), (1.0, 0.6), "straight"),
             Vessel("inferior vermian", _mirror(vermian, side), None, "straight", sprouts=True),
             Vessel("inferior vermian (other)", _mirror(vermian, -side), None, "straight", sprouts=True),
             Vessel("precentral cerebellar", _mirror(precentral, 1), (0.8, 0.4), "straight"),
-            Vessel("petrosal", _mirror(petrosal, d), (1.0, 0.5), "jugular", sprouts=True),
-            Vessel("hemispheric", _mirror([(38, 92, -8), (34, 84, -22), (28, 78, -38), (20, 72, -48)], d), None, "jugular", sprouts=True),
+            Vessel("petrosal", _mirror(petrosal, d), (0.6, 0.35), "jugular"),
+            Vessel("hemispheric", _mirror([(38, 92, -8), (37, 88, -20), (31, 82, -32), (24, 77, -42), (20, 70, -49)], d), None, "jugular", sprouts=True),
         ]  # fmt: skip
+    sway = lambda points: [points[0], *(tuple(np.add(p, rng.normal(0, [0.8, 3.0, 3.0]))) for p in points[1:-1]), points[-1]]  # noqa: E731
     labbe = [(56, 66, -10), (62, 50, -3), (64, 34, 4), (62, 20, 13)]
     trolard = [(2, 30, 96), (24, 28, 87), (46, 24, 68), (58, 20, 44), (63, 16, 26)]
     # The superficial middle cerebral vein runs along the fissure and round the temporal pole to the cavernous sinus, which the petrosal sinus empties.
@@ -62,11 +63,11 @@ def sinuses(patient: Patient, side: int, posterior: bool, rng: np.random.Generat
         Vessel("internal cerebral", _mirror(internal, side), (1.1, 0.9), "straight"),
         Vessel("septal", _mirror(septal, side), (0.6, 0.3), "internal cerebral"),
         Vessel("thalamostriate", _mirror(striate, side), (0.7, 0.3), "internal cerebral"),
-        Vessel("Labbe", _mirror(labbe, side), None, labbe_parent, sprouts=True),
-        Vessel("Trolard", _mirror(trolard, side), None, "superior sagittal", sprouts=True),
+        Vessel("Labbe", _mirror(sway(labbe), side), None, labbe_parent, sprouts=True),
+        Vessel("Trolard", _mirror(sway(trolard), side), None, "superior sagittal", sprouts=True),
         Vessel("inferior petrosal", _mirror(petrosal, side), (1.2, 1.5), "jugular" if side == d else "other transverse"),
         Vessel("Sylvian vein", _mirror(sylvian, side), None, "inferior petrosal", sprouts=True),
-        Vessel("temporal vein", _mirror(branch, side), None, "Sylvian vein", sprouts=True),
+        Vessel("temporal vein", _mirror(sway(branch), side), None, "Sylvian vein", sprouts=True),
     ]
 
 
@@ -112,25 +113,25 @@ def external_carotid(patient: Patient, side: int, root: str | None) -> list[Vess
     if root is None:
         trunk = [(27, 20, -150), (26.5, 20, -125), *trunk]
     branch = {
-        "superficial temporal": ([(45, 14, -48), (58, 13, -34), (69, 8, -14), (74, 3, 6), (75, 2, 20)], (1.0, 0.8), "ECA"),
+        "superficial temporal": ([(45, 14, -48), (58, 13, -34), (69, 8, -14), (74, 3, 6), (75, 2, 20)], (1.15, 0.9), "ECA"),
         "frontal scalp": ([(75, 2, 20), (73, -18, 32), (67, -40, 46), (56, -56, 58), (44, -60, 72)], None, "superficial temporal"),
         "parietal scalp": ([(75, 2, 20), (78, 14, 42), (73, 26, 66), (58, 36, 88), (40, 44, 99)], None, "superficial temporal"),
-        "maxillary": ([(45, 14, -48), (48, 4, -46), (43, -8, -43), (34, -18, -40 + lift), (25, -26, -36), (18, -30, -32)], (1.2, 0.8), "ECA"),
+        "maxillary": ([(45, 14, -48), (48, 4, -46), (43, -8, -43), (34, -18, -40 + lift), (25, -26, -36), (18, -30, -32)], (1.35, 0.9), "ECA"),
         "middle meningeal": ([(46, 4, -45), (38, 5, -34), (44, 1, -24), (56, -6, -8), (64, -4, 10), (67, 4, 30)], (0.65, 0.5), "maxillary"),
         "meningeal frontal": ([(64, -4, 10), (63, -22, 30), (55, -34, 52), (40, -36, 70)], None, "middle meningeal"),
         "meningeal parietal": ([(67, 4, 30), (66, 22, 48), (58, 40, 64), (46, 56, 74)], None, "middle meningeal"),
         "infraorbital": ([(25, -26, -36), (27, -44, -34), (28, -60, -34), (26, -70, -38)], None, "maxillary"),
         "descending palatine": ([(20, -29, -33), (17, -34, -48), (15, -46, -56), (10, -58, -58)], None, "maxillary"),
         "facial": ([(31, 8, -86), (38, 0, -88), (42, -14, -92), (43, -30, -90), (36, -46, -76), (27, -58, -62), (18, -66, -44),
-            (13, -68, -26)], (1.05, 0.6), "ECA"),
+            (13, -68, -26)], (1.2, 0.7), "ECA"),
         "lingual": ([(30, 8, -90), (24, 0, -86), (18, -14, -82), (13, -30, -80), (8, -44, -78)], None, "ECA"),
         "occipital": ([(32, 9, -76), (40, 22, -64), (50, 42, -52), (52, 64, -42), (44, 88, -28), (34, 108, -8), (26, 117, 14),
-            (22, 116, 34)], (0.95, 0.6), "ECA"),
+            (22, 116, 34)], (1.15, 0.65), "ECA"),
         "posterior auricular": ([(38, 13, -62), (50, 26, -46), (62, 38, -26), (70, 44, -2)], None, "ECA"),
         "ascending pharyngeal": ([(28, 14, -100), (24, 14, -80), (22, 14, -58), (20, 12, -42)], (0.4, 0.2), "ECA"),
         "superior thyroid": ([(29, 11, -99), (24, 0, -104), (20, -6, -116), (18, -6, -130)], (0.7, 0.4), "ECA"),
     }  # fmt: skip
-    vessels = [Vessel("ECA", _mirror(trunk, side), (1.9 * patient.calibre, 1.4), root)]
+    vessels = [Vessel("ECA", _mirror(trunk, side), (2.1 * patient.calibre, 1.5), root)]
     for n, (name, (points, radius, parent)) in enumerate(branch.items()):
         wavelength, amplitude = TURNS.get(name, (0, 0))
         if amplitude:

@@ -22,9 +22,9 @@ from dsa_lib.phantom.trees import (
 )
 
 PROXIMAL_NAMES = ("ICA", "M1", "A1", "VA", "BA", "CCA", "PCA", "ECA", "aorta", "brachiocephalic")
-VENOUS_TRANSIT_S = 1.3  # from the smallest drawn cortical vein to the neck
-SINUS_SHARE = 0.5  # contrast of a sinus relative to the cortical veins: the other hemisphere's clear blood joins there
-GYRUS_MM = 13.0  # from one fold of the cortex to the next
+VENOUS_TRANSIT_S = 1.8  # from the smallest drawn cortical vein to the neck
+SINUS_SHARE = 0.42  # contrast of a sinus relative to the cortical veins: it is no round tube, and clear blood of the other hemisphere joins
+GYRUS_MM = 9.0  # from one fold of the cortex to the next
 VESSELS = ("ICA", "CCA", "VA", "ECA", "arch", "spinal", "femoral")
 
 
@@ -60,10 +60,10 @@ def _scatter(rng, n: int, lower, upper) -> np.ndarray:
 
 def convexity_points(rng: np.random.Generator, density: float = 1.0) -> np.ndarray:
     """Lateral cortex of the left hemisphere, the middle cerebral artery's share: [n, 3] mm, some of them deep in sulci."""
-    yz = _scatter(rng, int(1450 * density), (-66, -28), (106, 92))
+    yz = _scatter(rng, int(1450 * density), (-70, -28), (106, 94))
     x = cortex_x(yz[:, 0], yz[:, 1])
     keep = (x > 24) & (yz[:, 0] < 92 - 0.12 * np.abs(yz[:, 1]))
-    keep &= (yz[:, 1] > -24 + 0.28 * np.clip(yz[:, 0] - 20, 0, None)) & (yz[:, 1] < 84)
+    keep &= (yz[:, 1] > -24 + 0.28 * np.clip(yz[:, 0] - 20, 0, None)) & (yz[:, 1] < 89)
     keep &= ~((yz[:, 0] < -26) & (yz[:, 1] < 2))  # under the frontal lobe there is no temporal lobe
     points = np.column_stack([x, yz])[keep]
     depth = rng.beta(1.0, 2.6, len(points)) * 14
@@ -73,7 +73,7 @@ def convexity_points(rng: np.random.Generator, density: float = 1.0) -> np.ndarr
 
 def medial_points(rng: np.random.Generator, density: float = 1.0) -> np.ndarray:
     """Medial wall above the corpus callosum and the parasagittal strip, the anterior cerebral artery's share: [n, 3] mm."""
-    yz = _scatter(rng, int(640 * density), (-66, 2), (70, 92))
+    yz = _scatter(rng, int(640 * density), (-70, 2), (70, 95))
     edge = cortex_x(yz[:, 0], yz[:, 1])
     arc = ((yz[:, 0] - 6) / 44) ** 2 + ((yz[:, 1] - 18) / 29) ** 2
     keep = (edge > 12) & (arc > 1.02) & ~((yz[:, 0] > -24) & (yz[:, 1] < 40)) & (yz[:, 0] < 66)
@@ -124,8 +124,8 @@ def _carotid_tree(patient: Patient, side: int, rng, common: bool) -> Tree:
         bulb = np.concatenate(
             [[[27 * side, 19, -108], [29 * side, 25, -98]], ica.points[~below & (ica.points[:, 2] > -90)]]
         )
-        vessels[0] = anatomy.Vessel("ICA", bulb, (2.9 * patient.calibre, 1.75 * patient.calibre), "CCA")
-        vessels.insert(0, anatomy.Vessel("CCA", cca, (3.3 * patient.calibre, 3.2 * patient.calibre), None))
+        vessels[0] = anatomy.Vessel("ICA", bulb, (3.2 * patient.calibre, 1.85 * patient.calibre), "CCA")
+        vessels.insert(0, anatomy.Vessel("CCA", cca, (3.6 * patient.calibre, 3.5 * patient.calibre), None))
         vessels += drainage.external_carotid(patient, side, "CCA")
     vessels += anatomy.middle_cerebral(patient, side, rng)
     vessels += anatomy.anterior_cerebral(side, rng)
@@ -214,11 +214,11 @@ def _vein_tree(patient: Patient, side: int, rng, posterior: bool) -> Tree:
     else:
         points = np.concatenate([convexity_points(rng, 0.36), medial_points(rng, 0.2)])
     grown_from = len(tree)
-    tree = grow(tree, individual(points * [side, 1, 1], patient), names, balance=0.4)
+    tree = grow(tree, individual(points * [side, 1, 1], patient), names, balance=0.08)
     smooth(tree, grown_from)
     murray(tree, rng, leaf_mm=0.33)
     name_proximal(tree, drainage.SINUSES)
-    undulate(tree, rng, 1.5)
+    undulate(tree, rng, 2.0)
     time_of_arrival(tree)
     tree.arrival *= VENOUS_TRANSIT_S / tree.arrival.max()
     return tree
@@ -266,15 +266,15 @@ def inject(patient: Patient, vessel: str, side: int, seed: int) -> Injection3D:
 def capillary_bed(tree: Tree, tips: np.ndarray, rng, per_tip: int) -> tuple[np.ndarray, np.ndarray]:
     """Points [n, 3] mm of the capillary bed and the tip (node) that feeds each.
 
-    Blood of the cortex lies in a folded sheet: points about the tips are kept near the zero level of a smooth random field, whose folds are as far
+    Blood of the cortex lies in a folded sheet: points about the tips are dense near the zero level of a smooth random field, whose folds are as far
     apart as gyri, so that the blush is streaked as in angiograms and not a cloud.
     """
     feeding = np.repeat(tips, per_tip)
     points = tree.position[feeding] + rng.normal(0, 5.5, (len(feeding), 3))
     k = rng.normal(size=(6, 3)) * (2 * np.pi / GYRUS_MM / np.sqrt(3))
     field = np.sin(points @ k.T + rng.uniform(0, 2 * np.pi, 6)).sum(axis=1) / np.sqrt(3)
-    near = np.abs(field) < 0.4
-    return points[near], feeding[near]
+    kept = (np.abs(field) < 0.5) | (rng.random(len(points)) < 0.3)
+    return points[kept], feeding[kept]
 
 
 def arterial_samples(injection: Injection3D, step: float) -> dict[str, np.ndarray]:

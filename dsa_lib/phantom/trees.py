@@ -162,7 +162,7 @@ def smooth(tree: Tree, grown_from: int, rounds: int = 3) -> None:
         tree.position[moving] += 0.6 * (average - tree.position)[moving]
 
 
-def murray(tree: Tree, rng: np.random.Generator, leaf_mm: float = 0.23, spread: float = 0.2) -> None:
+def murray(tree: Tree, rng: np.random.Generator, leaf_mm: float = 0.215, spread: float = 0.2) -> None:
     """Set radii in place: tips log-normal about `leaf_mm`, r_parent^3 = sum r_child^3 above, prescribed calibres kept."""
     n = len(tree)
     kids = tree.children_count()
