@@ -66,7 +66,7 @@ def _motion(frames: int, step_s: float, rng: np.random.Generator) -> tuple[np.nd
         motion[rng.integers(3, frames) :] += rng.normal(0, 0.35, 2)
     swallow = np.zeros(frames)
     if rng.random() < 0.3:
-        swallow[rng.integers(3, frames) :] = rng.normal(0, 0.8)
+        swallow[rng.integers(3, frames) :] = rng.normal(0, 0.55)
     return motion, swallow
 
 

@@ -274,7 +274,10 @@ def vertebrobasilar(patient: Patient, side: int) -> list[Vessel]:
     return [
         Vessel("VA", _mirror(va, side), (1.75 * c, 1.5 * c), None),
         Vessel("BA", _mirror(ba, side), (1.75 * c, 1.5 * c), "VA"),
-    ]
+        Vessel("muscular", _mirror([(26, 31, -82), (31, 42, -86), (33, 54, -84), (38, 64, -76)], side), None, "VA", sprouts=True),
+        Vessel("posterior meningeal", _mirror([(23, 50, -58), (19, 63, -53), (13, 82, -42), (9, 98, -25)], side), (0.34, 0.2), "VA"),
+        Vessel("anterior spinal", _mirror([(3, 27, -35), (0.5, 31, -48), (0, 33, -80), (0, 34, -125)], side), (0.28, 0.2), "VA"),
+    ]  # fmt: skip
 
 
 def cerebellar(side: int, injected: bool, rng: np.random.Generator) -> list[Vessel]:
@@ -290,7 +293,7 @@ def cerebellar(side: int, injected: bool, rng: np.random.Generator) -> list[Vess
         Vessel("SCA vermian", _mirror(sca_vermian, side), None, "SCA", sprouts=True),
         Vessel("AICA", _mirror(aica, side), None, "BA", sprouts=True),
     ]
-    if injected:
+    if injected and rng.random() < 0.86:  # else the anterior inferior cerebellar artery supplies its territory
         pica = [
             (7, 36, -43),
             (12, 38, -47),

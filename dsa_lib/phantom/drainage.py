@@ -142,7 +142,7 @@ def external_carotid(patient: Patient, side: int, root: str | None) -> list[Vess
 
 
 # wavelength and amplitude in mm of the turns of external carotid branches
-TURNS = {"superficial temporal": (13, 1.6), "frontal scalp": (11, 2.0), "parietal scalp": (10, 2.4), "facial": (13, 2.4), "lingual": (12, 2.2),
+TURNS = {"superficial temporal": (13, 1.6), "frontal scalp": (12, 1.5), "parietal scalp": (12, 1.7), "facial": (13, 2.4), "lingual": (12, 2.2),
          "occipital": (14, 2.0), "maxillary": (18, 1.5), "posterior auricular": (10, 1.4), "infraorbital": (12, 1.2),
          "descending palatine": (11, 1.2), "superior thyroid": (12, 1.8), "ascending pharyngeal": (12, 0.8)}  # fmt: skip
 

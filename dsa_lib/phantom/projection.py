@@ -110,22 +110,19 @@ def vessel_layers(samples: dict[str, np.ndarray], arm: CArm, matrix: int, layers
     )
 
 
-def _chord(source: np.ndarray, direction: np.ndarray, centre, axes, above=None) -> np.ndarray:
-    """Length in mm of each ray inside an ellipsoid; with `above` (normal, offset) only where normal . point > offset."""
+def _chord(source: np.ndarray, direction: np.ndarray, centre, axes, base=None) -> np.ndarray:
+    """Length in mm of each ray inside an ellipsoid; with a `base` (normal, offset, width in mm) it fades out below that plane."""
     axes = np.asarray(axes, float)
     o = (source - np.asarray(centre, float)) / axes
     d = direction / axes
     a = np.einsum("...i,...i->...", d, d)
     b = d @ o
-    half = np.sqrt(np.clip(b * b - a * (o @ o - 1), 0, None)) / a
-    if above is None:
-        return 2 * half
-    normal, offset = np.asarray(above[0], float), above[1]
-    along = direction @ normal
-    along = np.where(np.abs(along) < 1e-9, 1e-9, along)
-    cross = (offset - source @ normal) / along
-    enter, leave = -b / a - half, -b / a + half
-    return np.clip(np.where(along > 0, leave - np.maximum(enter, cross), np.minimum(leave, cross) - enter), 0, 2 * half)
+    length = 2 * np.sqrt(np.clip(b * b - a * (o @ o - 1), 0, None)) / a
+    if base is None:
+        return length
+    normal, offset, width = base
+    height = source @ normal + (direction @ normal) * (-b / a) - offset  # of the chord's middle over the plane
+    return length * np.clip(0.5 + height / width, 0, 1)
 
 
 def _trunk() -> list[tuple[tuple, tuple, float]]:
@@ -140,12 +137,12 @@ def _trunk() -> list[tuple[tuple, tuple, float]]:
     return bodies
 
 
-# The vault ends at a plane from the orbital roofs to the foramen magnum; below it lies the base, which has bodies of its own.
-SKULL_BASE = (np.array([0.0, 0.23, 0.973]), -31.0)
+# The vault fades out about a plane from the orbital roofs to the foramen magnum; below it lies the base, which has bodies of its own.
+SKULL_BASE = (np.array([0.0, 0.23, 0.973]), -28.0, 36.0)
 
 
 def _head(scale: np.ndarray) -> list[tuple[tuple, tuple, float]]:
-    """Ellipsoids (centre, semi-axes, attenuation per mm, added where they overlap) of head and neck; the second and third are the vault."""
+    """Ellipsoids (centre, semi-axes, attenuation per mm, added where they overlap) of head and neck; the first three are the vault."""
     skull, inner = np.array([77.0, 99.0, 81.0]), np.array([71.0, 92.5, 75.0])
     bone = MU_BONE - MU_SOFT
     bodies = [
@@ -195,7 +192,7 @@ def head_attenuation(patient: Patient, arm: CArm, matrix: int, texture: np.ndarr
         column, row, magnification = (float(v[0]) for v in arm.project(np.array([centre]), size))
         reach = max(axes) * magnification * size / arm.field * 1.05 + 2
         window = tuple(slice(max(int(at - reach), 0), max(int(at + reach) + 2, 0)) for at in (row, column))
-        path = _chord(source, direction[window], centre, axes, SKULL_BASE if n in (1, 2) and not trunk else None) * mu
+        path = _chord(source, direction[window], centre, axes, SKULL_BASE if n < 3 and not trunk else None) * mu
         total[window] += path
         if mu > MU_SOFT:
             bone[window] += path

@@ -15,7 +15,7 @@ LAYERS, TISSUE_LAYERS = 28, 6
 BRIGHT = 3700.0  # detector value of the direct beam
 OFFSET = 24.0  # detector value behind the shutter
 VISIBLE_PATH_MM = 0.2  # contrast path (mm) from which an artery is drawn in the truth mask
-TISSUE_STRENGTH = 0.085
+TISSUE_STRENGTH = 0.077
 JAW_MM = -62.0  # height below which the neck moves when the patient swallows
 VEIN_DILUTION = 0.52  # veins carry blood of unopacified territories too
 

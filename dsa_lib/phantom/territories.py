@@ -192,6 +192,8 @@ def _vertebral_tree(patient: Patient, side: int, rng) -> Tree:
         own = {v.name for v in parts}
         for v in parts:
             parent = v.parent + tag if v.parent in own else v.parent
+            if tag and parent == "VA":
+                parent = "VA reflux"
             vessels.append(anatomy.Vessel(v.name + tag, v.points, v.radius, parent, v.sprouts))
             if v.sprouts:
                 key = "PCA" if v.parent == "PCA" else v.name.split()[0]
@@ -201,8 +203,11 @@ def _vertebral_tree(patient: Patient, side: int, rng) -> Tree:
         s = -side if key.endswith("(other)") else side
         part = key.split()[0]
         points = occipital_points(rng) if part == "PCA" else cerebellar_points(rng, part)
+        if part == "AICA" and "PICA" not in pieces and s == side:
+            points = np.concatenate([points, cerebellar_points(rng, "PICA")])
         tree = grow(tree, individual(points * [s, 1, 1], patient), names, reach=30)
-    return tree
+    neck = rng.uniform([22, 36, -105], [46, 72, -62], (24, 3)) * [side, 1, 1]
+    return grow(tree, individual(neck, patient), ["muscular"], reach=24)
 
 
 def _vein_tree(patient: Patient, side: int, rng, posterior: bool) -> Tree:
@@ -251,7 +256,7 @@ def inject(patient: Patient, vessel: str, side: int, seed: int) -> Injection3D:
     murray(tree, rng)
     name_proximal(tree, PROXIMAL_NAMES)
     cerebral = vessel in ("ICA", "CCA", "VA")
-    undulate(tree, rng, 2.0 * patient.tortuosity, fit(anatomy.BRAIN_CENTRE[None])[0] if cerebral else None, 4.0)
+    undulate(tree, rng, 2.0 * patient.tortuosity, fit(anatomy.BRAIN_CENTRE[None])[0] if cerebral else None, 2.5)
     time_of_arrival(tree)
     tips = np.flatnonzero(tree.children_count() == 0)
     veins = None

@@ -193,18 +193,18 @@ def undulate(tree: Tree, rng: np.random.Generator, amplitude: float, centre=None
     One field moves every branch, so connections stay connected; amplitude is in mm at the thinnest branches. With a `centre` [3] of the brain, branches
     also dip up to `sulci_mm` towards it, as cortical arteries do from sulcus to sulcus: seen from the side they turn end on there.
     """
-    wanted = np.clip((1.35 - tree.radius) / 0.8, 0, 1).tolist()
+    wanted = np.clip((1.3 - tree.radius) / 0.85, 0, 0.86).tolist()
     parent = tree.parent.tolist()
     for i in range(1, len(tree)):  # avoid a step of the weight at bifurcations
         wanted[i] = wanted[parent[i]] + 0.25 * (wanted[i] - wanted[parent[i]])
     weight = np.array(wanted)
     if centre is not None:
-        k = rng.normal(size=(5, 3)) * (2 * np.pi / 17.0 / np.sqrt(3))
+        k = rng.normal(size=(5, 3)) * (2 * np.pi / 20.0 / np.sqrt(3))
         fold = np.sin(tree.position @ k.T + rng.uniform(0, 2 * np.pi, 5)).sum(axis=1) / np.sqrt(2.5)
         inward = np.asarray(centre) - tree.position
         inward /= np.maximum(np.linalg.norm(inward, axis=1, keepdims=True), 1)
         tree.position += (weight * sulci_mm * np.clip(fold, 0, 1.6))[:, None] * inward
-    for wavelength, size in ((26.0, 0.9), (15.0, 1.0), (9.0, 0.3)):
+    for wavelength, size in ((26.0, 0.9), (15.0, 0.8), (9.0, 0.18)):
         k = rng.normal(size=(4, 3)) * (2 * np.pi / wavelength / np.sqrt(3))
         direction = rng.normal(size=(4, 3)) / 2
         phase = rng.uniform(0, 2 * np.pi, 4)
