@@ -12,12 +12,12 @@ from pathlib import Path
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[name] = "1"  # before numpy is loaded: one core
 
-import numpy as np
+import numpy as np  # noqa: E402
 
-from dsa_lib.phantom import plan_archive
-from dsa_lib.phantom.acquisition import Bodies, acquire
-from dsa_lib.phantom.anatomy import draw_patient
-from dsa_lib.profiles import Archive
+from dsa_lib.phantom import plan_archive  # noqa: E402
+from dsa_lib.phantom.acquisition import Bodies, acquire  # noqa: E402
+from dsa_lib.phantom.anatomy import draw_patient  # noqa: E402
+from dsa_lib.profiles import Archive  # noqa: E402
 
 CONFIG = Archive(patients=4, series_per_study=6, matrix=256)
 SEED = 1

@@ -100,7 +100,7 @@ def acquire(
     rotating = first["kind"] == "rotational"
     centre = np.array(ISOCENTRE[first["vessel"]]) * [first["side"], 1, 1] + rng.normal(0, [2.0, 4.0, 4.0])
     field = float(rng.uniform(*FIELD_MM.get(first["vessel"], OTHER_FIELD_MM)))
-    photons = float(rng.uniform(0.75, 1.5) * 2.2e5 * (144 / config.matrix) ** 2)
+    photons = float(rng.uniform(0.6, 1.25) * 2.2e5 * (144 / config.matrix) ** 2)
     motion, swallow = _motion(config.frames, step, rng)
     if rotating:
         motion, swallow = np.zeros_like(motion), np.zeros_like(swallow)

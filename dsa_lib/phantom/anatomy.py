@@ -199,7 +199,6 @@ def middle_cerebral(patient: Patient, side: int, rng: np.random.Generator) -> li
 def anterior_cerebral(side: int, rng: np.random.Generator, root: str = "A1") -> list[Vessel]:
     """A2, pericallosal arc around the corpus callosum, callosomarginal and frontopolar branches of one side."""
     x = 2.2 + rng.normal(0, 0.4)
-    weave = lambda points: [(px + rng.normal(0, 1.0), py, pz) for px, py, pz in points]  # noqa: E731  about the midline
     lift, reach = rng.normal(0, 2), rng.normal(0, 2.5)
     pericallosal = [
         (2.4, -13, 12), (x, -18, 15), (x, -26, 17.5), (x, -34 - reach, 22), (x, -38 - reach, 30), (x, -35 - reach, 38 + lift),
@@ -209,6 +208,8 @@ def anterior_cerebral(side: int, rng: np.random.Generator, root: str = "A1") -> 
         (x, -37 - reach, 27), (x + 1, -45 - reach, 34), (x + 1.5, -46, 45 + lift), (x + 1, -38, 55 + lift), (x + 1.5, -22, 61 + lift),
         (x + 1, -5, 65 + lift), (x + 1.5, 12, 67 + lift), (x + 2, 26, 74),
     ]  # fmt: skip
+    for course in (pericallosal, callosomarginal):  # they weave about the midline
+        course[1:] = [(px + rng.normal(0, 1.0), py, pz) for px, py, pz in course[1:]]
     branches = {
         "frontopolar": ([(x, -30, 19), (x + 2, -42, 19), (x + 3, -54, 24), (x + 4, -61, 32)], "pericallosal"),
         "fronto-orbital": ([(x, -20, 15.5), (x + 3, -30, 8), (x + 4, -42, 5), (x + 4, -54, 8)], "pericallosal"),
@@ -219,8 +220,8 @@ def anterior_cerebral(side: int, rng: np.random.Generator, root: str = "A1") -> 
         "inferior parietal": ([(x, 46, 38), (x + 1, 56, 42), (x + 3, 64, 52)], "pericallosal"),
     }
     vessels = [
-        Vessel("pericallosal", _mirror(pericallosal[:1] + weave(pericallosal[1:]), side), None, root, sprouts=True),
-        Vessel("callosomarginal", _mirror(callosomarginal[:1] + weave(callosomarginal[1:]), side), None, "pericallosal", sprouts=True),
+        Vessel("pericallosal", _mirror(pericallosal, side), None, root, sprouts=True),
+        Vessel("callosomarginal", _mirror(callosomarginal, side), None, "pericallosal", sprouts=True),
     ]
     vessels += [Vessel(n, _mirror(p, side), None, parent, sprouts=True) for n, (p, parent) in branches.items()]
     return vessels

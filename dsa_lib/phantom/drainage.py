@@ -35,7 +35,13 @@ def sinuses(patient: Patient, side: int, posterior: bool, rng: np.random.Generat
     vessels = [
         Vessel("jugular", _mirror(jugular, d), (2.9 * wide, 2.7 * wide), None),
         Vessel("other transverse", _mirror(other, d), (2.2 * second * wide, 2.4 * second * wide), "jugular"),
-        Vessel("superior sagittal", _mirror(sagittal, 1), (2.7 * wide, (1.4 if posterior else 0.5) * wide), "jugular", sprouts=True),
+        Vessel(
+            "superior sagittal",
+            _mirror(sagittal, 1),
+            (2.7 * wide, (1.4 if posterior else 0.5) * wide),
+            "jugular",
+            sprouts=True,
+        ),
         Vessel("straight", _mirror(straight, 1), (1.9, 1.4), "jugular"),
         Vessel("basal", _mirror(basal, side), (1.1, 0.6), "straight"),
     ]
@@ -51,24 +57,42 @@ def sinuses(patient: Patient, side: int, posterior: bool, rng: np.random.Generat
             Vessel("petrosal", _mirror(petrosal, d), (0.6, 0.35), "jugular"),
             Vessel("hemispheric", _mirror([(38, 92, -8), (37, 88, -20), (31, 82, -32), (24, 77, -42), (20, 70, -49)], d), None, "jugular", sprouts=True),
         ]  # fmt: skip
-    sway = lambda points: [points[0], *(tuple(np.add(p, rng.normal(0, [0.8, 3.0, 3.0]))) for p in points[1:-1]), points[-1]]  # noqa: E731
     labbe = [(56, 66, -10), (62, 50, -3), (64, 34, 4), (62, 20, 13)]
     trolard = [(2, 30, 96), (24, 28, 87), (46, 24, 68), (58, 20, 44), (63, 16, 26)]
     # The superficial middle cerebral vein runs along the fissure and round the temporal pole to the cavernous sinus, which the petrosal sinus empties.
     petrosal = [(29, 25, -50), (22, 20, -38), (15, 12, -26), (11, 2, -15), (10, -8, -11)]
-    sylvian = [(10, -8, -11), (18, -16, -11), (29, -22, -12), (40, -22, -9), (48, -16, -1), (54, -8, 5), (59, 4, 12), (62, 16, 20), (63, 28, 24)]
+    sylvian = [
+        (10, -8, -11),
+        (18, -16, -11),
+        (29, -22, -12),
+        (40, -22, -9),
+        (48, -16, -1),
+        (54, -8, 5),
+        (59, 4, 12),
+        (62, 16, 20),
+        (63, 28, 24),
+    ]
     branch = [(49, -14, 0), (52, -8, -8), (57, 4, -10), (61, 18, -6), (63, 30, -1)]
     labbe_parent = "jugular" if side == d else "other transverse"
     return vessels + [
         Vessel("internal cerebral", _mirror(internal, side), (1.1, 0.9), "straight"),
         Vessel("septal", _mirror(septal, side), (0.6, 0.3), "internal cerebral"),
         Vessel("thalamostriate", _mirror(striate, side), (0.7, 0.3), "internal cerebral"),
-        Vessel("Labbe", _mirror(sway(labbe), side), None, labbe_parent, sprouts=True),
-        Vessel("Trolard", _mirror(sway(trolard), side), None, "superior sagittal", sprouts=True),
-        Vessel("inferior petrosal", _mirror(petrosal, side), (1.2, 1.5), "jugular" if side == d else "other transverse"),
+        Vessel("Labbe", _mirror(_sway(labbe, rng), side), None, labbe_parent, sprouts=True),
+        Vessel("Trolard", _mirror(_sway(trolard, rng), side), None, "superior sagittal", sprouts=True),
+        Vessel(
+            "inferior petrosal", _mirror(petrosal, side), (1.2, 1.5), "jugular" if side == d else "other transverse"
+        ),
         Vessel("Sylvian vein", _mirror(sylvian, side), None, "inferior petrosal", sprouts=True),
-        Vessel("temporal vein", _mirror(sway(branch), side), None, "Sylvian vein", sprouts=True),
+        Vessel("temporal vein", _mirror(_sway(branch, rng), side), None, "Sylvian vein", sprouts=True),
     ]
+
+
+def _sway(points, rng: np.random.Generator) -> np.ndarray:
+    """Control points [n, 3] mm of a cortical vein, moved along the convexity but for the ends."""
+    points = np.asarray(points, float)
+    points[1:-1] += rng.normal(0, [0.8, 3.0, 3.0], points[1:-1].shape)
+    return points
 
 
 def bridging_veins(side: int, rng: np.random.Generator, posterior: bool) -> list[Vessel]:
@@ -103,7 +127,11 @@ def corkscrew(points, wavelength: float, amplitude: float, phase: float) -> np.n
     # the wavelength wanders, so that no two turns are alike
     angle = 2 * np.pi * along / wavelength + 1.2 * np.sin(along / (1.9 * wavelength) + phase) + phase
     size = amplitude * np.clip(along / 15, 0, 1) * (0.75 + 0.5 * np.sin(along / (1.3 * wavelength) + 2 * phase))
-    return curve + (size * np.sin(angle))[:, None] * across + (0.6 * size * np.cos(0.83 * angle))[:, None] * np.cross(tangent, across)
+    return (
+        curve
+        + (size * np.sin(angle))[:, None] * across
+        + (0.6 * size * np.cos(0.83 * angle))[:, None] * np.cross(tangent, across)
+    )
 
 
 def external_carotid(patient: Patient, side: int, root: str | None) -> list[Vessel]:
@@ -136,7 +164,14 @@ def external_carotid(patient: Patient, side: int, root: str | None) -> list[Vess
         wavelength, amplitude = TURNS.get(name, (0, 0))
         if amplitude:
             points = corkscrew(points, wavelength, amplitude * patient.tortuosity, n + sway + lift)
-        sprouts = radius is None or name in ("superficial temporal", "maxillary", "facial", "occipital", "superior thyroid", "ascending pharyngeal")
+        sprouts = radius is None or name in (
+            "superficial temporal",
+            "maxillary",
+            "facial",
+            "occipital",
+            "superior thyroid",
+            "ascending pharyngeal",
+        )
         vessels.append(Vessel(name, _mirror(points, side), radius, parent, sprouts))
     return vessels
 

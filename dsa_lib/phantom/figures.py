@@ -72,7 +72,7 @@ def draw_run(plan: pd.DataFrame, truth: pd.DataFrame, folder: Path, masks: Path)
 
 
 def draw_side_by_side(runs, frames: list[list[int]]) -> plt.Figure:
-    """Frames of runs (`realism.Run`) one run a row, pixel for pixel at equal scale and window."""
+    """Frames of runs (`measures.Run`) one run a row, pixel for pixel at equal scale and window."""
     columns = len(frames[0])
     fig, axes = plt.subplots(len(runs), columns, figsize=(2 * columns, 2.12 * len(runs)), squeeze=False)
     for line, run, shown in zip(axes, runs, frames, strict=True):

@@ -123,7 +123,13 @@ def expose(
     if exposure.swallow is not None and exposure.swallow.any():
         jaw = arm.project(np.array([[0.0, 0.0, JAW_MM]]), matrix)[1][0]
         below = np.clip((np.arange(matrix) - jaw) * arm.field / matrix / 25, 0, 1)
-        step = np.stack([step[:, 0] + 0 * below[:, None], step[:, 1] + exposure.swallow[:, None, None] * below[:, None] * matrix / arm.field], axis=1)
+        step = np.stack(
+            [
+                step[:, 0] + 0 * below[:, None],
+                step[:, 1] + exposure.swallow[:, None, None] * below[:, None] * matrix / arm.field,
+            ],
+            axis=1,
+        )
     line = still - right * step[:, 0] - down * step[:, 1]
     counts = np.exp(-line.astype(np.float32)) * ((np.exp(-MU_IODINE * contrast) + SCATTER) / (1 + SCATTER))
     counts += np.sqrt(counts / exposure.photons) * rng.standard_normal(counts.shape, dtype=np.float32)

@@ -215,7 +215,9 @@ def _vein_tree(patient: Patient, side: int, rng, posterior: bool) -> Tree:
     tree = join(vessels, lambda p: individual(p, patient))
     names = [v.name for v in vessels if v.sprouts and v.name != "superior sagittal"]
     if posterior:
-        points = np.concatenate([occipital_points(rng, 0.5), cerebellar_points(rng, "SCA", 0.4), cerebellar_points(rng, "PICA", 0.4)])
+        points = np.concatenate(
+            [occipital_points(rng, 0.5), cerebellar_points(rng, "SCA", 0.4), cerebellar_points(rng, "PICA", 0.4)]
+        )
     else:
         points = np.concatenate([convexity_points(rng, 0.36), medial_points(rng, 0.2)])
     grown_from = len(tree)
