@@ -22,7 +22,10 @@ ISOCENTRE = {
     "spinal": (0, 20, -310),
     "femoral": (78, 5, -800),
 }
-FIELD_MM = {"ICA": (182, 212), "VA": (180, 210), "CCA": (218, 234)}
+FIELD_MM = {"ICA": (182, 212), "VA": (172, 210), "CCA": (218, 234)}
+CENTRING_MM = {
+    "VA": (7.0, 6.0)
+}  # SD of the isocentre, backwards and upwards: posterior runs are often centred on the hindbrain
 DILUTION = {"arch": 0.3, "femoral": 0.6}  # large vessels: the catheter's bolus mixes with much blood
 OTHER_FIELD_MM = (202, 232)
 ROTATION_DEG = 200.0
@@ -98,7 +101,9 @@ def acquire(
         strength=float(rng.uniform(0.75, 1.0)) * DILUTION.get(first["vessel"], 1.0),
     )
     rotating = first["kind"] == "rotational"
-    centre = np.array(ISOCENTRE[first["vessel"]]) * [first["side"], 1, 1] + rng.normal(0, [2.0, 4.0, 4.0])
+    centre = np.array(ISOCENTRE[first["vessel"]]) * [first["side"], 1, 1] + rng.normal(
+        0, [2.0, *CENTRING_MM.get(first["vessel"], (4.0, 4.0))]
+    )
     field = float(rng.uniform(*FIELD_MM.get(first["vessel"], OTHER_FIELD_MM)))
     photons = float(rng.uniform(0.6, 1.25) * 2.2e5 * (144 / config.matrix) ** 2)
     motion, swallow = _motion(config.frames, step, rng)

@@ -50,6 +50,7 @@ class Patient:
     dominant_sinus: int  # +1 left, -1 right
     basilar_bow: float  # mm
     wave: np.ndarray  # [6, 9] smooth individual deformation: wave vector, phase, amplitude
+    basilar: np.ndarray  # [3] mm: height of its tip, bow towards the cerebellum, how far the atlas loop reaches back
     pose: np.ndarray  # [2] how the head lies, degrees: turned to the left, chin raised
 
 
@@ -75,6 +76,7 @@ def draw_patient(rng: np.random.Generator) -> Patient:
         dominant_sinus=int(rng.choice([-1, -1, 1])),
         basilar_bow=float(rng.normal(0, 2.6)),
         wave=sway,
+        basilar=rng.normal(0, [3.5, 3.0, 3.0]).clip(-7, 7),
         pose=rng.normal(0, [2.2, 3.2]).clip(-6, 6),
     )
 
@@ -236,6 +238,7 @@ def posterior_cerebral(side: int, rng: np.random.Generator, root: str, from_caro
     temporal = [(19, 25, 7), (25, 32, 1), (31, 42, -5), (35, 56, -7), (37, 72, -4)]
     anterior = [(17, 19, 6), (24, 20, -2), (31, 18, -12), (37, 14, -19)]
     choroidal = [(19, 30, 8), (14, 38, 14), (9, 36, 21), (7, 26, 26)]
+    calcarine, parieto, temporal = (_jitter(c, rng, 1, 3.5) for c in (calcarine, parieto, temporal))
     name = "PCA"
     return [
         Vessel(name, _mirror(p, side), (1.05, 0.85), root),
@@ -254,6 +257,26 @@ def posterior_cerebral(side: int, rng: np.random.Generator, root: str, from_caro
         ),
         Vessel("posterior choroidal", _mirror(choroidal, side), (0.3, 0.16), name),
     ]
+
+
+def hindbrain(points: np.ndarray, patient: Patient) -> np.ndarray:
+    """Move points [n, 3] of the posterior circulation smoothly, as this patient's basilar tip, basilar bow and atlas loop lie."""
+    points = np.asarray(points, float).copy()
+    tip, bow, loop = patient.basilar
+    for centre, width, shift in (
+        ((0, 13, 3), 24, (0, 0, tip)),
+        ((0, 19, -14), 13, (0, bow, 0)),
+        ((0, 44, -62), 26, (0, loop, 0.5 * loop)),
+    ):
+        near = np.exp(-(((points - centre) * [0.5, 1, 1]) ** 2).sum(axis=1) / width**2)
+        points += near[:, None] * shift
+    return points
+
+
+def _jitter(points, rng: np.random.Generator, first: int, sd: float) -> list[tuple]:
+    """Control points of which those from `first` on are moved, the more the farther out: no two patients' branches are alike."""
+    share = np.clip((np.arange(len(points)) - first + 1) / max(len(points) - first, 1), 0, None)[:, None]
+    return [tuple(p) for p in np.asarray(points, float) + share * rng.normal(0, sd, (len(points), 3)) * [0.6, 1, 1]]
 
 
 def vertebrobasilar(patient: Patient, side: int) -> list[Vessel]:
@@ -283,11 +306,13 @@ def vertebrobasilar(patient: Patient, side: int) -> list[Vessel]:
 
 def cerebellar(side: int, injected: bool, rng: np.random.Generator) -> list[Vessel]:
     """SCA, AICA and (on the injected side) PICA with its caudal and cranial loops."""
-    drop = rng.normal(0, 3)
+    drop = rng.normal(0, 4.5)
     sca = [(0.3, 13.5, 0.5), (5, 14, 0.5), (12, 20, 1), (16.5, 30, 2), (15, 41, 5), (12, 50, 7)]
     sca_lateral = [(16, 28, 2), (23, 38, 0), (31, 50, -3), (37, 62, -8)]
     sca_vermian = [(12, 50, 7), (7, 58, 5), (6, 70, -1), (6, 84, -11)]
     aica = [(0.4, 20, -16), (7, 21, -18), (15, 25, -19), (23, 28, -18), (27, 34, -21), (33, 43, -27), (38, 56, -34)]
+    sca_lateral, sca_vermian = _jitter(sca_lateral, rng, 1, 3.5), _jitter(sca_vermian, rng, 1, 3.0)
+    aica = _jitter(aica, rng, 2, 4.0)
     vessels = [
         Vessel("SCA", _mirror(sca, side), (0.7, 0.6), "BA"),
         Vessel("SCA lateral", _mirror(sca_lateral, side), None, "SCA", sprouts=True),
@@ -307,6 +332,7 @@ def cerebellar(side: int, injected: bool, rng: np.random.Generator) -> list[Vess
         ]
         vermis = [(6, 66, -42), (4, 76, -46), (4, 88, -40), (4, 96, -30)]
         hemisphere = [(6, 64, -41), (15, 70, -50), (26, 74, -53), (37, 72, -48)]
+        vermis, hemisphere = _jitter(vermis, rng, 1, 4.0), _jitter(hemisphere, rng, 1, 4.0)
         vessels += [
             Vessel("PICA", _mirror(pica, side), (0.7, 0.6), "VA"),
             Vessel("PICA vermian", _mirror(vermis, side), None, "PICA", sprouts=True),

@@ -198,7 +198,7 @@ def _vertebral_tree(patient: Patient, side: int, rng) -> Tree:
             if v.sprouts:
                 key = "PCA" if v.parent == "PCA" else v.name.split()[0]
                 pieces.setdefault(f"{key}{tag}", []).append(v.name + tag)
-    tree = join(vessels, lambda p: individual(p, patient))
+    tree = join(vessels, lambda p: individual(anatomy.hindbrain(p, patient), patient))
     for key, names in pieces.items():
         s = -side if key.endswith("(other)") else side
         part = key.split()[0]

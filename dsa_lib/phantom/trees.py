@@ -17,6 +17,9 @@ from dsa_lib.phantom.anatomy import Vessel
 PROXIMAL, MEDIUM, PERIPHERAL = 1, 2, 3
 PERIPHERAL_BELOW_MM = 0.45  # radius below which a branch counts as peripheral
 STEP_MM = 2.0
+SPROUT_EVERY = (
+    6  # nodes of a named vessel from one possible branch to the next: twigs join branches before they join stems
+)
 
 
 @dataclass
@@ -103,7 +106,8 @@ def grow(
         can[:] = False
         for name in from_names:
             a, b = tree.names[name]
-            can[a + (b - a) // 4 : b + 1] = True
+            can[a + (b - a) // 4 : b + 1 : SPROUT_EVERY] = True
+            can[b] = True
     position, parent = list(tree.position), list(tree.parent)
     path = tree.edge_length().tolist()
     for i in range(1, len(tree)):
