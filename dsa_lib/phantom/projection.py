@@ -188,10 +188,13 @@ def head_attenuation(patient: Patient, arm: CArm, matrix: int, texture: np.ndarr
     source, direction = arm.rays(size)
     total, bone = np.zeros((size, size)), np.zeros((size, size))
     trunk = arm.isocentre[2] < -200
-    for n, (centre, axes, mu) in enumerate(_trunk() if trunk else _head(patient.scale)):
-        column, row, magnification = (float(v[0]) for v in arm.project(np.array([centre]), size))
-        reach = max(axes) * magnification * size / arm.field * 1.05 + 2
-        window = tuple(slice(max(int(at - reach), 0), max(int(at + reach) + 2, 0)) for at in (row, column))
+    bodies = _trunk() if trunk else _head(patient.scale)
+    columns, rows, magnification = arm.project(np.array([centre for centre, _, _ in bodies]), size)
+    reach = np.array([max(axes) for _, axes, _ in bodies]) * magnification * size / arm.field * 1.05 + 2
+    for n, (centre, axes, mu) in enumerate(bodies):
+        window = tuple(
+            slice(max(int(at - reach[n]), 0), max(int(at + reach[n]) + 2, 0)) for at in (rows[n], columns[n])
+        )
         path = _chord(source, direction[window], centre, axes, SKULL_BASE if n < 3 and not trunk else None) * mu
         total[window] += path
         if mu > MU_SOFT:

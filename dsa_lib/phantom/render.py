@@ -69,7 +69,7 @@ def contrast_timing(body: Injection3D, injection: Injection, times: np.ndarray) 
 def contrast_images(body: Injection3D, injection: Injection, arm: CArm, matrix: int, times: np.ndarray):
     """Contrast path length (mm) per frame [frames, matrix, matrix] and the truth mask [matrix, matrix] of one view."""
     pixel = arm.field / matrix
-    samples = arterial_samples(body, 0.45 * pixel)
+    samples = arterial_samples(body, 0.55 * pixel)
     layers = vessel_layers(samples, arm, matrix, LAYERS, body.last_arrival)
     curve = artery_curve(injection, times, np.linspace(0, body.last_arrival, LAYERS)).astype(np.float32)
     image = np.tensordot(curve, layers.astype(np.float32), 1)
