@@ -17,7 +17,7 @@ OFFSET = 24.0  # detector value behind the shutter
 VISIBLE_PATH_MM = 0.2  # contrast path (mm) from which an artery is drawn in the truth mask
 TISSUE_STRENGTH = 0.077
 JAW_MM = -62.0  # height below which the neck moves when the patient swallows
-VEIN_DILUTION = 0.52  # veins carry blood of unopacified territories too
+VEIN_DILUTION = 0.6  # veins carry blood of unopacified territories too
 
 
 @dataclass(frozen=True)

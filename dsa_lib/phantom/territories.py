@@ -23,7 +23,7 @@ from dsa_lib.phantom.trees import (
 
 PROXIMAL_NAMES = ("ICA", "M1", "A1", "VA", "BA", "CCA", "PCA", "ECA", "aorta", "brachiocephalic")
 VENOUS_TRANSIT_S = 1.8  # from the smallest drawn cortical vein to the neck
-SINUS_SHARE = 0.42  # contrast of a sinus relative to the cortical veins: it is no round tube, and clear blood of the other hemisphere joins
+SINUS_SHARE = 0.37  # contrast of a sinus relative to the cortical veins: it is no round tube, and clear blood of the other hemisphere joins
 GYRUS_MM = 9.0  # from one fold of the cortex to the next
 VESSELS = ("ICA", "CCA", "VA", "ECA", "arch", "spinal", "femoral")
 
