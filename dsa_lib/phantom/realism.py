@@ -4,6 +4,7 @@ python -m dsa_lib.phantom.realism --real FOLDER --picture OUT.png [--table OUT.c
 
 Real and phantom runs go through the same curation (`dsa_lib.dicom`), so that what is measured is what the networks see. The picture
 holds real pixels and is refused inside the project; the table holds numbers alone.
+The phantom's calibres, contrast, blush and timing were set by this comparison with one real run: that they agree is a fit, not a validation.
 """
 
 from __future__ import annotations

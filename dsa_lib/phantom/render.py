@@ -114,23 +114,19 @@ def expose(
 
     attenuation: [matrix, matrix] of the patient, or [frames, ...] where the view moves; contrast: mm of iodine path.
     Scatter is of the patient, not of the vessel: dense contrast saturates at SCATTER / (1 + SCATTER) of the surroundings.
-    Quantum noise has the variance of Poisson counts; the patient's motion shifts skull and vessels together (first order).
+    Quantum noise has the variance of Poisson counts. Motion shifts the patient's bones and soft tissue to first order, which leaves the edges of
+    subtraction; the vessels' own shift, less than a pixel, is left out.
     """
     matrix = contrast.shape[-1]
     still = attenuation if attenuation.ndim == 3 else attenuation[None]
     down, right = np.gradient(still, axis=(1, 2))
-    step = (exposure.motion * matrix / arm.field)[:, :, None, None]
+    pixels = matrix / arm.field
+    across, along = (exposure.motion * pixels).T[:, :, None, None]
     if exposure.swallow is not None and exposure.swallow.any():
         jaw = arm.project(np.array([[0.0, 0.0, JAW_MM]]), matrix)[1][0]
-        below = np.clip((np.arange(matrix) - jaw) * arm.field / matrix / 25, 0, 1)
-        step = np.stack(
-            [
-                step[:, 0] + 0 * below[:, None],
-                step[:, 1] + exposure.swallow[:, None, None] * below[:, None] * matrix / arm.field,
-            ],
-            axis=1,
-        )
-    line = still - right * step[:, 0] - down * step[:, 1]
+        below = np.clip((np.arange(matrix) - jaw) / pixels / 25, 0, 1)[:, None]  # fully 25 mm under the jaw
+        along = along + exposure.swallow[:, None, None] * pixels * below
+    line = still - right * across - down * along
     counts = np.exp(-line.astype(np.float32)) * ((np.exp(-MU_IODINE * contrast) + SCATTER) / (1 + SCATTER))
     counts += np.sqrt(counts / exposure.photons) * rng.standard_normal(counts.shape, dtype=np.float32)
     frames = np.clip(counts, 0, None) * BRIGHT + OFFSET
