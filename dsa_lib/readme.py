@@ -14,7 +14,7 @@ from dsa_lib.errors import StudyError
 from dsa_lib.tables import TITLES, read_table
 from dsa_lib.workspace import NOTEBOOKS, PROJECT, Workspace, runs_folder
 
-FIGURES = ("figure1", "figure2", "figure4", "faithfulness", "classifier_confusion")
+FIGURES = ("phantom_conditions", "figure1", "figure2", "figure4", "faithfulness", "classifier_confusion")
 
 
 def results(ws: Workspace) -> str:

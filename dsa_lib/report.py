@@ -26,6 +26,11 @@ CAPTIONS = {
     "figure4": "Figure 4 · Reader study: ratings, scores, raters, data richness",
     "figure5": "Figure 5 · The system, with the sizes of this profile",
 }
+FURTHER_CAPTIONS = {
+    "paper_scale_figure1": "Figure 1 at the study's size · simulated records fitted to the published values: the bookkeeping, no study result",
+    "phantom_conditions": "The phantom (simulated): four conditions over time",
+}
+FITTED = "Simulated records through the run's own filter and tables; it shows that the counting is right at the study's size, no study result."
 FURTHER = {
     "faithfulness.csv": (
         "Does the image show the condition that was asked for?",
@@ -33,6 +38,9 @@ FURTHER = {
     ),
     "fidelity.csv": ("Fidelity by condition", "Generated against held-out frames of the archive; the floor is its training frames against the same."),
     "privacy.csv": ("Nearest training frames", "A first screening in one feature space, no proof of anonymity."),
+    "tables/paper_scale_cohort.csv": ("Cohort at the study's size, fitted to the published values", FITTED),
+    "tables/paper_scale_figure1.csv": ("Figure 1 at the study's size, fitted to the published values", FITTED),
+    "tables/paper_scale_table1.csv": ("Table 1 at the study's size, fitted to the published values", FITTED),
     "readers/icc.csv": ("Agreement with intervals", "95 % intervals by the F method and by resampling images."),
 }  # fmt: skip
 
@@ -236,8 +244,10 @@ def _html(frame: pd.DataFrame) -> object:
             shown = values.map({True: "yes", False: "no"}) if pd.api.types.is_bool_dtype(values) else values.fillna("")
             columns.append((name, " class=text", [html.escape(str(value)) for value in shown]))
         else:
-            decimals = 0 if (values.dropna() % 1 == 0).all() and values.max() >= 2 else 3
-            columns.append((name, "", [_number(value, decimals) for value in values]))
+            whole = (values.dropna() % 1 == 0).all() and values.max() >= 2
+            # A count among other numbers stays one: 859 patients, not 859.000.
+            decimals = [0 if whole or (value % 1 == 0 and value >= 100) else 3 for value in values]
+            columns.append((name, "", [_number(value, places) for value, places in zip(values, decimals, strict=True)]))
     head = "".join(f"<th{kind}>{html.escape(str(name)).replace('_', ' ')}</th>" for name, kind, _ in columns)
     body = "".join(
         f"<tr>{''.join(f'<td{kind}>{cells[row]}</td>' for _, kind, cells in columns)}</tr>" for row in range(len(frame))
@@ -250,11 +260,17 @@ def _figures(study: Study, manifests: dict) -> dict:
     names = [name for manifest in manifests.values() for name in manifest["outputs"] if name.endswith(".png")]
     numbered = [name for stem in CAPTIONS for name in names if Path(name).stem == stem]
     # Panels of a figure, and what a later notebook completed, are shown with the whole only.
-    parts = [name for name in names if any(Path(whole).stem in Path(name).stem and whole != name for whole in numbered)]
+    parts = [
+        name
+        for name in names
+        if any(Path(name).stem.startswith(Path(whole).stem) and whole != name for whole in numbered)
+    ]
     shown = []
     for name in [*numbered, *(name for name in names if name not in numbered and name not in parts)]:
         stem = Path(name).stem
-        caption = CAPTIONS.get(stem) or f"{stem.replace('_', ' ')} · notebook {study.ws.producer(name)}"
+        caption = (CAPTIONS | FURTHER_CAPTIONS).get(
+            stem
+        ) or f"{stem.replace('_', ' ')} · notebook {study.ws.producer(name)}"
         data = base64.b64encode(study.read(name).read_bytes()).decode()
         shown.append({"name": stem, "caption": caption, "data": data})
     missing = [

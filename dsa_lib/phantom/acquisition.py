@@ -15,14 +15,17 @@ from dsa_lib.phantom.territories import Injection3D, inject
 # mm in patient axes, and width of the field there: the head fills the field, the neck is cut at C2 or C3
 ISOCENTRE = {
     "ICA": (0, 18, 19),
-    "CCA": (0, 16, 8),
+    "CCA": (0, 16, -2),
     "VA": (0, 24, 6),
     "ECA": (0, 16, 4),
     "arch": (0, 0, -312),
     "spinal": (0, 20, -310),
     "femoral": (78, 5, -800),
 }
-FIELD_MM = {"ICA": (182, 212), "VA": (180, 210)}
+FIELD_MM = {"ICA": (182, 212), "VA": (172, 210), "CCA": (218, 234)}
+CENTRING_MM = {
+    "VA": (7.0, 6.0)
+}  # SD of the isocentre, backwards and upwards: posterior runs are often centred on the hindbrain
 DILUTION = {"arch": 0.3, "femoral": 0.6}  # large vessels: the catheter's bolus mixes with much blood
 OTHER_FIELD_MM = (202, 232)
 ROTATION_DEG = 200.0
@@ -58,12 +61,16 @@ def times_s(config) -> np.ndarray:
     return np.arange(config.frames) * config.frame_time_ms / 1000
 
 
-def _motion(frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Patient motion [frames, 2] in mm: a slow drift, and in every fifth run a start of a few tenths of a millimetre."""
-    motion = np.cumsum(rng.normal(0, rng.choice([0.012, 0.03, 0.06], p=[0.5, 0.35, 0.15]), (frames, 2)), axis=0)
-    if rng.random() < 0.2:
+def _motion(frames: int, step_s: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Patient motion [frames, 2] in mm: a slow drift, and in every fourth run a start of a few tenths of a millimetre; and swallowing [frames], mm."""
+    drift = rng.choice([0.02, 0.045, 0.09], p=[0.45, 0.35, 0.2]) * np.sqrt(step_s / 0.5)
+    motion = np.cumsum(rng.normal(0, drift, (frames, 2)), axis=0)
+    if rng.random() < 0.25:
         motion[rng.integers(3, frames) :] += rng.normal(0, 0.35, 2)
-    return motion
+    swallow = np.zeros(frames)
+    if rng.random() < 0.3:
+        swallow[rng.integers(3, frames) :] = rng.normal(0, 0.55)
+    return motion, swallow
 
 
 def _shutter(matrix: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
@@ -94,10 +101,14 @@ def acquire(
         strength=float(rng.uniform(0.75, 1.0)) * DILUTION.get(first["vessel"], 1.0),
     )
     rotating = first["kind"] == "rotational"
-    centre = np.array(ISOCENTRE[first["vessel"]]) * [first["side"], 1, 1] + rng.normal(0, [2.0, 4.0, 4.0])
+    centre = np.array(ISOCENTRE[first["vessel"]]) * [first["side"], 1, 1] + rng.normal(
+        0, [2.0, *CENTRING_MM.get(first["vessel"], (4.0, 4.0))]
+    )
     field = float(rng.uniform(*FIELD_MM.get(first["vessel"], OTHER_FIELD_MM)))
-    photons = float(rng.uniform(0.75, 1.5) * 2.2e5 * (144 / config.matrix) ** 2)
-    motion = np.zeros((config.frames, 2)) if rotating else _motion(config.frames, rng)
+    photons = float(rng.uniform(0.6, 1.25) * 2.2e5 * (144 / config.matrix) ** 2)
+    motion, swallow = _motion(config.frames, step, rng)
+    if rotating:
+        motion, swallow = np.zeros_like(motion), np.zeros_like(swallow)
     mask_frames = (1,) if rng.random() < 0.5 or times[1] > injection.start - 0.1 else (1, 2)
     acquisitions = []
     for row in rows:
@@ -108,7 +119,7 @@ def acquire(
         angles = ()
         if rotating:
             angles = tuple(np.round(np.linspace(-ROTATION_DEG / 2, ROTATION_DEG / 2, config.frames), 1))
-        exposure = Exposure(photons, motion, _shutter(config.matrix, rng))
+        exposure = Exposure(photons, motion, _shutter(config.matrix, rng), swallow)
         acquisitions.append(Acquisition(arm, exposure, injection, mask_frames, angles))
     render = render_rotation if rotating else render_run
     arms = [a.arm for a in acquisitions]

@@ -50,6 +50,8 @@ class Patient:
     dominant_sinus: int  # +1 left, -1 right
     basilar_bow: float  # mm
     wave: np.ndarray  # [6, 9] smooth individual deformation: wave vector, phase, amplitude
+    basilar: np.ndarray  # [3] mm: height of its tip, bow towards the cerebellum, how far the atlas loop reaches back
+    pose: np.ndarray  # [2] how the head lies, degrees: turned to the left, chin raised
 
 
 def draw_patient(rng: np.random.Generator) -> Patient:
@@ -64,7 +66,7 @@ def draw_patient(rng: np.random.Generator) -> Patient:
     )
     return Patient(
         scale=rng.normal([1.0, 1.0, 1.0], [0.03, 0.035, 0.035]).clip(0.92, 1.08),
-        siphon=rng.normal(0, [3.2, 2.2, 2.0, 4.5], (2, 4)).clip(-7, 7),
+        siphon=rng.normal(0, [3.2, 2.4, 2.2, 5.0], (2, 4)).clip(-8, 8),
         calibre=float(np.clip(rng.normal(1.0, 0.07), 0.85, 1.15)),
         tortuosity=float(rng.uniform(0.75, 1.3)),
         m1_length=rng.normal(0, 2.2, 2).clip(-5, 5),
@@ -74,6 +76,8 @@ def draw_patient(rng: np.random.Generator) -> Patient:
         dominant_sinus=int(rng.choice([-1, -1, 1])),
         basilar_bow=float(rng.normal(0, 2.6)),
         wave=sway,
+        basilar=rng.normal(0, [3.5, 3.0, 3.0]).clip(-7, 7),
+        pose=rng.normal(0, [2.2, 3.2]).clip(-6, 6),
     )
 
 
@@ -83,7 +87,18 @@ def individual(points: np.ndarray, patient: Patient) -> np.ndarray:
     angle = points @ k.T
     sway = sum(np.sin(angle[:, j : j + 1] + phase[j]) * amplitude[j] for j in range(len(k)))
     # the skull base is held nearly still, the neck and the distal brain move
-    return (points + sway * 0.9) * patient.scale
+    return posed((points + sway * 0.9) * patient.scale, patient)
+
+
+def posed(points: np.ndarray, patient: Patient) -> np.ndarray:
+    """Turn points [n, 3] as the patient's head lies, about the brain's centre; the neck below the skull base stays."""
+    turn, raised = np.deg2rad(patient.pose)
+    x, y, z = (points - BRAIN_CENTRE).T
+    held = np.clip(1 + (z + 73) / 60, 0, 1)  # 1 above the skull base, 0 in the neck
+    raised, turn = raised * held, turn * held
+    y, z = y * np.cos(raised) + z * np.sin(raised), z * np.cos(raised) - y * np.sin(raised)
+    x, y = x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn)
+    return np.column_stack([x, y, z]) + BRAIN_CENTRE
 
 
 def cortex_x(y: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -117,9 +132,9 @@ def carotid(patient: Patient, side: int) -> list[Vessel]:
     m1 = [(14.5, -4, 9), (19, -6, 10.2), (26, -7, 9.2), (31 + 0.6 * length, -6, 9.5), (35 + length, -4, 11)]
     a1 = [(14.5, -4, 9), (11, -8, 10.4), (6.5, -11.5, 10.2), (2.4, -13, 12)]
     vessels = [
-        Vessel("ICA", _mirror(ica, side), (2.35 * c, 1.75 * c), None),
-        Vessel("M1", _mirror(m1, side), (1.4 * c, 1.25 * c), "ICA"),
-        Vessel("A1", _mirror(a1, side), (1.05 * c, 1.0 * c), "ICA"),
+        Vessel("ICA", _mirror(ica, side), (2.5 * c, 1.85 * c), None),
+        Vessel("M1", _mirror(m1, side), (1.5 * c, 1.35 * c), "ICA"),
+        Vessel("A1", _mirror(a1, side), (1.15 * c, 1.05 * c), "ICA"),
         Vessel("ophthalmic", _mirror([(11, -14, 0), (13, -24, -3), (17, -36, -5), (21, -50, -1), (17, -60, 3)], side), (0.6, 0.3), "ICA"),
         Vessel("AChA", _mirror([(13.6, -5, 5), (17, 4, 6), (21, 14, 10), (24, 24, 15), (22, 32, 18)], side), (0.4, 0.2), "ICA"),
     ]  # fmt: skip
@@ -195,6 +210,8 @@ def anterior_cerebral(side: int, rng: np.random.Generator, root: str = "A1") -> 
         (x, -37 - reach, 27), (x + 1, -45 - reach, 34), (x + 1.5, -46, 45 + lift), (x + 1, -38, 55 + lift), (x + 1.5, -22, 61 + lift),
         (x + 1, -5, 65 + lift), (x + 1.5, 12, 67 + lift), (x + 2, 26, 74),
     ]  # fmt: skip
+    for course in (pericallosal, callosomarginal):  # they weave about the midline
+        course[1:] = [(px + rng.normal(0, 1.0), py, pz) for px, py, pz in course[1:]]
     branches = {
         "frontopolar": ([(x, -30, 19), (x + 2, -42, 19), (x + 3, -54, 24), (x + 4, -61, 32)], "pericallosal"),
         "fronto-orbital": ([(x, -20, 15.5), (x + 3, -30, 8), (x + 4, -42, 5), (x + 4, -54, 8)], "pericallosal"),
@@ -221,6 +238,7 @@ def posterior_cerebral(side: int, rng: np.random.Generator, root: str, from_caro
     temporal = [(19, 25, 7), (25, 32, 1), (31, 42, -5), (35, 56, -7), (37, 72, -4)]
     anterior = [(17, 19, 6), (24, 20, -2), (31, 18, -12), (37, 14, -19)]
     choroidal = [(19, 30, 8), (14, 38, 14), (9, 36, 21), (7, 26, 26)]
+    calcarine, parieto, temporal = (_jitter(c, rng, 1, 3.5) for c in (calcarine, parieto, temporal))
     name = "PCA"
     return [
         Vessel(name, _mirror(p, side), (1.05, 0.85), root),
@@ -239,6 +257,26 @@ def posterior_cerebral(side: int, rng: np.random.Generator, root: str, from_caro
         ),
         Vessel("posterior choroidal", _mirror(choroidal, side), (0.3, 0.16), name),
     ]
+
+
+def hindbrain(points: np.ndarray, patient: Patient) -> np.ndarray:
+    """Move points [n, 3] of the posterior circulation smoothly, as this patient's basilar tip, basilar bow and atlas loop lie."""
+    points = np.asarray(points, float).copy()
+    tip, bow, loop = patient.basilar
+    for centre, width, shift in (
+        ((0, 13, 3), 24, (0, 0, tip)),
+        ((0, 19, -14), 13, (0, bow, 0)),
+        ((0, 44, -62), 26, (0, loop, 0.5 * loop)),
+    ):
+        near = np.exp(-(((points - centre) * [0.5, 1, 1]) ** 2).sum(axis=1) / width**2)
+        points += near[:, None] * shift
+    return points
+
+
+def _jitter(points, rng: np.random.Generator, first: int, sd: float) -> list[tuple]:
+    """Control points of which those from `first` on are moved, the more the farther out: no two patients' branches are alike."""
+    share = np.clip((np.arange(len(points)) - first + 1) / max(len(points) - first, 1), 0, None)[:, None]
+    return [tuple(p) for p in np.asarray(points, float) + share * rng.normal(0, sd, (len(points), 3)) * [0.6, 1, 1]]
 
 
 def vertebrobasilar(patient: Patient, side: int) -> list[Vessel]:
@@ -260,23 +298,28 @@ def vertebrobasilar(patient: Patient, side: int) -> list[Vessel]:
     return [
         Vessel("VA", _mirror(va, side), (1.75 * c, 1.5 * c), None),
         Vessel("BA", _mirror(ba, side), (1.75 * c, 1.5 * c), "VA"),
-    ]
+        Vessel("muscular", _mirror([(26, 31, -82), (31, 42, -86), (33, 54, -84), (38, 64, -76)], side), None, "VA", sprouts=True),
+        Vessel("posterior meningeal", _mirror([(23, 50, -58), (19, 63, -53), (13, 82, -42), (9, 98, -25)], side), (0.34, 0.2), "VA"),
+        Vessel("anterior spinal", _mirror([(3, 27, -35), (0.5, 31, -48), (0, 33, -80), (0, 34, -125)], side), (0.28, 0.2), "VA"),
+    ]  # fmt: skip
 
 
 def cerebellar(side: int, injected: bool, rng: np.random.Generator) -> list[Vessel]:
     """SCA, AICA and (on the injected side) PICA with its caudal and cranial loops."""
-    drop = rng.normal(0, 3)
+    drop = rng.normal(0, 4.5)
     sca = [(0.3, 13.5, 0.5), (5, 14, 0.5), (12, 20, 1), (16.5, 30, 2), (15, 41, 5), (12, 50, 7)]
     sca_lateral = [(16, 28, 2), (23, 38, 0), (31, 50, -3), (37, 62, -8)]
     sca_vermian = [(12, 50, 7), (7, 58, 5), (6, 70, -1), (6, 84, -11)]
     aica = [(0.4, 20, -16), (7, 21, -18), (15, 25, -19), (23, 28, -18), (27, 34, -21), (33, 43, -27), (38, 56, -34)]
+    sca_lateral, sca_vermian = _jitter(sca_lateral, rng, 1, 3.5), _jitter(sca_vermian, rng, 1, 3.0)
+    aica = _jitter(aica, rng, 2, 4.0)
     vessels = [
         Vessel("SCA", _mirror(sca, side), (0.7, 0.6), "BA"),
         Vessel("SCA lateral", _mirror(sca_lateral, side), None, "SCA", sprouts=True),
         Vessel("SCA vermian", _mirror(sca_vermian, side), None, "SCA", sprouts=True),
         Vessel("AICA", _mirror(aica, side), None, "BA", sprouts=True),
     ]
-    if injected:
+    if injected and rng.random() < 0.86:  # else the anterior inferior cerebellar artery supplies its territory
         pica = [
             (7, 36, -43),
             (12, 38, -47),
@@ -289,6 +332,7 @@ def cerebellar(side: int, injected: bool, rng: np.random.Generator) -> list[Vess
         ]
         vermis = [(6, 66, -42), (4, 76, -46), (4, 88, -40), (4, 96, -30)]
         hemisphere = [(6, 64, -41), (15, 70, -50), (26, 74, -53), (37, 72, -48)]
+        vermis, hemisphere = _jitter(vermis, rng, 1, 4.0), _jitter(hemisphere, rng, 1, 4.0)
         vessels += [
             Vessel("PICA", _mirror(pica, side), (0.7, 0.6), "VA"),
             Vessel("PICA vermian", _mirror(vermis, side), None, "PICA", sprouts=True),

@@ -1,8 +1,9 @@
 """Contrast over time: an injected bolus that disperses on its way, and the phase of every frame.
 
 The concentration at a place the front reaches after tau seconds is the injection (a box of D seconds) spread by a
-gamma-variate transit (Thompson et al., Circ Res 1964) whose width grows with tau. Tissue and veins see the same
-bolus later and wider.
+gamma-variate transit (Thompson et al., Circ Res 1964) whose width grows with tau. A share of it travels slowly along the
+wall (Taylor dispersion of laminar flow), so that arteries stay filled, fainter, while the capillary bed blushes. Tissue and veins see
+the same bolus later and wider.
 """
 
 from __future__ import annotations
@@ -20,16 +21,20 @@ SHAPE = 3.0  # gamma-variate exponent
 @dataclass(frozen=True)
 class Injection:
     """start: s after the first frame that contrast enters the tree's root; duration: s; tissue_delay, vein_delay: s after the
-    arterial tips; strength: undiluted share of the blood column, 0–1."""
+    arterial tips; strength: undiluted share of the blood column, 0–1; dispersion: width in s of the gamma-variate at the root, and `spread` more of
+    it per second of arrival; slow_share: share of the contrast that is slow_width s wider."""
 
     start: float
     duration: float
-    tissue_delay: float = 0.2
-    tissue_width: float = 0.3
-    vein_delay: float = 0.95
-    vein_width: float = 0.33
+    tissue_delay: float = 0.5
+    tissue_width: float = 0.4
+    vein_delay: float = 1.15
+    vein_width: float = 0.36
     strength: float = 0.9
     dispersion: float = 0.085
+    spread: float = 0.1
+    slow_share: float = 0.28
+    slow_width: float = 0.5
 
 
 def _box_gamma(t: np.ndarray, duration: float, width: np.ndarray) -> np.ndarray:
@@ -40,8 +45,10 @@ def _box_gamma(t: np.ndarray, duration: float, width: np.ndarray) -> np.ndarray:
 def artery_curve(injection: Injection, times: np.ndarray, arrival: np.ndarray) -> np.ndarray:
     """Concentration 0–1 at times [t] s and arrival times [k] s: [t, k]."""
     local = times[:, None] - injection.start - arrival[None]
-    width = injection.dispersion + 0.06 * arrival[None]
-    return injection.strength * _box_gamma(local, injection.duration, np.broadcast_to(width, local.shape))
+    width = np.broadcast_to(injection.dispersion + injection.spread * arrival[None], local.shape)
+    fast = _box_gamma(local, injection.duration, width)
+    slow = _box_gamma(local, injection.duration, width + injection.slow_width)
+    return injection.strength * ((1 - injection.slow_share) * fast + injection.slow_share * slow)
 
 
 def tissue_curve(injection: Injection, times: np.ndarray, arrival: np.ndarray) -> np.ndarray:
@@ -55,7 +62,8 @@ def vein_curve(injection: Injection, times: np.ndarray, arrival: np.ndarray) -> 
     """Venous concentration (relative) at times [t] s; arrival [k] s counts from the first venous outflow."""
     local = times[:, None] - injection.start - arrival[None]
     width = np.broadcast_to(injection.vein_width + 0.02 * arrival[None], local.shape)
-    return injection.strength * _box_gamma(local, injection.duration + 0.6, width)
+    fast, slow = (_box_gamma(local, injection.duration + 0.6, w) for w in (width, width + 2 * injection.slow_width))
+    return injection.strength * ((1 - injection.slow_share) * fast + injection.slow_share * slow)
 
 
 def phases(artery: np.ndarray, tissue: np.ndarray, vein: np.ndarray) -> np.ndarray:

@@ -30,14 +30,26 @@ def _example(plan: pd.DataFrame, circulation: str, plane: str) -> pd.Series:
     return rows.loc[off.idxmin()]
 
 
-def draw_conditions(plan: pd.DataFrame, truth: pd.DataFrame, folder: Path, columns: int = 7) -> plt.Figure:
+def moments(phase: np.ndarray, best: int) -> list[int]:
+    """Seven frames that tell a run: before contrast, filling to the representative frame `best`, middle of the capillary phase, first venous frame, last."""
+    before = np.flatnonzero(phase == "before_contrast")
+    capillary, venous = np.flatnonzero(phase == "capillary"), np.flatnonzero(phase == "venous")
+    first = int(before[-1]) if len(before) else 0
+    blush = int(capillary[len(capillary) // 2]) if len(capillary) else best
+    filling = np.linspace(first, best, 4).round().astype(int)
+    return [*filling.tolist(), blush, int(venous[0]) if len(venous) else len(phase) - 1, len(phase) - 1]
+
+
+def draw_conditions(plan: pd.DataFrame, truth: pd.DataFrame, folder: Path) -> plt.Figure:
     """One simulated series of each circulation and plane over time, the phase above every frame."""
+    columns = 7
     fig, axes = plt.subplots(4, columns, figsize=(1.9 * columns, 8.2), squeeze=False)
     for line, (circulation, plane) in zip(axes, TITLES, strict=True):
         row = _example(plan, circulation, plane)
         frames = subtracted(pydicom.dcmread(folder / row["file"]))
-        phase = truth.loc[truth["series_instance_uid"] == row["series_instance_uid"], "phase"].to_numpy()
-        show = np.linspace(1, len(frames) - 1, columns).round().astype(int)
+        own = truth[truth["series_instance_uid"] == row["series_instance_uid"]]
+        phase = own["phase"].to_numpy()
+        show = moments(phase, int(own["representative"].to_numpy().argmax()))
         for ax, n in zip(line, show, strict=True):
             ax.imshow(frames[n], cmap="gray", vmin=0, vmax=255, interpolation="bilinear")
             ax.set_title(f"{n + 1}: {phase[n].replace('_', ' ')}", fontsize=7)
@@ -68,4 +80,19 @@ def draw_run(plan: pd.DataFrame, truth: pd.DataFrame, folder: Path, masks: Path)
                 f"plane {series.plane} ({series.primary_angle_deg:g}°/{series.secondary_angle_deg:g}°)", fontsize=8
             )
     fig.suptitle("Phantom (simulated): one run in both planes", fontsize=10)
+    return fig
+
+
+def draw_side_by_side(runs, frames: list[list[int]]) -> plt.Figure:
+    """Frames of runs (`measures.Run`) one run a row, pixel for pixel at equal scale and window."""
+    columns = len(frames[0])
+    fig, axes = plt.subplots(len(runs), columns, figsize=(2 * columns, 2.12 * len(runs)), squeeze=False)
+    for line, run, shown in zip(axes, runs, frames, strict=True):
+        for ax, n in zip(line, shown, strict=True):
+            ax.imshow(run.frames[n], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            truth = "" if run.phase is None else f", {run.phase[n].replace('_', ' ')}"
+            ax.set_title(f"{run.times[n]:.1f} s{truth}", fontsize=6, pad=2)
+            ax.set(xticks=[], yticks=[])
+        line[0].set_ylabel(run.name, fontsize=7)
+    fig.subplots_adjust(0.02, 0.005, 0.995, 0.985, 0.03, 0.08)
     return fig

@@ -13,7 +13,8 @@ from scipy.ndimage import zoom
 
 from dsa_lib.phantom.anatomy import Patient
 
-MU_IODINE = 0.2  # per mm of undiluted contrast at the detector's effective energy
+MU_IODINE = 0.34  # per mm of undiluted contrast at the detector's effective energy
+SCATTER = 0.35  # scattered to primary radiation behind the grid: what a filled vessel cannot darken
 HEAD_MATRIX = 288  # the skull is smooth: larger detectors interpolate it
 MU_SOFT, MU_BONE = 0.0062, 0.021  # per mm, effective: beam hardening and scatter flatten them
 
@@ -109,15 +110,19 @@ def vessel_layers(samples: dict[str, np.ndarray], arm: CArm, matrix: int, layers
     )
 
 
-def _chord(source: np.ndarray, direction: np.ndarray, centre, axes) -> np.ndarray:
-    """Length in mm of each ray inside an ellipsoid."""
+def _chord(source: np.ndarray, direction: np.ndarray, centre, axes, base=None) -> np.ndarray:
+    """Length in mm of each ray inside an ellipsoid; with a `base` (normal, offset, width in mm) it fades out below that plane."""
     axes = np.asarray(axes, float)
     o = (source - np.asarray(centre, float)) / axes
     d = direction / axes
     a = np.einsum("...i,...i->...", d, d)
     b = d @ o
-    inside = b * b - a * (o @ o - 1)
-    return 2 * np.sqrt(np.clip(inside, 0, None)) / a
+    length = 2 * np.sqrt(np.clip(b * b - a * (o @ o - 1), 0, None)) / a
+    if base is None:
+        return length
+    normal, offset, width = base
+    height = source @ normal + (direction @ normal) * (-b / a) - offset  # of the chord's middle over the plane
+    return length * np.clip(0.5 + height / width, 0, 1)
 
 
 def _trunk() -> list[tuple[tuple, tuple, float]]:
@@ -132,8 +137,12 @@ def _trunk() -> list[tuple[tuple, tuple, float]]:
     return bodies
 
 
+# The vault fades out about a plane from the orbital roofs to the foramen magnum; below it lies the base, which has bodies of its own.
+SKULL_BASE = (np.array([0.0, 0.23, 0.973]), -28.0, 36.0)
+
+
 def _head(scale: np.ndarray) -> list[tuple[tuple, tuple, float]]:
-    """Ellipsoids (centre, semi-axes, attenuation per mm, added where they overlap) of head and neck."""
+    """Ellipsoids (centre, semi-axes, attenuation per mm, added where they overlap) of head and neck; the first three are the vault."""
     skull, inner = np.array([77.0, 99.0, 81.0]), np.array([71.0, 92.5, 75.0])
     bone = MU_BONE - MU_SOFT
     bodies = [
@@ -142,19 +151,27 @@ def _head(scale: np.ndarray) -> list[tuple[tuple, tuple, float]]:
         ((0, 19, 23), inner, -bone),
         ((0, -28, -58), (62, 55, 58), MU_SOFT * 0.8),  # face
         ((0, 36, -120), (56, 60, 95), MU_SOFT * 0.8),  # neck
-        ((0, -58, -92), (34, 22, 10), bone * 0.6),  # mandible and teeth
-        ((0, -62, -66), (26, 18, 8), bone * 0.5),  # maxilla
         ((34, 22, -30), (20, 13, 9), bone * 0.5),  # petrous bones
         ((-34, 22, -30), (20, 13, 9), bone * 0.5),
         ((57, 38, -42), (11, 14, 18), bone * 0.5),  # mastoids
         ((-57, 38, -42), (11, 14, 18), bone * 0.5),
-        ((0, -20, -20), (26, 22, 5), bone * 0.7),  # sphenoid
+        ((14, -22, -17), (17, 11, 5), bone * 0.6),  # sphenoid
+        ((-14, -22, -17), (17, 11, 5), bone * 0.6),
+        ((0, -6, -22), (13, 14, 9), bone * 0.35),
+        ((0, 26, -42), (12, 16, 6), bone * 0.5),  # clivus
         ((0, -52, -34), (13, 22, 22), -MU_SOFT * 0.9),  # nasal cavity and ethmoid air
         ((33, -52, -12), (17, 20, 16), -MU_SOFT * 0.25),  # orbits
         ((-33, -52, -12), (17, 20, 16), -MU_SOFT * 0.25),
         ((0, -70, 8), (22, 8, 11), -MU_SOFT * 0.9),  # frontal sinus
         ((0, 4, -90), (9, 9, 40), -MU_SOFT * 0.9),  # airway
     ]
+    for n in range(-5, 6):  # jaws
+        x, y = np.sin(n * 0.3), np.cos(n * 0.3)
+        bodies.append(((40 * x, -24 - 46 * y, -97 + 10 * (1 - y)), (8, 8, 11), bone * 0.45))
+        bodies.append(((30 * x, -26 - 38 * y, -64), (8, 8, 8), bone * 0.3))
+    for n in range(-6, 7):  # teeth
+        x, y = 23 * np.sin(n * 0.24), -48 - 26 * np.cos(n * 0.24)
+        bodies += [((x, y, -74), (2.6, 3.2, 6.5), bone * 1.6), ((0.93 * x, y + 2, -87), (2.2, 3.0, 6.0), bone * 1.6)]
     for n in range(5):  # cervical vertebrae
         z = -66 - 17 * n
         bodies.append(((0, 30, z), (15, 10, 7.5), bone * 0.8))
@@ -170,11 +187,18 @@ def head_attenuation(patient: Patient, arm: CArm, matrix: int, texture: np.ndarr
     size = min(matrix, HEAD_MATRIX)
     source, direction = arm.rays(size)
     total, bone = np.zeros((size, size)), np.zeros((size, size))
-    for centre, axes, mu in _trunk() if arm.isocentre[2] < -200 else _head(patient.scale):
-        path = _chord(source, direction, centre, axes) * mu
-        total += path
+    trunk = arm.isocentre[2] < -200
+    bodies = _trunk() if trunk else _head(patient.scale)
+    columns, rows, magnification = arm.project(np.array([centre for centre, _, _ in bodies]), size)
+    reach = np.array([max(axes) for _, axes, _ in bodies]) * magnification * size / arm.field * 1.05 + 2
+    for n, (centre, axes, mu) in enumerate(bodies):
+        window = tuple(
+            slice(max(int(at - reach[n]), 0), max(int(at + reach[n]) + 2, 0)) for at in (rows[n], columns[n])
+        )
+        path = _chord(source, direction[window], centre, axes, SKULL_BASE if n < 3 and not trunk else None) * mu
+        total[window] += path
         if mu > MU_SOFT:
-            bone += path
+            bone[window] += path
     if size < matrix:
         total, bone = (zoom(image, matrix / size, order=1, grid_mode=True, mode="nearest") for image in (total, bone))
     if texture is not None:

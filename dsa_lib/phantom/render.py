@@ -8,25 +8,28 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, zoom
 
 from dsa_lib.phantom.bolus import Injection, artery_curve, phases, representative_frame, tissue_curve, vein_curve
-from dsa_lib.phantom.projection import MU_IODINE, CArm, head_attenuation, splat, vessel_layers
+from dsa_lib.phantom.projection import MU_IODINE, SCATTER, CArm, head_attenuation, splat, vessel_layers
 from dsa_lib.phantom.territories import Injection3D, arterial_samples, venous_samples
 
-LAYERS = 28
+LAYERS, TISSUE_LAYERS = 28, 6
 BRIGHT = 3700.0  # detector value of the direct beam
 OFFSET = 24.0  # detector value behind the shutter
 VISIBLE_PATH_MM = 0.2  # contrast path (mm) from which an artery is drawn in the truth mask
-TISSUE_STRENGTH = 0.05
-VEIN_DILUTION = 0.52  # veins carry blood of unopacified territories too
+TISSUE_STRENGTH = 0.077
+JAW_MM = -62.0  # height below which the neck moves when the patient swallows
+VEIN_DILUTION = 0.6  # veins carry blood of unopacified territories too
 
 
 @dataclass(frozen=True)
 class Exposure:
     """photons: quanta per pixel in the direct beam; motion: [frames, 2] shift of the patient in mm at the isocentre (right, down);
-    shutter: (left, right, upper, lower) first and last exposed column/row, 0-based inclusive."""
+    shutter: (left, right, upper, lower) first and last exposed column/row, 0-based inclusive; swallow: [frames] further shift downwards in mm of the
+    neck and jaw, or None."""
 
     photons: float
     motion: np.ndarray
     shutter: tuple[int, int, int, int]
+    swallow: np.ndarray | None = None
 
 
 @dataclass
@@ -66,21 +69,20 @@ def contrast_timing(body: Injection3D, injection: Injection, times: np.ndarray) 
 def contrast_images(body: Injection3D, injection: Injection, arm: CArm, matrix: int, times: np.ndarray):
     """Contrast path length (mm) per frame [frames, matrix, matrix] and the truth mask [matrix, matrix] of one view."""
     pixel = arm.field / matrix
-    samples = arterial_samples(body, 0.45 * pixel)
+    samples = arterial_samples(body, 0.55 * pixel)
     layers = vessel_layers(samples, arm, matrix, LAYERS, body.last_arrival)
     curve = artery_curve(injection, times, np.linspace(0, body.last_arrival, LAYERS)).astype(np.float32)
     image = np.tensordot(curve, layers.astype(np.float32), 1)
     mask = truth_mask(samples, arm, matrix)
-    coarse = max(matrix // 3, 24)
-    blush = {"point": body.tissue, "arrival": body.tissue_arrival, "radius": np.full(len(body.tissue), 3.0)}
+    coarse = max(matrix // 2, 24)
+    blush = {"point": body.tissue, "arrival": body.tissue_arrival, "radius": np.full(len(body.tissue), 1.0)}
     blush["volume"] = np.full(len(body.tissue), body.tissue_volume)
     last = float(body.tissue_arrival.max())
-    stack = vessel_layers(blush, arm, coarse, 8, last)
-    stack = gaussian_filter(stack, (0, 2.6 * coarse / arm.field, 2.6 * coarse / arm.field))
-    curve = tissue_curve(injection, times, np.linspace(0, last, 8)) * TISSUE_STRENGTH
-    low = np.tensordot(curve, stack, 1)
-    fine = zoom(low, (1, matrix / coarse, matrix / coarse), order=1, grid_mode=True, mode="nearest")
-    image += fine[:, :matrix, :matrix].astype(np.float32)
+    stack = vessel_layers(blush, arm, coarse, TISSUE_LAYERS, last)
+    stack = gaussian_filter(stack.astype(np.float32), (0, *2 * (1.3 * coarse / arm.field,)))
+    fine = zoom(stack, (1, matrix / coarse, matrix / coarse), order=1, grid_mode=True, mode="nearest")
+    curve = tissue_curve(injection, times, np.linspace(0, last, TISSUE_LAYERS)) * TISSUE_STRENGTH
+    image += np.tensordot(curve.astype(np.float32), fine, 1)
     if body.veins is not None:
         samples = venous_samples(body, 0.6 * pixel)
         last = float(samples["arrival"].max())
@@ -111,14 +113,21 @@ def expose(
     """Raw detector frames [frames, matrix, matrix] uint16, linear in exposure, 12 bits.
 
     attenuation: [matrix, matrix] of the patient, or [frames, ...] where the view moves; contrast: mm of iodine path.
-    Quantum noise has the variance of Poisson counts; the patient's motion shifts skull and vessels together (first order).
+    Scatter is of the patient, not of the vessel: dense contrast saturates at SCATTER / (1 + SCATTER) of the surroundings.
+    Quantum noise has the variance of Poisson counts. Motion shifts the patient's bones and soft tissue to first order, which leaves the edges of
+    subtraction; the vessels' own shift, less than a pixel, is left out.
     """
     matrix = contrast.shape[-1]
     still = attenuation if attenuation.ndim == 3 else attenuation[None]
     down, right = np.gradient(still, axis=(1, 2))
-    step = (exposure.motion * matrix / arm.field)[:, :, None, None]
-    line = still - right * step[:, 0] - down * step[:, 1] + MU_IODINE * contrast
-    counts = np.exp(-line.astype(np.float32))
+    pixels = matrix / arm.field
+    across, along = (exposure.motion * pixels).T[:, :, None, None]
+    if exposure.swallow is not None and exposure.swallow.any():
+        jaw = arm.project(np.array([[0.0, 0.0, JAW_MM]]), matrix)[1][0]
+        below = np.clip((np.arange(matrix) - jaw) / pixels / 25, 0, 1)[:, None]  # fully 25 mm under the jaw
+        along = along + exposure.swallow[:, None, None] * pixels * below
+    line = still - right * across - down * along
+    counts = np.exp(-line.astype(np.float32)) * ((np.exp(-MU_IODINE * contrast) + SCATTER) / (1 + SCATTER))
     counts += np.sqrt(counts / exposure.photons) * rng.standard_normal(counts.shape, dtype=np.float32)
     frames = np.clip(counts, 0, None) * BRIGHT + OFFSET
     left, last_column, upper, last_row = exposure.shutter

@@ -9,6 +9,7 @@ import numpy as np
 from dsa_lib.phantom import anatomy, drainage
 from dsa_lib.phantom.anatomy import CEREBELLUM_AXES, CEREBELLUM_CENTRE, Patient, cortex_x, individual
 from dsa_lib.phantom.trees import (
+    PROXIMAL,
     Tree,
     grow,
     join,
@@ -21,7 +22,9 @@ from dsa_lib.phantom.trees import (
 )
 
 PROXIMAL_NAMES = ("ICA", "M1", "A1", "VA", "BA", "CCA", "PCA", "ECA", "aorta", "brachiocephalic")
-VENOUS_TRANSIT_S = 1.1  # from the smallest drawn cortical vein to the neck
+VENOUS_TRANSIT_S = 1.8  # from the smallest drawn cortical vein to the neck
+SINUS_SHARE = 0.37  # contrast of a sinus relative to the cortical veins: it is no round tube, and clear blood of the other hemisphere joins
+GYRUS_MM = 9.0  # from one fold of the cortex to the next
 VESSELS = ("ICA", "CCA", "VA", "ECA", "arch", "spinal", "femoral")
 
 
@@ -57,10 +60,10 @@ def _scatter(rng, n: int, lower, upper) -> np.ndarray:
 
 def convexity_points(rng: np.random.Generator, density: float = 1.0) -> np.ndarray:
     """Lateral cortex of the left hemisphere, the middle cerebral artery's share: [n, 3] mm, some of them deep in sulci."""
-    yz = _scatter(rng, int(950 * density), (-66, -28), (106, 92))
+    yz = _scatter(rng, int(1450 * density), (-70, -28), (106, 94))
     x = cortex_x(yz[:, 0], yz[:, 1])
     keep = (x > 24) & (yz[:, 0] < 92 - 0.12 * np.abs(yz[:, 1]))
-    keep &= (yz[:, 1] > -24 + 0.28 * np.clip(yz[:, 0] - 20, 0, None)) & (yz[:, 1] < 84)
+    keep &= (yz[:, 1] > -24 + 0.28 * np.clip(yz[:, 0] - 20, 0, None)) & (yz[:, 1] < 89)
     keep &= ~((yz[:, 0] < -26) & (yz[:, 1] < 2))  # under the frontal lobe there is no temporal lobe
     points = np.column_stack([x, yz])[keep]
     depth = rng.beta(1.0, 2.6, len(points)) * 14
@@ -70,7 +73,7 @@ def convexity_points(rng: np.random.Generator, density: float = 1.0) -> np.ndarr
 
 def medial_points(rng: np.random.Generator, density: float = 1.0) -> np.ndarray:
     """Medial wall above the corpus callosum and the parasagittal strip, the anterior cerebral artery's share: [n, 3] mm."""
-    yz = _scatter(rng, int(420 * density), (-66, 2), (70, 92))
+    yz = _scatter(rng, int(640 * density), (-70, 2), (70, 95))
     edge = cortex_x(yz[:, 0], yz[:, 1])
     arc = ((yz[:, 0] - 6) / 44) ** 2 + ((yz[:, 1] - 18) / 29) ** 2
     keep = (edge > 12) & (arc > 1.02) & ~((yz[:, 0] > -24) & (yz[:, 1] < 40)) & (yz[:, 0] < 66)
@@ -83,13 +86,13 @@ def medial_points(rng: np.random.Generator, density: float = 1.0) -> np.ndarray:
 
 def occipital_points(rng: np.random.Generator, density: float = 1.0) -> np.ndarray:
     """Occipital lobe and inferior temporal surface, the posterior cerebral artery's share: [n, 3] mm."""
-    yz = _scatter(rng, int(200 * density), (58, -4), (105, 58))
+    yz = _scatter(rng, int(330 * density), (58, -4), (105, 58))
     edge = cortex_x(yz[:, 0], yz[:, 1])
     keep = (edge > 8) & (yz[:, 1] < 10 + 1.1 * (yz[:, 0] - 48)) & (yz[:, 0] > 62)
     medial = np.column_stack([3 + 5 * rng.random(keep.sum()), yz[keep]])
     pole = medial[medial[:, 1] > 78].copy()
     pole[:, 0] = np.minimum(cortex_x(pole[:, 1], pole[:, 2]), rng.uniform(10, 34, len(pole)))
-    xy = _scatter(rng, int(110 * density), (14, 12), (50, 92))
+    xy = _scatter(rng, int(170 * density), (14, 12), (50, 92))
     base = np.column_stack([xy, -22 + 0.24 * xy[:, 1] + rng.normal(0, 1.5, len(xy))])
     base = base[cortex_x(base[:, 1], base[:, 2]) > base[:, 0]]
     return np.concatenate([medial, pole, base])
@@ -97,7 +100,7 @@ def occipital_points(rng: np.random.Generator, density: float = 1.0) -> np.ndarr
 
 def cerebellar_points(rng: np.random.Generator, part: str, density: float = 1.0) -> np.ndarray:
     """Surface of the left cerebellar hemisphere near the superior (SCA), anterior (AICA) or inferior (PICA) artery: [n, 3] mm."""
-    n = int(460 * density)
+    n = int(760 * density)
     direction = rng.normal(size=(n, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     points = direction * CEREBELLUM_AXES * rng.uniform(0.82, 1.0, (n, 1)) + CEREBELLUM_CENTRE
@@ -121,8 +124,8 @@ def _carotid_tree(patient: Patient, side: int, rng, common: bool) -> Tree:
         bulb = np.concatenate(
             [[[27 * side, 19, -108], [29 * side, 25, -98]], ica.points[~below & (ica.points[:, 2] > -90)]]
         )
-        vessels[0] = anatomy.Vessel("ICA", bulb, (2.9 * patient.calibre, 1.75 * patient.calibre), "CCA")
-        vessels.insert(0, anatomy.Vessel("CCA", cca, (3.3 * patient.calibre, 3.2 * patient.calibre), None))
+        vessels[0] = anatomy.Vessel("ICA", bulb, (3.2 * patient.calibre, 1.85 * patient.calibre), "CCA")
+        vessels.insert(0, anatomy.Vessel("CCA", cca, (3.6 * patient.calibre, 3.5 * patient.calibre), None))
         vessels += drainage.external_carotid(patient, side, "CCA")
     vessels += anatomy.middle_cerebral(patient, side, rng)
     vessels += anatomy.anterior_cerebral(side, rng)
@@ -189,29 +192,40 @@ def _vertebral_tree(patient: Patient, side: int, rng) -> Tree:
         own = {v.name for v in parts}
         for v in parts:
             parent = v.parent + tag if v.parent in own else v.parent
+            if tag and parent == "VA":
+                parent = "VA reflux"
             vessels.append(anatomy.Vessel(v.name + tag, v.points, v.radius, parent, v.sprouts))
             if v.sprouts:
                 key = "PCA" if v.parent == "PCA" else v.name.split()[0]
                 pieces.setdefault(f"{key}{tag}", []).append(v.name + tag)
-    tree = join(vessels, lambda p: individual(p, patient))
+    tree = join(vessels, lambda p: individual(anatomy.hindbrain(p, patient), patient))
     for key, names in pieces.items():
         s = -side if key.endswith("(other)") else side
         part = key.split()[0]
         points = occipital_points(rng) if part == "PCA" else cerebellar_points(rng, part)
+        if part == "AICA" and "PICA" not in pieces and s == side:
+            points = np.concatenate([points, cerebellar_points(rng, "PICA")])
         tree = grow(tree, individual(points * [s, 1, 1], patient), names, reach=30)
-    return tree
+    neck = rng.uniform([22, 36, -105], [46, 72, -62], (24, 3)) * [side, 1, 1]
+    return grow(tree, individual(neck, patient), ["muscular"], reach=24)
 
 
 def _vein_tree(patient: Patient, side: int, rng, posterior: bool) -> Tree:
-    vessels = drainage.sinuses(patient, side, posterior) + drainage.bridging_veins(side, rng, posterior)
+    vessels = drainage.sinuses(patient, side, posterior, rng) + drainage.bridging_veins(side, rng, posterior)
     tree = join(vessels, lambda p: individual(p, patient))
     names = [v.name for v in vessels if v.sprouts and v.name != "superior sagittal"]
-    points = occipital_points(rng, 0.3) if posterior else convexity_points(rng, 0.22)
+    if posterior:
+        points = np.concatenate(
+            [occipital_points(rng, 0.5), cerebellar_points(rng, "SCA", 0.4), cerebellar_points(rng, "PICA", 0.4)]
+        )
+    else:
+        points = np.concatenate([convexity_points(rng, 0.36), medial_points(rng, 0.2)])
     grown_from = len(tree)
-    tree = grow(tree, individual(points * [side, 1, 1], patient), names, balance=0.5)
+    tree = grow(tree, individual(points * [side, 1, 1], patient), names, balance=0.08)
     smooth(tree, grown_from)
-    murray(tree, rng, leaf_mm=0.32)
-    undulate(tree, rng, 1.6)
+    murray(tree, rng, leaf_mm=0.33)
+    name_proximal(tree, drainage.SINUSES)
+    undulate(tree, rng, 2.0)
     time_of_arrival(tree)
     tree.arrival *= VENOUS_TRANSIT_S / tree.arrival.max()
     return tree
@@ -243,18 +257,31 @@ def inject(patient: Patient, vessel: str, side: int, seed: int) -> Injection3D:
     smooth(tree, named)
     murray(tree, rng)
     name_proximal(tree, PROXIMAL_NAMES)
-    undulate(tree, rng, 2.0 * patient.tortuosity)
+    cerebral = vessel in ("ICA", "CCA", "VA")
+    undulate(tree, rng, 2.0 * patient.tortuosity, fit(anatomy.BRAIN_CENTRE[None])[0] if cerebral else None, 2.5)
     time_of_arrival(tree)
     tips = np.flatnonzero(tree.children_count() == 0)
     veins = None
     if vessel in ("ICA", "CCA", "VA"):
         veins = _vein_tree(patient, side, rng, vessel == "VA")
-    per_tip = 14 if vessel in ("ICA", "CCA", "VA") else 3
-    feeding = np.repeat(tips, per_tip)
-    tissue = tree.position[feeding] + rng.normal(0, 5.5, (len(feeding), 3))
+    tissue, feeding = capillary_bed(tree, tips, rng, 32 if vessel in ("ICA", "CCA", "VA") else 10)
     first_vein = float(np.quantile(tree.arrival[tips], 0.5))
     volume = {"ICA": 1.4e5, "CCA": 1.5e5, "VA": 0.8e5, "ECA": 0.4e5}.get(vessel, 0.0)
     return Injection3D(vessel, tree, veins, tissue, volume / len(tissue), tree.arrival[feeding], first_vein)
+
+
+def capillary_bed(tree: Tree, tips: np.ndarray, rng, per_tip: int) -> tuple[np.ndarray, np.ndarray]:
+    """Points [n, 3] mm of the capillary bed and the tip (node) that feeds each.
+
+    Blood of the cortex lies in a folded sheet: points about the tips are dense near the zero level of a smooth random field, whose folds are as far
+    apart as gyri, so that the blush is streaked as in angiograms and not a cloud.
+    """
+    feeding = np.repeat(tips, per_tip)
+    points = tree.position[feeding] + rng.normal(0, 5.5, (len(feeding), 3))
+    k = rng.normal(size=(6, 3)) * (2 * np.pi / GYRUS_MM / np.sqrt(3))
+    field = np.sin(points @ k.T + rng.uniform(0, 2 * np.pi, 6)).sum(axis=1) / np.sqrt(3)
+    kept = (np.abs(field) < 0.5) | (rng.random(len(points)) < 0.3)
+    return points[kept], feeding[kept]
 
 
 def arterial_samples(injection: Injection3D, step: float) -> dict[str, np.ndarray]:
@@ -263,7 +290,8 @@ def arterial_samples(injection: Injection3D, step: float) -> dict[str, np.ndarra
 
 
 def venous_samples(injection: Injection3D, step: float) -> dict[str, np.ndarray]:
-    """Points along the veins; arrival counts in flow direction, from the tips towards the draining root."""
+    """Points along the veins; arrival counts in flow direction, from the tips towards the draining root. Volume is that of contrast-bearing blood."""
     samples = sample_edges(injection.veins, step)
+    samples["volume"] = samples["volume"] * np.where(samples["label"] == PROXIMAL, SINUS_SHARE, 1.0)
     samples["arrival"] = samples["arrival"].max() - samples["arrival"]
     return samples

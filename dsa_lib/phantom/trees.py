@@ -17,6 +17,9 @@ from dsa_lib.phantom.anatomy import Vessel
 PROXIMAL, MEDIUM, PERIPHERAL = 1, 2, 3
 PERIPHERAL_BELOW_MM = 0.45  # radius below which a branch counts as peripheral
 STEP_MM = 2.0
+SPROUT_EVERY = (
+    6  # nodes of a named vessel from one possible branch to the next: twigs join branches before they join stems
+)
 
 
 @dataclass
@@ -103,13 +106,12 @@ def grow(
         can[:] = False
         for name in from_names:
             a, b = tree.names[name]
-            can[a + (b - a) // 4 : b + 1] = True
+            can[a + (b - a) // 4 : b + 1 : SPROUT_EVERY] = True
+            can[b] = True
     position, parent = list(tree.position), list(tree.parent)
-    path = np.zeros(len(tree))
-    length = tree.edge_length()
+    path = tree.edge_length().tolist()
     for i in range(1, len(tree)):
-        path[i] = path[tree.parent[i]] + length[i]
-    path = list(path)
+        path[i] += path[tree.parent[i]]
     source = np.flatnonzero(can)
     away = np.linalg.norm(terminals[:, None] - tree.position[source][None], axis=2)
     cost = away + balance * np.asarray(path)[source][None]
@@ -164,21 +166,20 @@ def smooth(tree: Tree, grown_from: int, rounds: int = 3) -> None:
         tree.position[moving] += 0.6 * (average - tree.position)[moving]
 
 
-def murray(tree: Tree, rng: np.random.Generator, leaf_mm: float = 0.27, spread: float = 0.2) -> None:
+def murray(tree: Tree, rng: np.random.Generator, leaf_mm: float = 0.215, spread: float = 0.2) -> None:
     """Set radii in place: tips log-normal about `leaf_mm`, r_parent^3 = sum r_child^3 above, prescribed calibres kept."""
     n = len(tree)
     kids = tree.children_count()
     cube = np.zeros(n)
     tips = kids == 0
     cube[tips] = (leaf_mm * np.exp(rng.normal(0, spread, tips.sum()))) ** 3
+    given = ~np.isnan(tree.fixed)
+    cube[given] = tree.fixed[given] ** 3
+    total, parent, given = cube.tolist(), tree.parent.tolist(), given.tolist()
     for i in range(n - 1, 0, -1):
-        if not np.isnan(tree.fixed[i]):
-            cube[i] = tree.fixed[i] ** 3
-        if np.isnan(tree.fixed[tree.parent[i]]):
-            cube[tree.parent[i]] += cube[i]
-    if not np.isnan(tree.fixed[0]):
-        cube[0] = tree.fixed[0] ** 3
-    tree.radius = np.cbrt(cube)
+        if not given[parent[i]]:
+            total[parent[i]] += total[i]
+    tree.radius = np.cbrt(total)
     tree.label = np.where(tree.radius < PERIPHERAL_BELOW_MM, PERIPHERAL, MEDIUM).astype(np.uint8)
 
 
@@ -190,15 +191,24 @@ def name_proximal(tree: Tree, names: tuple[str, ...]) -> None:
             tree.label[a : b + 1] = PROXIMAL
 
 
-def undulate(tree: Tree, rng: np.random.Generator, amplitude: float) -> None:
+def undulate(tree: Tree, rng: np.random.Generator, amplitude: float, centre=None, sulci_mm: float = 0.0) -> None:
     """Make distal branches tortuous in place: a smooth random displacement field that leaves the trunks still.
 
-    One field moves every branch, so connections stay connected; amplitude is in mm at the thinnest branches.
+    One field moves every branch, so connections stay connected; amplitude is in mm at the thinnest branches. With a `centre` [3] of the brain, branches
+    also dip up to `sulci_mm` towards it, as cortical arteries do from sulcus to sulcus: seen from the side they turn end on there.
     """
-    weight = np.clip((1.3 - tree.radius) / 0.8, 0, 1)
+    wanted = np.clip((1.3 - tree.radius) / 0.85, 0, 0.86).tolist()
+    parent = tree.parent.tolist()
     for i in range(1, len(tree)):  # avoid a step of the weight at bifurcations
-        weight[i] = weight[tree.parent[i]] + 0.25 * (weight[i] - weight[tree.parent[i]])
-    for wavelength, size in ((26.0, 1.0), (13.0, 0.85), (8.0, 0.22)):
+        wanted[i] = wanted[parent[i]] + 0.25 * (wanted[i] - wanted[parent[i]])
+    weight = np.array(wanted)
+    if centre is not None:
+        k = rng.normal(size=(5, 3)) * (2 * np.pi / 20.0 / np.sqrt(3))
+        fold = np.sin(tree.position @ k.T + rng.uniform(0, 2 * np.pi, 5)).sum(axis=1) / np.sqrt(2.5)
+        inward = np.asarray(centre) - tree.position
+        inward /= np.maximum(np.linalg.norm(inward, axis=1, keepdims=True), 1)
+        tree.position += (weight * sulci_mm * np.clip(fold, 0, 1.6))[:, None] * inward
+    for wavelength, size in ((26.0, 0.9), (15.0, 0.8), (9.0, 0.18)):
         k = rng.normal(size=(4, 3)) * (2 * np.pi / wavelength / np.sqrt(3))
         direction = rng.normal(size=(4, 3)) / 2
         phase = rng.uniform(0, 2 * np.pi, 4)
@@ -215,15 +225,15 @@ def time_of_arrival(tree: Tree) -> None:
     """Path length (mm) and arrival time (s) of every node in place, from the root down."""
     length = tree.edge_length()
     delay = length / blood_speed(tree.radius)
-    distance, arrival = np.zeros(len(tree)), np.zeros(len(tree))
+    distance, arrival, parent = length.tolist(), delay.tolist(), tree.parent.tolist()
     for i in range(1, len(tree)):
-        distance[i] = distance[tree.parent[i]] + length[i]
-        arrival[i] = arrival[tree.parent[i]] + delay[i]
-    tree.distance, tree.arrival = distance, arrival
+        distance[i] += distance[parent[i]]
+        arrival[i] += arrival[parent[i]]
+    tree.distance, tree.arrival = np.array(distance), np.array(arrival)
 
 
 def sample_edges(tree: Tree, step: float) -> dict[str, np.ndarray]:
-    """Points along every edge, about `step` mm apart.
+    """Points along every edge, about `step` mm apart, on the Catmull-Rom curve through the nodes so that turns are round.
 
     Returns point [m, 3] mm, radius [m] mm, volume [m] mm^3 (pi r^2 per length), arrival [m] s, label [m].
     """
@@ -235,9 +245,17 @@ def sample_edges(tree: Tree, step: float) -> dict[str, np.ndarray]:
     edge = np.repeat(np.arange(len(child)), count)
     order = np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count)
     f = ((order + 0.5) / count[edge])[:, None]
-    point = tree.position[above][edge] * (1 - f) + tree.position[child][edge] * f
-    radius = tree.radius[child][edge]
     kids = tree.children_count()
+    onward = np.full(len(tree), -1)  # the widest child: where a vessel goes on
+    by_radius = np.argsort(tree.radius[1:], kind="stable") + 1
+    onward[tree.parent[by_radius]] = by_radius
+    p1, p2 = tree.position[above], tree.position[child]
+    before, after = tree.parent[above], onward[child]
+    p0 = np.where((before >= 0)[:, None], tree.position[before], 2 * p1 - p2)
+    p3 = np.where((after >= 0)[:, None], tree.position[after], 2 * p2 - p1)
+    a, b, c = 0.5 * (p2 - p0), p0 - 2.5 * p1 + 2 * p2 - 0.5 * p3, 0.5 * (p3 - p0) + 1.5 * (p1 - p2)
+    point = p1[edge] + f * (a[edge] + f * (b[edge] + f * c[edge]))
+    radius = tree.radius[child][edge]
     tip = kids[child][edge] == 0
     radius = np.where(tip, radius * (1 - 0.4 * f[:, 0]), radius)
     arrival = tree.arrival[above][edge] * (1 - f[:, 0]) + tree.arrival[child][edge] * f[:, 0]

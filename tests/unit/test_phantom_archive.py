@@ -14,6 +14,7 @@ from dsa_lib.circulation import match_circulation, read_vocabulary
 from dsa_lib.conditions import Condition
 from dsa_lib.errors import StudyError
 from dsa_lib.phantom import plan_archive, write_archive
+from dsa_lib.phantom.figures import moments
 from dsa_lib.phantom.plan import archive_size, largest_remainder, minimum_per_cell
 from dsa_lib.profiles import PAPER, PHANTOM, SMOKE, Archive
 
@@ -201,3 +202,9 @@ def test_another_plan_replaces_the_old_archive_but_never_foreign_files(tmp_path)
     with pytest.raises(StudyError, match="clinical"):
         write_archive(small, 3, tmp_path / "archive", tmp_path / "truth", workers=1)
     assert len(list((tmp_path / "archive").rglob("*.dcm"))) == len(found)
+
+
+def test_the_strip_shows_every_phase_and_the_representative_frame():
+    phase = np.array(["before_contrast"] * 3 + ["arterial"] * 5 + ["capillary"] * 3 + ["venous"] * 3)
+    assert moments(phase, 6) == [2, 3, 5, 6, 9, 11, 13]
+    assert moments(np.array(["before_contrast", "arterial", "arterial"]), 1)[-3:] == [1, 2, 2]  # cut short

@@ -96,6 +96,25 @@ def test_what_was_skipped_or_not_run_says_why():
     assert "Figure 2 was not made" in text
 
 
+def test_what_was_fitted_is_named_so_and_is_no_panel_of_figure_1():
+    curated()
+    classified()
+    study = opened("01_curation")
+    study.read("archive")
+    study.write("figures/curation_series.png").write_bytes(PIXEL)
+    study.write("figures/paper_scale_figure1.png").write_bytes(PIXEL)
+    table = pd.DataFrame(
+        {"row": ["patients", "p"], "published": [859, 0.97], "fitted": [859, 0.97], "source": "fitted"}
+    )
+    table.to_csv(study.write("tables/paper_scale_cohort.csv"), index=False)
+    study.finish()
+    classified()
+    page = made()
+    assert "simulated records fitted to the published values" in page
+    assert "Cohort at the study&#39;s size, fitted to the published values" in page
+    assert ">859<" in page and ">0.970<" in page
+
+
 def test_the_page_needs_nothing_from_outside():
     curated()
     page = made()
