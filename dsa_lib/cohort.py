@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from dsa_lib import circulation
-from dsa_lib._archive_files import BYTES_PER_WORKER, plan, pseudonym, read_all, run_key
+from dsa_lib._archive_files import BYTES_PER_WORKER, join_frames, plan, pseudonym, read_all, run_key
 from dsa_lib.conditions import CELLS, OTHERS, Condition
 from dsa_lib.errors import StudyError
 from dsa_lib.profiles import Curation
@@ -185,12 +185,7 @@ def _store(ws: Workspace, series: pd.DataFrame, arrays: dict[str, Path], size: i
     """Write frames.npy, one series after the other, and return the table of its rows."""
     kept = series[series["kept"]]
     total = int(kept["frames"].sum())
-    with atomic_write(ws.path("frames.npy")) as temporary:
-        store = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(total, size, size))
-        for row in kept.itertuples():
-            store[row.first_frame : row.first_frame + row.frames] = np.load(arrays[row.series], mmap_mode="r")
-        store.flush()
-        del store
+    join_frames(ws.path("frames.npy"), (arrays[name] for name in kept["series"]), (total, size, size))
     columns = [
         "series",
         "study",

@@ -39,6 +39,10 @@ class Curation:
     train_fraction: float = 0.7  # of patients; the paper gives no split
     val_fraction: float = 0.1  # likewise
     workers: int = 2
+    file_seconds: float = (
+        30.0  # computing time one file may take, plus 4 s a MB: ten times what the slowest decoder needs
+    )
+    file_memory_mb: int = 512  # that reading one file may take: two workers and the notebook stay below 1.5 GB
 
 
 @dataclass(frozen=True)
