@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 ROTATION_TOLERANCE_DEG = 1.0  # a held C-arm reads back within this
+MAX_COMPRESSION = 1000  # pixel bytes to a byte of file; radiographs, whose noise does not compress, stay below 100
 ASSUMED_FRAMES_PER_S = 3.0  # where a header gives no frame time; the usual rate of cerebral runs
 
 
@@ -193,3 +194,10 @@ def shutter(header: Dataset, shape: tuple[int, int]) -> tuple[slice, slice, np.n
     rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
     box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     return *box, inside[box]
+
+
+def check_size(header: Dataset, frames: int, file_bytes: int) -> None:
+    """Raises Unreadable where the header declares more pixels than a file of `file_bytes` can hold (a decompression bomb, or damage)."""
+    declared = frames * int(header.Rows) * int(header.Columns) * int(header.BitsAllocated) // 8
+    if declared > MAX_COMPRESSION * file_bytes:
+        raise Unreadable("more pixels declared than a file of its size can hold", "export the run again")

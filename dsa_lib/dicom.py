@@ -30,6 +30,10 @@ from dsa_lib import _xa_tags as tags
 from dsa_lib._xa_tags import Unreadable, find, numbers
 
 MAX_SIDE, MAX_FRAMES = 4096, 2000  # beyond any angiographic detector or run: a damaged header, not an image
+LEVEL_FRAMES = (
+    64  # of a run stored subtracted, from which background and polarity are measured (twice as many where it has few)
+)
+KEPT_PLANES = 5  # decoded for the mask and not again for the run
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,8 @@ def _read_header(path: Path, size: int, changed_ns: int) -> Dataset:
             sop_class = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
     except InvalidDicomError:
         raise Unreadable("not a DICOM file", "nothing to do if it does not belong to the archive") from None
+    except MemoryError:  # deflated data that inflate without end: the reader's bound, not the header's damage
+        raise
     except Exception:  # a damaged header fails in pydicom in more ways than can be listed
         raise Unreadable("the DICOM header is damaged", "export the run again") from None
     if sop_class == MediaStorageDirectoryStorage:
@@ -117,7 +123,9 @@ def read_acquisition(path: Path) -> Acquisition:
     """Facts of one file. Raises Unreadable when it is no XA image or lacks what every image must have."""
     header = read_header(path)
     with tags.faults_named():
-        return _acquisition(header)
+        acquisition = _acquisition(header)
+        tags.check_size(header, acquisition.frames, Path(path).stat().st_size)
+        return acquisition
 
 
 def _acquisition(header: Dataset) -> Acquisition:
@@ -169,13 +177,30 @@ class _Planes:
         self.shape = int(self.header.Rows), int(self.header.Columns)
         self._lut, self.scale = value_lut(self.header, relationship)
         self.rows, self.columns, self.inside = tags.shutter(self.header, self.shape)
+        self._kept: dict[int, np.ndarray] = {}
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return self.at(range(self.frames))
 
     def at(self, indices) -> Iterator[np.ndarray]:
         """Planes float32 [rows, columns] of the frames `indices` (0-based). Raises Unreadable when they cannot be decoded."""
-        count, indices = 0, list(indices)
+        indices = list(indices)
+        fresh = self._fresh([index for index in indices if index not in self._kept])
+        for index in indices:
+            yield self._kept[index] if index in self._kept else next(fresh)
+
+    def keep(self, indices) -> Iterator[np.ndarray]:
+        """As `at`, but the first few planes stay at hand for later passes: decoding is most of the work."""
+        indices = list(indices)
+        for index, plane in zip(indices, self.at(indices), strict=True):
+            if len(self._kept) < KEPT_PLANES:
+                self._kept[index] = plane
+            yield plane
+
+    def _fresh(self, indices: list[int]) -> Iterator[np.ndarray]:
+        if not indices:  # which pydicom would take for all
+            return
+        count = 0
         for pixels in self._decoded(indices):
             if pixels.shape != self.shape or pixels.dtype.itemsize > 2:
                 raise Unreadable("the pixels do not have the size that the header states", "export the run again")
@@ -202,6 +227,8 @@ class _Planes:
                     explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
                     source.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
                 yield from iter_pixels(source, indices=indices, raw=True)
+        except MemoryError:
+            raise
         except Exception as error:  # decoders raise whatever their C library does
             if "missing" in str(error) and "dependenc" in str(error):
                 raise Unreadable(
@@ -280,24 +307,33 @@ def subtracted_run(
         planes = _Planes(path, acquisition.relationship)
         masks, window = _masks(planes, acquisition)
     weight = _squared(planes.inside.astype(np.float32), size)
-    small = np.empty((planes.frames, size, size), np.float32)
-    for index, plane in enumerate(planes):
-        contrast = plane if masks is None else masks[index] - plane
-        small[index] = _squared(contrast * planes.inside, size)
+    frames = np.empty((planes.frames, size, size), np.uint8)
     if masks is not None:
         per_grey = contrast_per_grey if acquisition.relationship != "DISP" else 1 / 255
-        grey = background_grey - small / per_grey
+        for index, plane in enumerate(planes):
+            small = _squared((masks[index] - plane) * planes.inside, size)
+            frames[index] = _as_grey(background_grey - small / per_grey)
         window |= {"background": 0.0, "contrast_per_grey": per_grey}
     else:
-        # The field's edge and the squared margins were filled with 0; now that the background is known they are filled with it.
-        background = background_level(small[:, weight > 0.99])
-        small += (1 - weight) * background
-        dark = vessels_are_dark(small[:, weight > 0.99], background)
+        stored = np.empty(frames.shape, np.float32)
+        for index, plane in enumerate(planes):
+            stored[index] = _squared(plane * planes.inside, size)
+        # Levels of a long run are measured on some of its frames: they take several copies of what they look at.
+        seen = stored[:: max(1, planes.frames // LEVEL_FRAMES), weight > 0.99]
+        background = background_level(seen)
+        dark = vessels_are_dark(seen, background)
         span = background if dark else background - 1
-        grey = background_grey * (small if dark else small - 1) / span
+        for index, small in enumerate(stored):
+            # The field's edge and the squared margins were filled with 0; now that the background is known they are filled with it.
+            small += (1 - weight) * background
+            frames[index] = _as_grey(background_grey * (small if dark else small - 1) / span)
         window |= {"background": round(background, 6), "contrast_per_grey": round(span / background_grey, 8)}
     window |= {"relationship": acquisition.relationship, "log_per_value": round(planes.scale, 10)}
-    return Run(np.clip(np.rint(grey), 0, 255).astype(np.uint8), window)
+    return Run(frames, window)
+
+
+def _as_grey(values: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(values), 0, 255)
 
 
 def _masks(planes: _Planes, acquisition: Acquisition) -> tuple[list[np.ndarray] | None, dict[str, object]]:
@@ -310,7 +346,10 @@ def _masks(planes: _Planes, acquisition: Acquisition) -> tuple[list[np.ndarray] 
     if items:
         averaged = []
         for item in items:
-            mask = np.mean(list(planes.at(item.frames)), axis=0, dtype=np.float64).astype(np.float32)
+            mask = np.zeros(planes.inside.shape, np.float64)
+            for plane in planes.keep(item.frames):
+                mask += plane
+            mask = (mask / len(item.frames)).astype(np.float32)
             if any(item.shift):
                 from scipy.ndimage import shift
 
@@ -321,7 +360,7 @@ def _masks(planes: _Planes, acquisition: Acquisition) -> tuple[list[np.ndarray] 
         return [averaged[_serving(items, frame)] for frame in range(planes.frames)], _how(source, listed)
     if acquisition.relationship == "DISP":
         return None, _how("stored subtracted", [])
-    first = list(planes.at(range(min(5, max(1, planes.frames // 3)))))
+    first = list(planes.keep(range(min(KEPT_PLANES, max(1, planes.frames // 3)))))
     chosen = int(np.argmax([plane[planes.inside].mean(dtype=np.float64) for plane in first]))
     return [first[chosen]] * planes.frames, _how("chosen from the first frames", [chosen + 1])
 
