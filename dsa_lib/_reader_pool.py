@@ -11,8 +11,10 @@ import os
 import pickle
 import resource
 import signal
+import sys
 import threading
 import time
+import types
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -114,7 +116,8 @@ class _Worker:
         self.place, self.deadline, self.spent = None, math.inf, False
         self._tasks, self._late = 0, False
         try:
-            self._process.start()
+            with _no_main_module():
+                self._process.start()
             there.close()
             if not self.pipe.poll(START_S):
                 raise EOFError
@@ -122,8 +125,7 @@ class _Worker:
         except (EOFError, OSError):
             self.end()
             raise StudyError(
-                "a process for reading files cannot be started: see the message above; a script of your own calls curate under "
-                'if __name__ == "__main__":'
+                "a process for reading files cannot be started: see the message above, and run again with fewer workers if memory is short"
             ) from None
 
     def give(self, place: int, task: object, bounds: Bounds) -> None:
@@ -218,7 +220,19 @@ def _start_server(preload: list[str]) -> None:
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, "1"))
     try:
-        forkserver.ensure_running()
+        with _no_main_module():
+            forkserver.ensure_running()
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@contextlib.contextmanager
+def _no_main_module() -> Iterator[None]:
+    """Keep multiprocessing from importing the caller's script into every worker: it would take time, and run a script that has no `__main__` guard again."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
