@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
 from pydicom.sequence import Sequence
 
 ROTATION_TOLERANCE_DEG = 1.0  # a held C-arm reads back within this
@@ -25,7 +26,16 @@ class Unreadable(Exception):
 
 
 # What pydicom and the conversions below raise on values that do not parse; a programming error (NameError, ...) is not among them.
-_VALUE_FAULTS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, NotImplementedError, struct.error)
+_VALUE_FAULTS = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    NotImplementedError,
+    struct.error,
+    BytesLengthException,
+)
 
 
 @contextlib.contextmanager

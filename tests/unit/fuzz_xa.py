@@ -624,6 +624,9 @@ def main() -> None:
     for reason, n in reasons.most_common():
         print(f"{n:6d}  {reason}")
     print(f"{sum(reasons.values())} files, {len(faults)} faults, {time.perf_counter() - started:.0f} s")
+    for reason in (reason for reason, _ in _archive_files._STOPPED.values()):
+        by = {kind: n for (kind, said), n in sorted(outcomes.items()) if said == reason}
+        print(f"{reason}, by mutation: {by}")
     for fault in faults:
         print("FAULT", fault)
     sys.exit(bool(faults))
