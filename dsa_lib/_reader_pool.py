@@ -99,7 +99,8 @@ def run(
 def _with_news(crew: list["_Worker"]) -> list["_Worker"]:
     """Wait until a busy worker has answered or died, or one is late; the late are ended."""
     busy = [worker for worker in crew if worker.place is not None]
-    ready = wait([worker.pipe for worker in busy], max(0.0, min(w.deadline for w in busy) - time.monotonic()))
+    left = min(worker.deadline for worker in busy) - time.monotonic()
+    ready = wait([worker.pipe for worker in busy], min(max(left, 0.0), 60.0))
     for worker in busy:
         if worker.pipe not in ready and worker.deadline <= time.monotonic():
             worker.late()

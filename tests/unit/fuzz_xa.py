@@ -4,6 +4,7 @@ python tests/unit/fuzz_xa.py --count 2000 [--seed 1]      # prints the outcomes 
 """
 
 import argparse
+import functools
 import os
 import socket
 import struct
@@ -217,7 +218,6 @@ def short_or_noise(base, rng, folder):
 
 @mutator(2)
 def other_transfer_syntax(base, rng, folder):
-    dataset = copy_of(base)
     uid = str(
         rng.choice(
             [
@@ -228,18 +228,18 @@ def other_transfer_syntax(base, rng, folder):
             ]
         )
     )  # fmt: skip
-    body = base.raw[meta_end(base.raw) :]
-    meta = dataset.file_meta
-    meta._dict.pop(Tag(0x00020010), None)
+    return with_syntax(base, uid) + base.raw[meta_end(base.raw) :], False
+
+
+def with_syntax(base: Base, uid: str) -> bytes:
+    """Preamble and file meta information of `base`, but for the transfer syntax."""
     head = b""
-    for element in meta:
-        if element.tag not in (0x00020000, 0x00020001):
-            value = str(element.value).encode()
-            value += b"\0" * (len(value) % 2)
+    for element in base.dataset.file_meta:
+        if element.tag in (0x00020002, 0x00020003, 0x00020010):
+            value = uid if element.tag == 0x00020010 else str(element.value)
+            value = value.encode() + b"\0" * (len(value) % 2)
             head += struct.pack("<HH2sH", element.tag.group, element.tag.element, b"UI", len(value)) + value
-    value = uid.encode() + b"\0" * (len(uid) % 2)
-    head += struct.pack("<HH2sH", 2, 0x10, b"UI", len(value)) + value
-    return bytes(128) + b"DICM" + struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(head)) + head + body, False
+    return bytes(128) + b"DICM" + struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(head)) + head
 
 
 def meta_end(raw: bytes) -> int:
@@ -427,15 +427,17 @@ def broken_fragments(base, rng, folder):
 
 @mutator(0.3)
 def deflate_bomb(base, rng, folder):
-    dataset = copy_of(base)
-    meta = open_base(base.path).raw[: meta_end(base.raw)] if dataset.file_meta.TransferSyntaxUID.is_deflated else None
-    if meta is None:
-        return other_transfer_syntax(base, rng, folder)
-    packer = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
-    parts = [packer.compress(struct.pack("<HH2sHI", 0x0009, 0x1010, b"OB", 0, 600 << 20))]
+    return with_syntax(base, DeflatedExplicitVRLittleEndian) + deflated_zeros(), False
+
+
+@functools.cache
+def deflated_zeros() -> bytes:
+    """A private element of 320 MB in 320 kB."""
+    packer = zlib.compressobj(1, wbits=-zlib.MAX_WBITS)
+    parts = [packer.compress(struct.pack("<HH2sHI", 0x0009, 0x1010, b"OB", 0, 320 << 20))]
     block = bytes(1 << 24)
-    parts += [packer.compress(block) for _ in range(37)]
-    return meta + b"".join(parts) + packer.flush(), False
+    parts += [packer.compress(block) for _ in range(20)]
+    return b"".join(parts) + packer.flush()
 
 
 @mutator(1)
