@@ -151,7 +151,7 @@ class _Worker:
             return place, Stopped("time" if late else "died")
         if raised is not None:
             raise raised
-        self.spent = self._tasks >= TASKS_PER_WORKER
+        self.spent = self._late or self._tasks >= TASKS_PER_WORKER
         return place, result
 
     def end(self) -> None:

@@ -204,7 +204,6 @@ def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(tmp_path, workspace
     moments = [
         lambda: len(list(records.glob("*.json"))) >= 1,
         lambda: any(records.glob(".writing-*/*")) and len(list(records.glob("*.json"))) >= 8,
-        lambda: len(list(records.glob("*.json"))) >= 25,
         lambda: any(workspace.root.glob(".writing-*/frames.npy")),
         lambda: workspace.path("frames.npy").exists(),
     ]
