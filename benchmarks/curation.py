@@ -29,7 +29,7 @@ from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, RLELossless, generate
 PROJECT = Path(__file__).resolve().parent.parent
 SYNTAXES = {  # name: (transfer syntax, files of 14 frames at 512²)
     "JPEG 2000": (JPEG2000Lossless, 24),
-    "JPEG lossless": (JPEGLosslessSV1, 48),
+    "JPEG lossless": (JPEGLosslessSV1, 64),
     "RLE": (RLELossless, 96),
     "uncompressed": (None, 96),
 }
