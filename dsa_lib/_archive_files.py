@@ -220,12 +220,9 @@ def plan(archive: Path, ws: Workspace, key: bytes, settings: Curation, vocabular
         + "".join(sha256(path) for path in sorted(code))
     )
     place = _Place(archive, ws.private("curation/x").parent, ws.checkpoints("curation"), settings, vocabulary)
-    for left in (
-        *place.records.glob(".writing-*"),
-        *place.arrays.glob(".writing-*"),
-        *ws.root.glob(".writing-*/frames.npy"),
-    ):
-        shutil.rmtree(left.parent if left.name == "frames.npy" else left)  # by a run that was killed
+    store = [folder for folder in ws.root.glob(".writing-*") if (folder / "frames.npy").exists()]
+    for left in (*store, *place.records.glob(".writing-*"), *place.arrays.glob(".writing-*")):
+        shutil.rmtree(left, ignore_errors=True)  # by a run that was killed
     tasks, size = [], 0
     for inside, fault in sorted(_listing(archive)):
         bytes_, changed_ns = 0, 0
