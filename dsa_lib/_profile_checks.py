@@ -36,6 +36,7 @@ def check_profile(profile: "Profile") -> None:
     need(profile.seed >= 0, f"seed is {profile.seed}: it cannot be negative")
     positive = """
         archive.patients archive.matrix archive.frames archive.annotated_series curation.image_size
+        curation.file_seconds curation.file_memory_mb
         classifier.steps classifier.input_size classifier.batch_size classifier.learning_rate
         autoencoder.batch_size autoencoder.learning_rate diffusion.batch_size diffusion.learning_rate
         sampling.steps sampling.batch_size sampling.reader_batches sampling.reader_per_condition sampling.fid_per_condition

@@ -9,11 +9,13 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
 from pydicom.sequence import Sequence
 from pydicom.valuerep import DT
 
 ROTATION_TOLERANCE_DEG = 1.0  # a held C-arm reads back within this
 TABLE_TOLERANCE_MM = 1.0
+MAX_COMPRESSION = 1000  # pixel bytes to a byte of file; radiographs, whose noise does not compress, stay below 100
 ASSUMED_FRAMES_PER_S = 3.0  # where a header gives no frame time; the usual rate of cerebral runs
 
 
@@ -26,7 +28,16 @@ class Unreadable(Exception):
 
 
 # What pydicom and the conversions below raise on values that do not parse; a programming error (NameError, ...) is not among them.
-_VALUE_FAULTS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, NotImplementedError, struct.error)
+_VALUE_FAULTS = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    NotImplementedError,
+    struct.error,
+    BytesLengthException,
+)
 
 
 @contextlib.contextmanager
@@ -234,3 +245,10 @@ def _open(item: Dataset, kind: str, shape: tuple[int, int]) -> np.ndarray:
         ImageDraw.Draw(outline).polygon(points, fill=1, outline=1)
         inside &= np.asarray(outline)
     return inside
+
+
+def check_size(header: Dataset, frames: int, file_bytes: int) -> None:
+    """Raises Unreadable where the header declares more pixels than a file of `file_bytes` can hold (a decompression bomb, or damage)."""
+    declared = frames * int(header.Rows) * int(header.Columns) * int(header.BitsAllocated) // 8
+    if declared > MAX_COMPRESSION * file_bytes:
+        raise Unreadable("more pixels declared than a file of its size can hold", "export the run again")

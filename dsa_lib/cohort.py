@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from dsa_lib import circulation, deidentification, filter_flow
-from dsa_lib._archive_files import BYTES_PER_WORKER, Task, plan, pseudonym, read_all, run_key
+from dsa_lib._archive_files import BYTES_PER_WORKER, Task, join_frames, plan, pseudonym, read_all, run_key
 from dsa_lib.cohort_statistics import cell_of, describe, table1
 from dsa_lib.errors import StudyError
 from dsa_lib.profiles import Curation
@@ -254,14 +254,7 @@ def _store(ws: Workspace, found: Cohort, arrays: dict[str, Path], size: int) -> 
     """Write frames.npy, one series after the other, and return the table of its rows. `arrays`: where each file's frames lie."""
     frames, kept = frame_rows(found.series), found.series[found.series["kept"]]
     files = found.key.set_index("series")["file"]
-    with atomic_write(ws.path("frames.npy")) as temporary:
-        shape = (len(frames), size, size)
-        store = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        for row in kept.itertuples():
-            stored = np.load(arrays[files[row.series]], mmap_mode="r")
-            store[row.first_frame : row.first_frame + row.frames] = stored
-        store.flush()
-        del store
+    join_frames(ws.path("frames.npy"), (arrays[files[name]] for name in kept["series"]), (len(frames), size, size))
     return frames
 
 

@@ -34,6 +34,8 @@ from dsa_lib._xa_values import value_table
 from dsa_lib.subtraction import Pairing
 
 MAX_SIDE, MAX_FRAMES = 4096, 2000  # beyond any angiographic detector or run: a damaged header, not an image
+LEVEL_FRAMES = 64  # of a run stored subtracted, from which its background and polarity are measured (twice as many where it has few)
+FIRST_FRAMES = 5  # among which a run without mask module finds its mask
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ def _read_header(path: Path, size: int, changed_ns: int) -> Dataset:
             sop_class = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
     except InvalidDicomError:
         raise Unreadable("not a DICOM file", "nothing to do if it does not belong to the archive") from None
+    except MemoryError:  # deflated data that inflate without end: the reader's bound, not the header's damage
+        raise
     except Exception:  # a damaged header fails in pydicom in more ways than can be listed
         raise Unreadable("the DICOM header is damaged", "export the run again") from None
     if sop_class == MediaStorageDirectoryStorage:
@@ -128,7 +132,9 @@ def read_acquisition(path: Path) -> Acquisition:
     """Facts of one file. Raises Unreadable when it is no XA image or lacks what every image must have."""
     header = read_header(path)
     with tags.faults_named():
-        return _acquisition(header)
+        acquisition = _acquisition(header)
+        tags.check_size(header, acquisition.frames, Path(path).stat().st_size)
+        return acquisition
 
 
 def _acquisition(header: Dataset) -> Acquisition:
@@ -175,15 +181,18 @@ def _acquisition(header: Dataset) -> Acquisition:
 class _Planes:
     """Frames of one file as float32 planes within the shutter's bounding box: log intensity (LIN, LOG) or display value in [0, 1] (DISP)."""
 
-    KEPT = 8  # planes held back for `plane`: averaging and differencing look at neighbours
-
     def __init__(self, path: Path, relationship: str):
         self.path, self.header = path, read_header(path)
         self.frames = int(self.header.get("NumberOfFrames") or 1)
         self.shape = int(self.header.Rows), int(self.header.Columns)
         self.values = value_table(self.header, relationship)
         self.rows, self.columns, self.inside = tags.shutter(self.header, self.shape)
-        self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._whole = bool(self.inside.all())
+        self._kept: dict[
+            int, np.ndarray
+        ] = {}  # decoded for the mask, and not again for the run: decoding is most of the work
+        self._recent: OrderedDict[int, np.ndarray] = OrderedDict()
+        self.recent = 1  # how many of the planes seen last `plane` has at hand
 
     def __iter__(self) -> Iterator[np.ndarray]:
         self.still = burned_in.Still(self.frames)
@@ -191,42 +200,62 @@ class _Planes:
             self.still.add(plane)
             yield plane
 
+    def each(self) -> Iterator[int]:
+        """Frame numbers in order, decoding in one stream; while a number is out, `plane` has its plane at hand."""
+        for index, plane in enumerate(self):
+            self._see(index, plane)
+            yield index
+
     def plane(self, index: int) -> np.ndarray:
-        """One plane, from those seen last where it is among them, else decoded again."""
-        if index not in self._kept:
-            self._keep(index, next(iter(self.at([index]))))
-        return self._kept[index]
+        """One plane, from those at hand where it is among them, else decoded."""
+        if index not in self._recent:
+            self._see(index, next(self.at([index])))
+        return self._recent[index]
+
+    def _see(self, index: int, plane: np.ndarray) -> None:
+        self._recent[index] = plane
+        while len(self._recent) > self.recent:
+            self._recent.popitem(last=False)
 
     def mean(self, indices: tuple[int, ...]) -> np.ndarray:
         """Mean of the planes `indices`."""
         if len(indices) == 1:
             return self.plane(indices[0])
-        held = len(indices) <= self.KEPT
         total = np.zeros(self.inside.shape)
-        for plane in map(self.plane, indices) if held else self.at(indices):
+        for plane in map(self.plane, indices) if len(indices) <= self.recent else self.keep(indices):
             total += plane
         return (total / len(indices)).astype(np.float32)
 
-    def each(self) -> Iterator[int]:
-        """Frame numbers in order, decoding in one stream; while a number is out, `plane` has its plane at hand."""
-        for index, plane in enumerate(self):
-            self._keep(index, plane)
-            yield index
+    def keep(self, indices) -> Iterator[np.ndarray]:
+        """As `at`, but the first few planes stay at hand for later passes."""
+        indices = list(indices)
+        for index, plane in zip(indices, self.at(indices), strict=True):
+            if len(self._kept) < FIRST_FRAMES:
+                self._kept[index] = plane
+            yield plane
 
-    def _keep(self, index: int, plane: np.ndarray) -> None:
-        self._kept[index] = plane
-        while len(self._kept) > self.KEPT:
-            self._kept.popitem(last=False)
+    def in_field(self, values: np.ndarray) -> np.ndarray:
+        """`values` [rows, columns], 0 outside the shutter."""
+        return values if self._whole else values * self.inside
 
     def at(self, indices) -> Iterator[np.ndarray]:
         """Planes float32 [rows, columns] of the frames `indices` (0-based). Raises Unreadable when they cannot be decoded."""
-        count, indices = 0, list(indices)
+        indices = list(indices)
+        fresh = self._fresh([index for index in indices if index not in self._kept])
+        for index in indices:
+            yield self._kept[index] if index in self._kept else next(fresh)
+
+    def _fresh(self, indices: list[int]) -> Iterator[np.ndarray]:
+        if not indices:  # which pydicom would take for all
+            return
+        count = 0
         for pixels in self._decoded(indices):
             if pixels.shape != self.shape or pixels.dtype.itemsize > 2:
                 raise Unreadable("the pixels do not have the size that the header states", "export the run again")
             cropped = pixels[self.rows, self.columns]
             cropped = np.ascontiguousarray(cropped, cropped.dtype.newbyteorder("="))
-            yield self.values.table[cropped.view(f"u{cropped.dtype.itemsize}")]
+            # The table covers every bit pattern, so that "clip" clips nothing: it is three times as fast as the checks of indexing.
+            yield np.take(self.values.table, cropped.view(f"u{cropped.dtype.itemsize}"), mode="clip")
             count += 1
         if count != len(indices):
             raise Unreadable(
@@ -247,6 +276,8 @@ class _Planes:
                     explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
                     source.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
                 yield from iter_pixels(source, indices=indices, raw=True)
+        except MemoryError:
+            raise
         except Exception as error:  # decoders raise whatever their C library does
             if "missing" in str(error) and "dependenc" in str(error):
                 raise Unreadable(
@@ -270,23 +301,27 @@ def subtracted_run(
         plan, window = _plan(planes, acquisition)
     weight = _squared(planes.inside.astype(np.float32), size)
     if plan is None:
-        small = np.stack([_squared(plane * planes.inside, size) for plane in planes])
         numbers = np.arange(planes.frames)
-        # The field's edge and the squared margins were filled with 0; now that the background is known they are filled with it.
-        background = subtraction.background_level(small[:, weight > 0.99])
-        small += (1 - weight) * background
-        dark = subtraction.vessels_are_dark(small[:, weight > 0.99], background)
+        stored = np.empty((planes.frames, size, size), np.float32)
+        for index, plane in enumerate(planes):
+            stored[index] = _squared(planes.in_field(plane), size)
+        # Levels of a long run are measured on some of its frames: they take several copies of what they look at.
+        seen = stored[:: max(1, planes.frames // LEVEL_FRAMES), weight > 0.99]
+        background = subtraction.background_level(seen)
+        dark = subtraction.vessels_are_dark(seen, background)
         span = background if dark else background - 1
-        grey = background_grey * (small if dark else small - 1) / span
+        frames = np.empty(stored.shape, np.uint8)
+        for index, small in enumerate(stored):
+            # The field's edge and the squared margins were filled with 0; now that the background is known they are filled with it.
+            small += (1 - weight) * background
+            frames[index] = _as_grey(background_grey * (small if dark else small - 1) / span)
         window |= {"background": round(background, 6), "contrast_per_grey": round(span / background_grey, 8)}
     else:
-        numbers, contrasts = [], []
-        for number, _, mask, filled in _subtracted(planes, plan):
-            numbers.append(number)
-            contrasts.append(_squared((mask - filled) * planes.inside, size))
-        numbers, small = np.array(numbers), np.stack(contrasts)
+        numbers = np.array(list(plan))
+        frames = np.empty((len(plan), size, size), np.uint8)
         per_grey = contrast_per_grey if acquisition.relationship != "DISP" else 1 / 255
-        grey = background_grey - small / per_grey
+        for index, (_, _, mask, filled) in enumerate(_subtracted(planes, plan)):
+            frames[index] = _as_grey(background_grey - _squared(planes.in_field(mask - filled), size) / per_grey)
         window |= {"background": 0.0, "contrast_per_grey": per_grey}
     window |= {
         "relationship": acquisition.relationship,
@@ -294,7 +329,11 @@ def subtracted_run(
         "value_mapping": planes.values.mapping,
     }
     text = tuple(planes.still.text(logged=acquisition.relationship == "LIN"))
-    return Run(np.clip(np.rint(grey), 0, 255).astype(np.uint8), numbers, window, text)
+    return Run(frames, numbers, window, text)
+
+
+def _as_grey(values: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(values), 0, 255)
 
 
 def _plan(planes: _Planes, acquisition: Acquisition) -> tuple[dict[int, Pairing] | None, dict[str, object]]:
@@ -309,7 +348,7 @@ def _plan(planes: _Planes, acquisition: Acquisition) -> tuple[dict[int, Pairing]
         if operations != ["AVG_SUB"]:
             return plan, _how(f"mask module, {' and '.join(operations)}", [])
         return plan, _how("mask module", named)
-    first = list(planes.at(range(min(5, max(1, planes.frames // 3)))))
+    first = list(planes.keep(range(min(FIRST_FRAMES, max(1, planes.frames // 3)))))
     if acquisition.relationship == "DISP":
         second = planes.plane(min(1, planes.frames - 1))
         if planes.frames == 1 or not subtraction.is_native(first[0][planes.inside], second[planes.inside]):
@@ -325,6 +364,8 @@ def _how(source: str, frames: list[int]) -> dict[str, object]:
 
 def _subtracted(planes: _Planes, plan: dict[int, Pairing]):
     """(frame number, plane of the frame, its mask, its averaged contrast plane) of every pairing, in order."""
+    if any(len(pairing.contrast) > 1 or pairing.operation != "AVG_SUB" for pairing in plan.values()):
+        planes.recent = 8  # averaging and differencing look at neighbours
     averaged: dict[tuple[int, ...], np.ndarray] = {}  # AVG_SUB has few masks, each serving many frames
     last: tuple = (None, None)
     for number in planes.each():

@@ -43,6 +43,10 @@ class Curation:
     val_fraction: float = 0.1  # likewise
     oldest_age: int = 90  # years; told of everyone older, since ages over 89 identify (HIPAA). §2.1 reports up to 91: raise it where that is allowed
     workers: int = 2
+    file_seconds: float = (
+        30.0  # computing time one file may take, plus 4 s a MB: ten times what the slowest decoder needs
+    )
+    file_memory_mb: int = 512  # that reading one file may take: two workers and the notebook stay below 1.5 GB
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -26,12 +27,15 @@ def track(
 
 
 class Lines:
-    """Plain progress lines at most every `every_s` seconds: count, share, rate, time left."""
+    """Plain progress lines at most every `every_s` seconds: count, share, rate and time left.
+
+    The rate is that of the last few lines: what a resumed run finds done at once would promise an end that is far off.
+    """
 
     def __init__(self, what: str, total: int | None = None, every_s: float = 10.0, start: int = 0):
         self.what, self.total, self.every_s = what, total, every_s
-        self._start_count = start
-        self._started = self._last = time.monotonic()
+        self._last = time.monotonic()
+        self._marks = deque([(self._last, start)], maxlen=6)  # (time, count) of the lines before
 
     def at(self, count: int, extra: str = "", last: bool = False) -> None:
         """Tell that `count` are done; prints if the last line is old enough or `last` is set."""
@@ -39,7 +43,9 @@ class Lines:
         if now - self._last < self.every_s and not last:
             return
         self._last = now
-        rate = (count - self._start_count) / max(now - self._started, 1e-9)
+        since, done = self._marks[0]
+        rate = (count - done) / max(now - since, 1e-9)
+        self._marks.append((now, count))
         of = f"/{self.total}" if self.total else ""
         left = f", {(self.total - count) / rate:.0f} s left" if self.total and rate > 0 else ""
         print(f"  {self.what} {count}{of}, {rate:.1f}/s{left}{' · ' + extra if extra else ''}", flush=True)

@@ -1,9 +1,12 @@
 """Small multi-frame XA files for tests; every element can be overridden or removed (None)."""
 
+import struct
+
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRLittleEndian, XRayAngiographicImageStorage, generate_uid
+from pydicom.uid import ExplicitVRLittleEndian, JPEGLosslessSV1, XRayAngiographicImageStorage, generate_uid
 
 
 def item(**elements) -> Dataset:
@@ -64,7 +67,55 @@ def make_xa(path, frames: np.ndarray, syntax=ExplicitVRLittleEndian, compress=No
     order = frames.dtype.newbyteorder("<" if syntax.is_little_endian else ">")
     dataset.PixelData = frames.astype(order).tobytes()
     dataset["PixelData"].VR = "OW"
-    if compress is not None:
+    if compress == JPEGLosslessSV1:
+        dataset.PixelData = encapsulate([jpeg_lossless(frame, bits) for frame in frames])
+        dataset["PixelData"].is_undefined_length = True
+        dataset.file_meta.TransferSyntaxUID = JPEGLosslessSV1
+    elif compress is not None:
         dataset.compress(compress, generate_instance_uid=False)
     dataset.save_as(path, enforce_file_format=True)
     return dataset
+
+
+def jpeg_lossless(frame: np.ndarray, bits: int = 16) -> bytes:
+    """`frame` [rows, columns] as lossless JPEG, process 14 with selection value 1 (ITU-T T.81 annex H): what most angiography systems archive.
+
+    No package at hand encodes it. The Huffman code has fixed lengths, given to the categories by their frequency.
+    """
+    values = frame.astype(np.int64) & (2**bits - 1)
+    predicted = np.empty_like(values)
+    predicted[:, 1:] = values[:, :-1]
+    predicted[1:, 0] = values[:-1, 0]
+    predicted[0, 0] = 1 << (bits - 1)
+    residual = (values - predicted + 32768) % 65536 - 32768  # modulo 2^16 (H.1.2.1)
+    residual = residual.ravel()
+    category = np.ceil(np.log2(np.abs(residual) + 1)).astype(
+        np.int64
+    )  # bits that the residual needs; 16 stands for −32768 alone
+    lengths = np.array([2, *[3] * 5, *range(4, 15)])  # of the 17 categories, commonest first
+    order = np.argsort(-np.bincount(category, minlength=17), kind="stable")
+    code, codes, length = 0, np.zeros(17, np.int64), np.zeros(17, np.int64)
+    for place, symbol in enumerate(order):  # canonical code (C.2)
+        code <<= int(lengths[place] - lengths[max(place - 1, 0)])
+        codes[symbol], length[symbol] = code, lengths[place]
+        code += 1
+    extra = np.where(category == 16, 0, category)
+    word = (codes[category] << extra) | np.where(residual > 0, residual, residual + (1 << extra) - 1) % (1 << extra)
+    size = length[category] + extra
+    pixel = np.repeat(np.arange(len(size)), size)
+    place = np.arange(len(pixel)) - np.repeat(np.cumsum(size) - size, size)
+    stream = ((word[pixel] >> (size[pixel] - 1 - place)) & 1).astype(np.uint8)
+    stream = np.concatenate([stream, np.ones(-len(stream) % 8, np.uint8)])
+    scan = np.packbits(stream).tobytes().replace(b"\xff", b"\xff\x00")
+    counts = [int((lengths == n).sum()) for n in range(1, 17)]
+    table = bytes([0, *counts, *order.tolist()])
+    rows, columns = frame.shape
+    return (
+        b"\xff\xd8"
+        + struct.pack(">HHBHHB3B", 0xFFC3, 11, bits, rows, columns, 1, 1, 0x11, 0)
+        + struct.pack(">HH", 0xFFC4, 2 + len(table))
+        + table
+        + struct.pack(">HHB2B3B", 0xFFDA, 8, 1, 1, 0, 1, 0, 0)
+        + scan
+        + b"\xff\xd9"
+    )
