@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dsa_lib import burned_in, dicom
+from dsa_lib._xa_planes import Planes
 from dsa_lib._xa_tags import Unreadable
 
 FONTS = ("Pillow", "DejaVuSansMono.ttf", "DejaVuSerif.ttf", "DejaVuSans-Bold.ttf")
@@ -39,7 +40,7 @@ def main(archives: list[str]) -> None:
             if not acquisition.obstacle():
                 run = dicom.subtracted_run(path, acquisition, 256, 162, 0.008)
                 whole += time.process_time() - begun
-                frames = list(dicom._Planes(path, acquisition.relationship))
+                frames = list(Planes(path, acquisition.relationship))
                 begun, logged = time.process_time(), acquisition.relationship == "LIN"
                 screened(frames, logged)
                 spent += time.process_time() - begun

@@ -2,40 +2,25 @@
 
 A stored value becomes a frame of the study in five steps, frame by frame so that memory holds one frame at full size:
 value → log intensity (only if linear) → mask − frame → shutter, square, antialiased resize → one grey window for the series.
-`_xa_tags` reads the header's facts, `_xa_values` what a stored value means, `subtraction` which frames are subtracted from which.
+`_xa_planes` opens and decodes, `_xa_tags` reads the header's facts, `_xa_values` what a stored value means, `subtraction` which frames are
+subtracted from which.
 """
 
-import functools
-import warnings
-from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from PIL import Image
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
-from pydicom.pixels import iter_pixels
-from pydicom.uid import (
-    EnhancedXAImageStorage,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    MediaStorageDirectoryStorage,
-    XRayAngiographicImageStorage,
-)
 
 from dsa_lib import _xa_tags as tags
-from dsa_lib import burned_in, subtraction
+from dsa_lib import subtraction
+from dsa_lib._xa_planes import FIRST_FRAMES, Planes, read_header
 from dsa_lib._xa_tags import Unreadable, find
-from dsa_lib._xa_values import value_table
 from dsa_lib.subtraction import Pairing
 
 MAX_SIDE, MAX_FRAMES = 4096, 2000  # beyond any angiographic detector or run: a damaged header, not an image
 LEVEL_FRAMES = 64  # of a run stored subtracted, from which its background and polarity are measured (twice as many where it has few)
-FIRST_FRAMES = 5  # among which a run without mask module finds its mask
 
 
 @dataclass(frozen=True)
@@ -93,41 +78,6 @@ class Run:
     text: tuple[str, ...] = ()
 
 
-def read_header(path: Path) -> Dataset:
-    """The data set without pixels. Raises Unreadable for anything that is not an X-ray angiography image. Not to be changed: it is kept for the next call."""
-    state = Path(path).stat()
-    return _read_header(Path(path), state.st_size, state.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=1)  # facts and pixels of a file are asked for one after the other
-def _read_header(path: Path, size: int, changed_ns: int) -> Dataset:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                header = pydicom.dcmread(path, stop_before_pixels=True)
-            except InvalidDicomError:
-                # Some exports lack the preamble; they still open with the SOP class (0008,0016) or another element of group 0008.
-                with Path(path).open("rb") as file:
-                    if file.read(2) not in (b"\x08\x00", b"\x02\x00"):
-                        raise
-                header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
-            sop_class = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
-    except InvalidDicomError:
-        raise Unreadable("not a DICOM file", "nothing to do if it does not belong to the archive") from None
-    except MemoryError:  # deflated data that inflate without end: the reader's bound, not the header's damage
-        raise
-    except Exception:  # a damaged header fails in pydicom in more ways than can be listed
-        raise Unreadable("the DICOM header is damaged", "export the run again") from None
-    if sop_class == MediaStorageDirectoryStorage:
-        raise Unreadable(
-            "a DICOMDIR index, which holds no image", "nothing to do: the files it lists are read directly"
-        )
-    if sop_class not in (XRayAngiographicImageStorage, EnhancedXAImageStorage):
-        raise Unreadable("not an X-ray angiography image", "nothing to do: other objects are not part of the study")
-    return header
-
-
 def read_acquisition(path: Path) -> Acquisition:
     """Facts of one file. Raises Unreadable when it is no XA image or lacks what every image must have."""
     header = read_header(path)
@@ -178,116 +128,6 @@ def _acquisition(header: Dataset) -> Acquisition:
     )
 
 
-class _Planes:
-    """Frames of one file as float32 planes within the shutter's bounding box: log intensity (LIN, LOG) or display value in [0, 1] (DISP)."""
-
-    def __init__(self, path: Path, relationship: str):
-        self.path, self.header = path, read_header(path)
-        self.frames = int(self.header.get("NumberOfFrames") or 1)
-        self.shape = int(self.header.Rows), int(self.header.Columns)
-        self.values = value_table(self.header, relationship)
-        self.rows, self.columns, self.inside = tags.shutter(self.header, self.shape)
-        self._whole = bool(self.inside.all())
-        self._kept: dict[
-            int, np.ndarray
-        ] = {}  # decoded for the mask, and not again for the run: decoding is most of the work
-        self._recent: OrderedDict[int, np.ndarray] = OrderedDict()
-        self.recent = 1  # how many of the planes seen last `plane` has at hand
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        self.still = burned_in.Still(self.frames)
-        for plane in self.at(range(self.frames)):
-            self.still.add(plane)
-            yield plane
-
-    def each(self) -> Iterator[int]:
-        """Frame numbers in order, decoding in one stream; while a number is out, `plane` has its plane at hand."""
-        for index, plane in enumerate(self):
-            self._see(index, plane)
-            yield index
-
-    def plane(self, index: int) -> np.ndarray:
-        """One plane, from those at hand where it is among them, else decoded."""
-        if index not in self._recent:
-            self._see(index, next(self.at([index])))
-        return self._recent[index]
-
-    def _see(self, index: int, plane: np.ndarray) -> None:
-        self._recent[index] = plane
-        while len(self._recent) > self.recent:
-            self._recent.popitem(last=False)
-
-    def mean(self, indices: tuple[int, ...]) -> np.ndarray:
-        """Mean of the planes `indices`."""
-        if len(indices) == 1:
-            return self.plane(indices[0])
-        total = np.zeros(self.inside.shape)
-        for plane in map(self.plane, indices) if len(indices) <= self.recent else self.keep(indices):
-            total += plane
-        return (total / len(indices)).astype(np.float32)
-
-    def keep(self, indices) -> Iterator[np.ndarray]:
-        """As `at`, but the first few planes stay at hand for later passes."""
-        indices = list(indices)
-        for index, plane in zip(indices, self.at(indices), strict=True):
-            if len(self._kept) < FIRST_FRAMES:
-                self._kept[index] = plane
-            yield plane
-
-    def in_field(self, values: np.ndarray) -> np.ndarray:
-        """`values` [rows, columns], 0 outside the shutter."""
-        return values if self._whole else values * self.inside
-
-    def at(self, indices) -> Iterator[np.ndarray]:
-        """Planes float32 [rows, columns] of the frames `indices` (0-based). Raises Unreadable when they cannot be decoded."""
-        indices = list(indices)
-        fresh = self._fresh([index for index in indices if index not in self._kept])
-        for index in indices:
-            yield self._kept[index] if index in self._kept else next(fresh)
-
-    def _fresh(self, indices: list[int]) -> Iterator[np.ndarray]:
-        if not indices:  # which pydicom would take for all
-            return
-        count = 0
-        for pixels in self._decoded(indices):
-            if pixels.shape != self.shape or pixels.dtype.itemsize > 2:
-                raise Unreadable("the pixels do not have the size that the header states", "export the run again")
-            cropped = pixels[self.rows, self.columns]
-            cropped = np.ascontiguousarray(cropped, cropped.dtype.newbyteorder("="))
-            # The table covers every bit pattern, so that "clip" clips nothing: it is three times as fast as the checks of indexing.
-            yield np.take(self.values.table, cropped.view(f"u{cropped.dtype.itemsize}"), mode="clip")
-            count += 1
-        if count != len(indices):
-            raise Unreadable(
-                f"only {count} of {len(indices)} frames are present", "the file is truncated: copy it again"
-            )
-
-    def _decoded(self, indices: list[int]) -> Iterator[np.ndarray]:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                source = self.path
-                syntax = getattr(self.header.file_meta, "TransferSyntaxUID", None)
-                # Two cases that pydicom cannot stream from the file: deflated, and no preamble to say the syntax.
-                if syntax is None or syntax.is_deflated:
-                    source = pydicom.dcmread(self.path, force=True)
-                if syntax is None:
-                    implicit, little = source.original_encoding
-                    explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-                    source.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
-                yield from iter_pixels(source, indices=indices, raw=True)
-        except MemoryError:
-            raise
-        except Exception as error:  # decoders raise whatever their C library does
-            if "missing" in str(error) and "dependenc" in str(error):
-                raise Unreadable(
-                    "no decoder for its transfer syntax is installed", "install the pinned requirements"
-                ) from None
-            raise Unreadable(
-                "the pixel data cannot be decoded", "the file is truncated or damaged: copy it again"
-            ) from None
-
-
 def subtracted_run(
     path: Path, acquisition: Acquisition, size: int, background_grey: int, contrast_per_grey: float
 ) -> Run:
@@ -297,7 +137,7 @@ def subtracted_run(
     grey values but for one linear map: the background mode to `background_grey`, full opacity to 0. Raises Unreadable.
     """
     with tags.faults_named():
-        planes = _Planes(path, acquisition.relationship)
+        planes = Planes(path, acquisition.relationship)
         plan, window = _plan(planes, acquisition)
     weight = _squared(planes.inside.astype(np.float32), size)
     if plan is None:
@@ -336,7 +176,7 @@ def _as_grey(values: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(values), 0, 255)
 
 
-def _plan(planes: _Planes, acquisition: Acquisition) -> tuple[dict[int, Pairing] | None, dict[str, object]]:
+def _plan(planes: Planes, acquisition: Acquisition) -> tuple[dict[int, Pairing] | None, dict[str, object]]:
     """(pairing of each frame, or None for a run stored subtracted; what was done, for the record).
 
     The mask module decides where there is one. Without one a display run is looked at (`subtraction.is_native`), and a native run of any kind takes the
@@ -362,20 +202,23 @@ def _how(source: str, frames: list[int]) -> dict[str, object]:
     return {"mask_source": source, "mask_frames": " ".join(str(frame + 1) for frame in frames)}
 
 
-def _subtracted(planes: _Planes, plan: dict[int, Pairing]):
+def _subtracted(planes: Planes, plan: dict[int, Pairing]):
     """(frame number, plane of the frame, its mask, its averaged contrast plane) of every pairing, in order."""
     if any(len(pairing.contrast) > 1 or pairing.operation != "AVG_SUB" for pairing in plan.values()):
         planes.recent = 8  # averaging and differencing look at neighbours
-    averaged: dict[tuple[int, ...], np.ndarray] = {}  # AVG_SUB has few masks, each serving many frames
+    first = next(iter(plan.values()))
+    # Averaged masks, each serving many frames: the first before the pass over the run, so that its frames are decoded once.
+    averaged = {first.mask: planes.mask(first.mask)} if first.operation == "AVG_SUB" else {}
     last: tuple = (None, None)
     for number in planes.each():
         if (pairing := plan.get(number)) is None:
             continue
-        mask = averaged.get(pairing.mask)
-        if mask is None:
-            mask = planes.mean(pairing.mask)
-            if pairing.operation == "AVG_SUB":
-                averaged[pairing.mask] = mask
+        if pairing.operation != "AVG_SUB":
+            mask = planes.plane(pairing.mask[0])
+        else:
+            if pairing.mask not in averaged:
+                averaged = {pairing.mask: planes.mean(pairing.mask)}
+            mask = averaged[pairing.mask]
         if any(pairing.shift):
             key = pairing.mask, pairing.shift
             if last[0] != key:  # usually the same for the frames that follow
@@ -410,7 +253,7 @@ def example(path: Path, frame: int) -> dict[str, np.ndarray]:
     """Planes of frame `frame` (number in the file from 0) at full size for a figure: "raw" and "mask" where there is a mask, and "subtracted" (raw − mask,
     or as stored: vessels dark)."""
     acquisition = read_acquisition(path)
-    planes = _Planes(path, acquisition.relationship)
+    planes = Planes(path, acquisition.relationship)
     plan, _ = _plan(planes, acquisition)
     if plan is None:
         return {"subtracted": planes.plane(frame)}
@@ -420,4 +263,4 @@ def example(path: Path, frame: int) -> dict[str, np.ndarray]:
 
 def unsubtracted(path: Path, frame: int) -> np.ndarray:
     """Plane float32 of frame `frame` (from 0) at full size, unsubtracted: log intensity, or display value where the run is stored for display."""
-    return _Planes(path, read_acquisition(path).relationship).plane(frame)
+    return Planes(path, read_acquisition(path).relationship).plane(frame)

@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 from scipy import ndimage
 
 from dsa_lib import burned_in
+from dsa_lib._xa_planes import Planes
 from dsa_lib._xa_tags import Unreadable
 from dsa_lib.workspace import PROJECT
 
@@ -161,7 +162,7 @@ REAL = PROJECT.parent / "shared" / "real_dsa" / "gendsa_2d_head.dcm"
 def test_a_real_run_is_let_pass_and_marked_it_is_not():
     from dsa_lib import dicom
 
-    planes = dicom._Planes(REAL, dicom.read_acquisition(REAL).relationship)
+    planes = Planes(REAL, dicom.read_acquisition(REAL).relationship)
     frames = np.stack(list(planes.at(range(0, planes.frames, 9))))
     assert places(frames) == []
     cover = np.zeros(frames.shape[1:])
