@@ -203,7 +203,7 @@ def test_every_fate_is_among_the_planted(planted_run):
     assert set(pd.read_csv(run / "quarantine.csv")["reason"]) == {
         "not a DICOM file", "not an X-ray angiography image", "an unknown photometric interpretation", "the pixel data cannot be decoded",
         "a header value cannot be read", "an identical copy of another file", "another image bears the same SOP instance UID",
-        "burned-in text is likely", "the header says that annotation is burned into the image",
+        "a link that leads nowhere", "burned-in text is likely", "the header says that annotation is burned into the image",
     }  # fmt: skip
     assert (run / "notebooks" / "01_curation.ipynb").exists() and (run / "logs" / "01_curation.log").exists()
 
