@@ -43,9 +43,7 @@ class Curation:
     val_fraction: float = 0.1  # likewise
     oldest_age: int = 90  # years; told of everyone older, since ages over 89 identify (HIPAA). §2.1 reports up to 91: raise it where that is allowed
     workers: int = 2
-    file_seconds: float = (
-        30.0  # computing time one file may take, plus 4 s a MB: ten times what the slowest decoder needs
-    )
+    file_seconds: float = 30.0  # computing time of one file, plus 4 s a MB: ten times the slowest decoder
     file_memory_mb: int = 512  # that reading one file may take: two workers and the notebook stay below 1.5 GB
 
 
@@ -172,9 +170,7 @@ class Fidelity:
     # "as-is": the archive's own mix, against all generated images ("approximately matching" in §2.5: 10,000 against 5,000); "balanced": equally many
     # held-out frames a condition, and generated images in the same numbers.
     reference_mix: str = "as-is"
-    repeats: int = (
-        5  # draws of the reference (and of the floor) over which the median is taken; the paper gives no number
-    )
+    repeats: int = 5  # draws of the reference (and the floor) for the median; the paper gives no number
     neighbours: int = 5  # k of precision, recall, density and coverage
     kid_subset: int = 1000  # images a KID subset; smaller samples are used whole
     kid_subsets: int = 100
