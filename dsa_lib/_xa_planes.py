@@ -153,9 +153,7 @@ class Planes:
             yield np.take(self.values.table, cropped.view(f"u{cropped.dtype.itemsize}"), mode="clip")
             count += 1
         if count != len(indices):
-            raise Unreadable(
-                f"only {count} of {len(indices)} frames are present", "the file is truncated: copy it again"
-            )
+            raise Unreadable("fewer frames are present than the header states", "the file is truncated: copy it again")
 
     def _decoded(self, indices: list[int]) -> Iterator[np.ndarray]:
         try:

@@ -30,7 +30,7 @@ def value_table(header: Dataset, relationship: str) -> ValueTable:
     """
     allocated, stored = int(header.BitsAllocated), int(header.get("BitsStored") or header.BitsAllocated)
     if not 1 <= stored <= allocated:
-        raise Unreadable(f"{stored} bits stored in {allocated}", "export the run again")
+        raise Unreadable("more bits stored than allocated, or none", "export the run again")
     if int(header.get("HighBit", stored - 1)) != stored - 1:
         raise Unreadable(
             "an obsolete bit layout, its values not in the lowest bits", "convert the run to a current form"

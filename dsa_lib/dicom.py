@@ -94,7 +94,7 @@ def _acquisition(header: Dataset) -> Acquisition:
     frames = int(header.get("NumberOfFrames") or 1)
     rows, columns = int(header.Rows), int(header.Columns)
     if not (0 < rows <= MAX_SIDE and 0 < columns <= MAX_SIDE and 0 < frames <= MAX_FRAMES):
-        raise Unreadable(f"impossible dimensions {frames}×{rows}×{columns}", "export the run again")
+        raise Unreadable("impossible dimensions in the header", "export the run again")
     if int(header.get("SamplesPerPixel", 1)) != 1 or int(header.get("BitsAllocated", 0)) not in (8, 16):
         raise Unreadable("not an 8 or 16 bit grey-scale image", "export the run as grey-scale XA")
     primary_deg, secondary_deg = tags.angles_deg(header)
