@@ -70,6 +70,7 @@ class Task:
     bytes: int
     fingerprint: str  # of the file's size and time, the settings and the code: another one is read anew
     fault: tuple[str, str] | None = None  # (reason, remedy) where there is no file to open
+    state: str = ""  # size and time of change
     cleared: bool = False  # of burned-in text, by a person
 
     @property
@@ -165,6 +166,7 @@ def _read_file(task: Task) -> dict:
             "please report it: the reader should have named it",
         )
         record = {"fingerprint": task.fingerprint, "quarantined": reason, "remedy": remedy}
+    record["state"] = task.state
     with _writing():
         if record.get("kept"):
             with atomic_write(task.array) as temporary:
@@ -250,9 +252,9 @@ def plan(
         bytes_, changed_ns = 0, 0
         if not fault:
             try:
-                state = (archive / inside).stat()
-                bytes_, changed_ns = state.st_size, state.st_mtime_ns
-                if not stat.S_ISREG(state.st_mode):
+                found = (archive / inside).stat()
+                bytes_, changed_ns = found.st_size, found.st_mtime_ns
+                if not stat.S_ISREG(found.st_mode):
                     fault = ("a device, pipe or socket, not a file", "nothing to do: it holds no image")
             except OSError:
                 fault = (
@@ -262,12 +264,25 @@ def plan(
                 )
         task = Task(place, inside, "", bytes_, "", fault or None)
         short = pseudonym(key, "F", task.name)
-        cleared = short in reviewed
-        facts = f" {bytes_} {changed_ns} {made_from}{' cleared' if cleared else ''}"
+        state = f"{bytes_} {changed_ns}"
+        cleared = short in reviewed and _state(place.records / f"{short}.json") == state
+        facts = f" {state} {made_from}{' cleared' if cleared else ''}"
         fingerprint = hashlib.sha256(os.fsencode(inside) + facts.encode()).hexdigest()
-        tasks.append(dataclasses.replace(task, short=short, fingerprint=fingerprint, cleared=cleared))
+        tasks.append(dataclasses.replace(task, short=short, fingerprint=fingerprint, state=state, cleared=cleared))
         size += bytes_
+    present = {task.short for task in tasks}
+    for left in (*place.records.glob("*.json"), *place.arrays.glob("*.npy")):
+        if left.stem not in present:
+            left.unlink()  # of a file that is no longer in the archive
     return tasks, size
+
+
+def _state(record: Path) -> str:
+    """Size and time of the file that `record` is about: what a person has cleared is that file, and no other one put in its place."""
+    try:
+        return json.loads(record.read_text())["state"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
 
 
 def _listing(archive: Path) -> Iterator[tuple[str, tuple[str, str] | tuple[()]]]:

@@ -136,10 +136,23 @@ def test_files_with_burned_in_annotation_are_held_back_until_a_person_clears_the
     workspace.private("reviewed.csv").write_text(f"file,by\n{listed.loc['says_no', 'file']},EM\n")
     found = cohort.curate(archive, workspace, SETTINGS, seed=1)
     assert (found.flow["series kept"], len(found.quarantine)) == (2, 1)
+    # What a person cleared is that file, and no other one put in its place.
+    cleared = archive / "says_no"
+    content = cleared.read_bytes()
+    make_xa(cleared, noisy("MUSTER MARTHA 1931", 5))
+    assert cohort.curate(archive, workspace, SETTINGS, seed=1).flow["series kept"] == 1
+    cleared.write_bytes(content)
+    cohort.curate(archive, workspace, SETTINGS, seed=1)
+    assert cohort.curate(archive, workspace, SETTINGS, seed=1).flow["series kept"] == 2  # looked for anew, then cleared
     # Taken off the list it is held back again, and its pixels go.
     workspace.private("reviewed.csv").write_text("file\n")
     assert cohort.curate(archive, workspace, SETTINGS, seed=1).flow["series kept"] == 1
     assert len(list(workspace.checkpoints("curation").glob("*.npy"))) == 1
+    # So do those of a file that has left the archive.
+    (archive / "clean").unlink()
+    with pytest.raises(StudyError, match="no series of the archive can be used"):
+        cohort.curate(archive, workspace, SETTINGS, seed=1)
+    assert not list(workspace.checkpoints("curation").glob("*.npy"))
 
 
 def test_a_review_file_of_another_form_is_named(workspace):

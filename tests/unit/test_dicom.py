@@ -56,11 +56,11 @@ def test_log_run_is_subtracted_directly(tmp_path):
     assert run(tmp_path / "a").frames[1, 0, 0] == round(162 - 100 * step / 0.008)
 
 
-def test_log_step_comes_from_the_modality_lut(tmp_path):
-    table = np.exp(np.arange(4096) * 0.0025)
-    lut = item(
-        LUTDescriptor=[4096, 0, 16], ModalityLUTType="US", LUTData=np.rint(table).clip(1, 65535).astype("<u2").tobytes()
-    )
+@pytest.mark.parametrize("darkest", [1, 0])
+def test_log_step_comes_from_the_modality_lut(tmp_path, darkest):
+    table = np.rint(np.exp(np.arange(4096) * 0.0025)).clip(1, 65535).astype("<u2")
+    table[:16] = darkest  # tables often begin with zeros
+    lut = item(LUTDescriptor=[4096, 0, 16], ModalityLUTType="US", LUTData=table.tobytes())
     make_xa(tmp_path / "a", flat(3000, 2900), PixelIntensityRelationship="LOG", ModalityLUTSequence=Sequence([lut]))
     result = run(tmp_path / "a")
     assert result.window["log_per_value"] == pytest.approx(0.0025, rel=0.02)
