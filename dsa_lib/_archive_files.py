@@ -80,7 +80,7 @@ class Task:
     @property
     def name(self) -> str:
         """Its path inside the archive; bytes that are no text are written as \\x.. ."""
-        return os.fsencode(self.inside).decode(errors="backslashreplace")
+        return _shown(self.inside)
 
     @property
     def record(self) -> Path:
@@ -98,6 +98,17 @@ class Task:
     def bounded_fingerprint(self) -> str:
         """Of a file that was stopped: other bounds read it anew."""
         return f"{self.fingerprint} {self.place.settings.file_seconds:g} s {self.place.settings.file_memory_mb} MB"
+
+
+def _shown(inside: str) -> str:
+    return os.fsencode(inside).decode(errors="backslashreplace")
+
+
+def path_of(archive: Path, name: str) -> Path:
+    """The file of `archive` that tables call `name` (`Task.name`), which differs from its path where that is no text."""
+    if (archive / name).exists():
+        return archive / name
+    return next((archive / inside for inside, _ in listing(archive) if _shown(inside) == name), archive / name)
 
 
 def _finished(task: Task) -> dict | None:
@@ -248,7 +259,7 @@ def plan(
     for left in (*store, *place.records.glob(".writing-*"), *place.arrays.glob(".writing-*")):
         shutil.rmtree(left, ignore_errors=True)  # by a run that was killed
     tasks, size = [], 0
-    for inside, fault in sorted(_listing(archive)):
+    for inside, fault in sorted(listing(archive)):
         bytes_, changed_ns = 0, 0
         if not fault:
             try:
@@ -285,7 +296,7 @@ def _state(record: Path) -> str:
         return ""
 
 
-def _listing(archive: Path) -> Iterator[tuple[str, tuple[str, str] | tuple[()]]]:
+def listing(archive: Path) -> Iterator[tuple[str, tuple[str, str] | tuple[()]]]:
     """(path inside `archive`, () or (reason, remedy)) of everything in it but folders that open.
 
     Links to folders are followed, after all folders proper; each folder is listed once, whatever leads to it, so that a loop of links ends.

@@ -140,9 +140,11 @@ def is_rotational(header: Dataset) -> bool:
     for axis in ("Primary", "Secondary"):
         increments = numbers(header.get(f"Positioner{axis}AngleIncrement"))
         known |= bool(increments)
+        if len(increments) == 1:  # the same step from each frame to the next
+            increments *= max(1, int(header.get("NumberOfFrames") or 1) - 1)
         # Vendors differ in whether an increment counts from the first frame or from the one before; a held arm may jitter, so steps are summed
         # only where the header does not call it static.
-        travelled = 0.0 if motion == "STATIC" else abs(sum(increments))
+        travelled = 0.0 if motion == "STATIC" else float(np.ptp(np.cumsum([0.0, *increments])))
         if increments and max(travelled, max(increments) - min(increments)) > ROTATION_TOLERANCE_DEG:
             return True
         for keyword in (f"Positioner{axis}Angle", f"PositionerIsocenter{axis}Angle"):
@@ -234,7 +236,8 @@ def _open(item: Dataset, kind: str, shape: tuple[int, int]) -> np.ndarray:
         given = [numbers(item.get(f"{kind}{edge}")) for edge in edges]
         limits = (1, shape[1], 1, shape[0])
         left, right, upper, lower = (edge[0] if edge else limit for edge, limit in zip(given, limits, strict=True))
-        inside &= (column >= left) & (column <= right) & (row >= upper) & (row <= lower)
+        if right > left and lower > upper:  # all zero: not set
+            inside &= (column >= left) & (column <= right) & (row >= upper) & (row <= lower)
     centre, radius = numbers(item.get(f"CenterOfCircular{kind}")), numbers(item.get(f"RadiusOfCircular{kind}"))
     if "CIRCULAR" in shapes and len(centre) == 2 and radius:
         inside &= (row - centre[0]) ** 2 + (column - centre[1]) ** 2 <= radius[0] ** 2

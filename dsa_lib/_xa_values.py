@@ -114,7 +114,7 @@ def _log_step(header: Dataset, stored: int) -> float:
             items.append(item)
     if items:
         first, linear, _ = _lookup_table(header, items[0])
-        used = np.flatnonzero(linear > 0)  # the darkest entries are often 0
-        if len(used) > max(1, len(linear) // 2):
+        used = np.flatnonzero(linear > linear.max() / 256)  # the darkest entries are rounded, often to 0
+        if len(used) > max(1, len(linear) // 8):
             return float(abs(np.polyfit(used + first, np.log(linear[used]), 1)[0]))
     return math.log(2**stored) / (2**stored - 1)

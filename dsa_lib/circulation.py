@@ -7,6 +7,7 @@ free text can hold a name.
 """
 
 import functools
+import io
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -84,7 +85,14 @@ def read_by_hand(path: Path) -> dict[str, Match]:
     """
     path = Path(path)
     try:
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
+        content = path.read_bytes()
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = content.decode("cp1252", errors="replace")  # as spreadsheets on Windows save it
+        heading = text.partition("\n")[0]
+        separator = ";" if heading.count(";") > heading.count(",") else ","
+        rows = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, skipinitialspace=True)
     except (OSError, ValueError) as error:
         raise StudyError(
             f"{path.name} cannot be read ({type(error).__name__}): give a CSV with the columns sop_instance_uid,circulation"

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from dsa_lib import circulation, deidentification, filter_flow
-from dsa_lib._archive_files import BYTES_PER_WORKER, Task, join_frames, plan, pseudonym, read_all, run_key
+from dsa_lib._archive_files import BYTES_PER_WORKER, Task, join_frames, path_of, plan, pseudonym, read_all, run_key
 from dsa_lib.cohort_statistics import cell_of, describe, table1
 from dsa_lib.errors import StudyError
 from dsa_lib.profiles import Curation
@@ -23,7 +23,7 @@ from dsa_lib.workspace import Workspace, atomic_write, write_json
 
 __all__ = [
     "SPLITS", "Cohort", "account", "balance", "cannot_train", "cell_of", "curate", "describe", "divide", "example_series", "filled_frame",
-    "frame_rows", "open_frames", "pseudonym", "run_key", "split_patients", "table1",
+    "frame_rows", "open_frames", "path_of", "pseudonym", "run_key", "split_patients", "table1",
 ]  # fmt: skip
 
 
@@ -70,9 +70,21 @@ def curate(
     records = list(track(read_all(tasks, workers), len(tasks), "files"))
     names, arrays = [task.name for task in tasks], {task.name: task.array for task in tasks}
     found = account(names, records, key, _same_image(tasks, records), settings.oldest_age)
+    used = (
+        set(found.key["file"][found.key["series"].isin(found.series.loc[found.series["kept"], "series"])])
+        if len(found.series)
+        else set()
+    )
+    for task in tasks:
+        if task.name not in used:
+            task.array.unlink(
+                missing_ok=True
+            )  # copies, and what has been refused since: no pixels stay that are not used
     _write_quarantine(ws, found)
     _write_questions(ws, found, records, answers)
     if not found.series["kept"].any():
+        for stale in ("frames.npy", "frames.parquet", "flow.json"):
+            ws.path(stale).unlink(missing_ok=True)  # of an earlier archive
         _write_kept(ws, "series.parquet", found.series.drop(columns=_PER_FRAME))
         raise StudyError(
             f"no series of the archive can be used: {len(found.quarantine)} files were quarantined and {len(found.series)} series excluded; "

@@ -49,6 +49,7 @@ class Acquisition:
     frame_time_source: str
     relationship: str  # LIN, LOG or DISP
     study_date: str = ""  # DA
+    relationship_assumed: bool = False  # the header states none of the three
 
     def obstacle(self, differencing: str = "subtract") -> str:
         """Why this run cannot give subtracted frames of a known view; "" where it can. `differencing` as in `profiles.Curation`."""
@@ -100,10 +101,17 @@ def _acquisition(header: Dataset) -> Acquisition:
     primary_deg, secondary_deg = tags.angles_deg(header)
     plane, plane_source = tags.plane_of(header, primary_deg)
     times, time_source = tags.frame_times_s(header, frames)
-    relationship = str(find(header, "PixelIntensityRelationship") or "").upper()
+    relationship, assumed = str(find(header, "PixelIntensityRelationship") or "").upper(), False
     if relationship not in ("LIN", "LOG", "DISP"):
-        derived = str((header.get("ImageType") or [""])[0]).upper() == "DERIVED"
-        relationship = "DISP" if derived else "LIN"
+        # Not stated, or OTHER: what was processed for display, else what leads back to linear, else the detector's own values.
+        types = header.get("ImageType") or [""]
+        derived = str(types if isinstance(types, str) else types[0]).upper() == "DERIVED"
+        table = tags.sequence_item(header, "PixelIntensityRelationshipLUTSequence")
+        relationship = "DISP" if derived else "LOG" if table is not None else "LIN"
+        assumed = True
+    applied = find(header, "ImageProcessingApplied") or []
+    if "DIGITAL_SUBTR" in ([applied] if isinstance(applied, str) else list(applied)):
+        relationship = "DISP"  # Enhanced XA: subtracted before it was stored
     sex = str(header.get("PatientSex") or "").upper()
     return Acquisition(
         patient_id=str(header.PatientID),
@@ -124,6 +132,7 @@ def _acquisition(header: Dataset) -> Acquisition:
         frame_times_s=times,
         frame_time_source=time_source,
         relationship=relationship,
+        relationship_assumed=assumed,
         study_date=str(header.get("StudyDate") or ""),
     )
 
@@ -139,12 +148,15 @@ def subtracted_run(
     with tags.faults_named():
         planes = Planes(path, acquisition.relationship)
         plan, window = _plan(planes, acquisition)
-    weight = _squared(planes.inside.astype(np.float32), size)
+    weight = np.array(_squared(planes.inside.astype(np.float32), size))
     if plan is None:
         numbers = np.arange(planes.frames)
         stored = np.empty((planes.frames, size, size), np.float32)
         for index, plane in enumerate(planes):
             stored[index] = _squared(planes.in_field(plane), size)
+        # Blanking that no shutter element tells of counts as outside the field.
+        blank = subtraction.blank(stored)
+        stored[:, blank], weight[blank] = 0, 0
         # Levels of a long run are measured on some of its frames: they take several copies of what they look at.
         seen = stored[:: max(1, planes.frames // LEVEL_FRAMES), weight > 0.99]
         background = subtraction.background_level(seen)
@@ -166,7 +178,7 @@ def subtracted_run(
     window |= {
         "relationship": acquisition.relationship,
         "log_per_value": round(planes.values.log_per_value, 10),
-        "value_mapping": planes.values.mapping,
+        "value_mapping": planes.values.mapping + ("; relationship assumed" if acquisition.relationship_assumed else ""),
     }
     text = tuple(planes.still.text(logged=acquisition.relationship == "LIN"))
     return Run(frames, numbers, window, text)
@@ -191,8 +203,11 @@ def _plan(planes: Planes, acquisition: Acquisition) -> tuple[dict[int, Pairing] 
     first = list(planes.keep(range(min(FIRST_FRAMES, max(1, planes.frames // 3)))))
     if acquisition.relationship == "DISP":
         second = planes.plane(min(1, planes.frames - 1))
-        if planes.frames == 1 or not subtraction.is_native(first[0][planes.inside], second[planes.inside]):
+        seen = planes.inside & ~subtraction.blank(np.stack([first[0], second]))
+        if not seen.any() or not subtraction.is_native(first[0][seen], second[seen], alone=planes.frames == 1):
             return None, _how("stored subtracted", [])
+        if planes.frames == 1:
+            raise Unreadable("a single frame that is not subtracted", "export the run with its mask frames")
     chosen = subtraction.brightest(first, planes.inside)
     pairing = {frame: Pairing((frame,), (chosen,), (0.0, 0.0), "AVG_SUB") for frame in range(planes.frames)}
     return pairing, _how("chosen from the first frames", [chosen])

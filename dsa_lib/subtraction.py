@@ -103,12 +103,20 @@ def only_differencing(header: Dataset) -> bool:
     return bool(operations) and "AVG_SUB" not in operations
 
 
-def is_native(first: np.ndarray, second: np.ndarray) -> bool:
+def blank(planes: np.ndarray) -> np.ndarray:
+    """Where the display values [frames, rows, columns] are black, or white, in every frame: bars and corners that hold no image."""
+    return (planes <= 0).all(axis=0) | (planes >= 1).all(axis=0)
+
+
+def is_native(first: np.ndarray, second: np.ndarray, alone: bool = False) -> bool:
     """Whether a display run is native (unsubtracted), from its two first frames within the field, values in [0, 1].
 
-    Skull and air that stay from one frame to the next spread the grey values far more than the difference of the two frames does.
+    Skull and air that stay from one frame to the next spread the grey values far more than the difference of the two frames does. Of a frame `alone` the
+    spread decides.
     """
     spread, between = _robust_sd(first), _robust_sd(second.astype(np.float64) - first)
+    if alone:
+        return spread > NATIVE_SPREAD
     return spread > NATIVE_SPREAD and spread > NATIVE_RATIO * between
 
 

@@ -99,7 +99,7 @@ one = frames[frames["series"] == shown["series"]]
 fullest = cohort.filled_frame(store[one["frame_id"]])
 file = found.key.set_index("series").loc[shown["series"], "file"]
 units = "display value" if shown["relationship"] == "DISP" else "log intensity"
-planes = dicom.example(folder / file, int(one["frame"].iloc[fullest]))
+planes = dicom.example(cohort.path_of(folder, file), int(one["frame"].iloc[fullest]))
 figure = figures.draw_subtraction(planes, store[one["frame_id"].iloc[fullest]], units)
 style.save(figure, study.write("figures/curation_subtraction.png"))
 
@@ -135,7 +135,8 @@ if study.archive is None and len(excluded):
     examples = excluded.drop_duplicates("reason").set_index("series")
     files = found.key.set_index("series")["file"]
     planes = {
-        row.reason: dicom.unsubtracted(folder / files[row.Index], row.frames // 2) for row in examples.itertuples()
+        row.reason: dicom.unsubtracted(cohort.path_of(folder, files[row.Index]), row.frames // 2)
+        for row in examples.itertuples()
     }
     figure = figures.draw_excluded(planes, counts, f"excluded series, {counted_in}")
     style.save(figure, study.write("figures/curation_excluded.png"))

@@ -3,13 +3,16 @@ its parameters, the archive. The Snakefile reads the result; it decides what run
 """
 
 import ast
+import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from dsa_lib._archive_files import listing
 from dsa_lib.errors import StudyError
 from dsa_lib.hidden_paths import referred
 from dsa_lib.profiles import Profile
@@ -119,11 +122,13 @@ def fingerprint(key: str, value: object) -> object:
         return hashlib.sha256(manifest.read_bytes()).hexdigest()[:16] if manifest.exists() else value
     if not isinstance(value, str) or not value or not (path := Path(value)).exists():
         return "a path at which nothing lies" if referred(key, value) != value else value
-    files = [path] if path.is_file() else sorted(item for item in path.rglob("*") if item.is_file())
+    # As curation lists an archive: any names, links to folders followed once.
+    files = [path] if path.is_file() else sorted(path / inside for inside, _ in listing(path))
     digest = hashlib.sha256()
     for item in files:
-        facts = item.stat()
-        digest.update(f"{item.relative_to(path).as_posix()} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+        with contextlib.suppress(OSError):  # a link that leads nowhere
+            facts = item.stat()
+            digest.update(os.fsencode(item.relative_to(path)) + f" {facts.st_size} {facts.st_mtime_ns}\n".encode())
     return f"{len(files)} files {digest.hexdigest()[:16]}"
 
 

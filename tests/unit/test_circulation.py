@@ -121,3 +121,10 @@ def test_faults_in_answers_are_named(tmp_path, text, words):
     with pytest.raises(StudyError, match=words) as fault:
         read_by_hand(own)
     assert "1.2.3" not in str(fault.value)
+
+
+@pytest.mark.parametrize(("encoding", "separator"), [("utf-8", ","), ("utf-8-sig", ";"), ("cp1252", ";")])
+def test_answers_as_spreadsheets_save_them(tmp_path, encoding, separator):
+    rows = [["sop_instance_uid", "description", "circulation"], ["1.2.3", "Gef\u00e4\u00df links", "posterior"]]
+    (tmp_path / "own.csv").write_bytes("\n".join(map(separator.join, rows)).encode(encoding))
+    assert read_by_hand(tmp_path / "own.csv")["1.2.3"].circulation == "posterior"

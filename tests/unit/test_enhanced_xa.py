@@ -100,6 +100,11 @@ def test_angles_that_change_over_the_frames_make_it_rotational(tmp_path, step, r
         ({"PositionerMotion": "DYNAMIC", "PositionerPrimaryAngleIncrement": [0, 5, 5]}, True),
         ({"PositionerMotion": "DYNAMIC", "PositionerSecondaryAngleIncrement": [0, 5, 5]}, True),
         ({"PositionerMotion": "DYNAMIC"}, True),  # said to turn, not how far
+        (
+            {"PositionerMotion": "DYNAMIC", "PositionerPrimaryAngleIncrement": "0.9"},
+            True,
+        ),  # one step, from each frame to the next
+        ({"PositionerMotion": "DYNAMIC", "PositionerPrimaryAngleIncrement": [0, 9, -9]}, True),  # there and back
         ({"PositionerMotion": "DYNAMIC", "PositionerPrimaryAngleIncrement": [0, 0, 0]}, False),
         (
             {"PositionerMotion": "STATIC", "PositionerPrimaryAngleIncrement": [0, 5, 5]},
@@ -222,3 +227,18 @@ def test_the_record_says_how_values_were_mapped(tmp_path):
     assert run(tmp_path / "a").window["value_mapping"] == "ln(v)"
     make_xa(tmp_path / "b", flat(2000, 1000), PixelIntensityRelationshipSign=-1)
     assert run(tmp_path / "b").window["value_mapping"] == "ln((4095 - v))"
+
+
+def test_a_relationship_that_is_not_stated_is_recorded_as_assumed(tmp_path):
+    make_xa(tmp_path / "a", flat(2000, 1000), PixelIntensityRelationship="OTHER")
+    assert run(tmp_path / "a").window["value_mapping"] == "ln(v); relationship assumed"
+    make_xa(
+        tmp_path / "b",
+        flat(160, 160),
+        PixelIntensityRelationship=None,
+        ImageType="DERIVED",
+        MaskSubtractionSequence=None,
+    )
+    assert dicom.read_acquisition(tmp_path / "b").relationship == "DISP"
+    make_enhanced(tmp_path / "c", flat(160, 160), shared=shared_group(), ImageProcessingApplied="DIGITAL_SUBTR")
+    assert dicom.read_acquisition(tmp_path / "c").relationship == "DISP"

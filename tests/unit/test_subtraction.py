@@ -184,3 +184,29 @@ def test_a_native_display_run_gets_a_mask_and_a_subtracted_one_is_left_alone(tmp
         assert abs(np.median(result.frames[7, 14:17, 8:24]) - 102) <= 3  # 60 levels darker
         assert abs(np.median(result.frames[7, :10]) - 162) <= 2
         assert result.frames[7, :10].std() < 6  # no anatomy left
+
+
+@pytest.mark.parametrize("shape", ["bars", "round"])
+@pytest.mark.parametrize("bright_vessels", [False, True])
+def test_blanking_without_a_shutter_element_is_no_anatomy(tmp_path, shape, bright_vessels):
+    """A run stored subtracted, letterboxed or round, black outside: left alone, vessels dark, the blanking grey as the background."""
+    frames = 160 + np.random.default_rng(4).normal(0, 1.5, (9, 64, 64))
+    frames[5:, 30:34, 18:46] -= 90
+    frames = 255 - frames if bright_vessels else frames
+    row, column = np.mgrid[:64, :64]
+    field = (column >= 14) & (column < 50) if shape == "bars" else (row - 31.5) ** 2 + (column - 31.5) ** 2 < 31**2
+    pixels = np.where(field, np.clip(frames, 1, 254), 0).astype(np.uint8)
+    make_xa(tmp_path / "a", pixels, bits=8, PixelIntensityRelationship="DISP", MaskSubtractionSequence=None)
+    result = run(tmp_path / "a", size=64)
+    assert result.window["mask_source"] == "stored subtracted"
+    assert np.median(result.frames[7, 31:33, 22:42]) < 100
+    assert np.unique(result.frames[7][~field]).tolist() == [162]
+
+
+def test_a_single_native_display_frame_is_refused(tmp_path):
+    display = {"bits": 8, "PixelIntensityRelationship": "DISP", "MaskSubtractionSequence": None}
+    make_xa(tmp_path / "native", anatomy()[None].clip(0, 255).astype(np.uint8), **display)
+    with pytest.raises(dicom.Unreadable, match="a single frame that is not subtracted"):
+        run(tmp_path / "native", size=32)
+    make_xa(tmp_path / "subtracted", np.full((1, 32, 32), 160, np.uint8), **display)
+    assert run(tmp_path / "subtracted", size=32).window["mask_source"] == "stored subtracted"
