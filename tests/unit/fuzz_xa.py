@@ -565,13 +565,15 @@ def fuzz(folder: Path, count: int, seed: int, workers: int = 2) -> tuple[Counter
                 harmless_of[path.name] = f"base {base_name}"
     expected = odd_entries(archive)
     ws = Workspace("fuzz")
+    tasks, _ = _archive_files.plan(archive, ws, _archive_files.run_key(ws, 1), SETTINGS, VOCABULARY)
+    read = dict(zip((task.name for task in tasks), _archive_files.read_all(tasks, workers), strict=True))
+    # Looked at before curation: it keeps no frames of copies, and mutants of a deflated file are copies.
+    arrays = {task.name: np.load(task.array) for task in tasks if read[task.name].get("kept")}
     cohort.curate(archive, ws, SETTINGS, seed=1, workers=workers, simulated=True)
     quarantine = pd.read_csv(ws.private("quarantine_files.csv"), keep_default_na=False).set_index("path")
-    tasks, _ = _archive_files.plan(archive, ws, _archive_files.run_key(ws, 1), SETTINGS, VOCABULARY)
     outcomes, faults = Counter(), []
-    arrays = {task.name: task for task in tasks}
     for task in tasks:
-        record = _archive_files._finished(task) or {}
+        record = read[task.name]
         kind = task.name.rsplit(" ", 2)[0] if task.name[0] != "b" else task.name
         kind = next((name for name in names if task.name.startswith(name + " ")), kind)
         row = quarantine.loc[task.name] if task.name in quarantine.index else None
@@ -586,12 +588,12 @@ def fuzz(folder: Path, count: int, seed: int, workers: int = 2) -> tuple[Counter
         if "unforeseen" in reason or (row is None and not record):
             faults.append(f"{task.name}: {reason}")
         if record.get("kept"):
-            frames = np.load(task.array)
-            if frames.shape != (record["frames"], 16, 16) or frames.dtype != np.uint8:
+            frames = arrays[task.name]
+            if frames.shape != (len(record["frame_numbers"]), 16, 16) or frames.dtype != np.uint8:
                 faults.append(f"{task.name}: frames {frames.shape}")
         if task.name in harmless_of:
-            original = arrays[harmless_of[task.name]].array
-            if not record.get("kept") or not np.array_equal(np.load(task.array), np.load(original)):
+            original = arrays.get(harmless_of[task.name])
+            if not record.get("kept") or original is None or not np.array_equal(arrays[task.name], original):
                 faults.append(
                     f"{task.name}: a harmless change, but {reason if not record.get('kept') else 'other frames'}"
                 )
@@ -601,7 +603,7 @@ def fuzz(folder: Path, count: int, seed: int, workers: int = 2) -> tuple[Counter
     faults += [f"{name}: not accounted for" for name in missing_odd]
     if len(tasks) != min(count, len(rounds)) + len(bases) + len(expected):
         faults.append(f"{len(tasks)} files accounted for")
-    if any(not _archive_files._finished(arrays[f"base {name}"]).get("kept") for name in bases):
+    if any(f"base {name}" not in arrays for name in bases):
         faults.append("a base file was not kept")
     return outcomes, faults
 
