@@ -23,6 +23,7 @@ class Archive:
 
     patients: int = 859
     series_per_study: int = 20  # 22,064 series / 1,104 studies
+    least_per_cell: int = 16  # series that each of the four canonical conditions gets at least, in archives large enough
     matrix: int = 1024  # raw detector pixels, square
     frames: int = 14  # frames a run
     frame_time_ms: float = 500.0

@@ -50,9 +50,9 @@ def largest_remainder(total: int, shares) -> np.ndarray:
     return counts
 
 
-def minimum_per_cell(kept: int) -> int:
-    """The fewest series a canonical cell gets in an archive of `kept` series."""
-    return min(16, max(kept // 10, 1))
+def minimum_per_cell(kept: int, least: int = 16) -> int:
+    """The fewest series a canonical cell gets in an archive of `kept` series: `least`, or a tenth of a small archive."""
+    return min(least, max(kept // 10, 1))
 
 
 def archive_size(patients: int, series_per_study: int) -> dict[str, int]:
@@ -110,11 +110,11 @@ def _canonical(plane: str, rng) -> tuple[float, float]:
     return (primary if plane == "A" else primary - 90), secondary
 
 
-def _kept_runs(kept: int, rng) -> list[dict]:
+def _kept_runs(kept: int, least: int, rng) -> list[dict]:
     """Biplane runs of both circulations, with the planes' canonical cells dealt out."""
     runs = kept // 2
     anterior, posterior = largest_remainder(runs, [ANTERIOR_SHARE, 1 - ANTERIOR_SHARE])
-    floor = minimum_per_cell(kept)
+    floor = minimum_per_cell(kept, least)
     out = []
     for circulation, count, short in (("anterior", anterior, "AC"), ("posterior", posterior, "PC")):
         planes = {}
@@ -164,7 +164,7 @@ def _describe(run: dict, rng) -> str:
 def plan_archive(config, seed: int) -> pd.DataFrame:
     """One row a series with every fact of the archive before anything is rendered.
 
-    config: a profile's `archive` section (patients, series_per_study, matrix, frames, frame_time_ms, annotated_series). The same config
+    config: a profile's `archive` section (patients, series_per_study, least_per_cell, matrix, frames, frame_time_ms, annotated_series). The same config
     and seed give the same plan. Columns: series (0-based), run, study_key, patient_id, study_number, study_date, sex, age,
     circulation ("anterior", "posterior" or ""), vessel, side (+1 left), kind ("kept" or why excluded), plane, primary_angle_deg,
     secondary_angle_deg, description, series_number, annotated, file (relative path), series/sop/study_instance_uid.
@@ -172,7 +172,7 @@ def plan_archive(config, seed: int) -> pd.DataFrame:
     rng = np.random.default_rng([seed, 20150101])
     size = archive_size(config.patients, config.series_per_study)
     studies = _studies(_people(size["patients"], rng), size["studies"], rng)
-    runs = _kept_runs(size["kept"], rng) + _excluded_runs(size["excluded"], rng)
+    runs = _kept_runs(size["kept"], config.least_per_cell, rng) + _excluded_runs(size["excluded"], rng)
     home = np.concatenate([rng.permutation(len(studies)) for _ in range(len(runs) // len(studies) + 1)])[: len(runs)]
     order = np.argsort(home, kind="stable")
     rows = []
@@ -196,7 +196,8 @@ def plan_archive(config, seed: int) -> pd.DataFrame:
                 "description": description, "series_number": number,
             })  # fmt: skip
     plan = pd.DataFrame(rows)
-    plan["patient_id"] = [f"PHANTOM-{p + 1:04d}" for p in plan["patient"]]
+    # The seed is part of the identifier: patient 1 of another seed has another anatomy, and trained models name the patients they have seen.
+    plan["patient_id"] = [f"PHANTOM-{seed:X}-{p + 1:04d}" for p in plan["patient"]]
     plan["annotated"] = _annotated(plan, config.annotated_series, rng)
     plan["file"] = [
         f"{r.patient_id}/study{r.study_number:02d}/{r.series_number:04d}_{r.plane}.dcm" for r in plan.itertuples()
