@@ -17,7 +17,10 @@ def check_profile(profile: "Profile") -> None:
             raise StudyError(f"profile {profile.name}: {sentence}")
 
     auto, diffusion, curation, sampling = profile.autoencoder, profile.diffusion, profile.curation, profile.sampling
-    need(profile.precision in ("bf16", "fp32", "auto"), f"precision {profile.precision!r} is not bf16, fp32 or auto")
+    need(
+        profile.precision in ("bf16", "fp16", "fp32", "auto"),
+        f"precision {profile.precision!r} is not bf16, fp16, fp32 or auto",
+    )
     for section in (
         "archive",
         "curation",
@@ -37,6 +40,7 @@ def check_profile(profile: "Profile") -> None:
     positive = """
         archive.patients archive.matrix archive.frames archive.annotated_series curation.image_size
         curation.file_seconds curation.file_memory_mb
+        classifier.accumulate autoencoder.accumulate diffusion.accumulate
         classifier.steps classifier.input_size classifier.batch_size classifier.learning_rate
         autoencoder.batch_size autoencoder.learning_rate diffusion.batch_size diffusion.learning_rate
         sampling.steps sampling.batch_size sampling.reader_batches sampling.reader_per_condition sampling.fid_per_condition
@@ -119,10 +123,19 @@ def check_profile(profile: "Profile") -> None:
         0 < diffusion.beta_start < diffusion.beta_end < 1,
         "diffusion.beta_start and beta_end must satisfy 0 < start < end < 1",
     )
-    need(0 <= diffusion.ema_decay < 1, f"diffusion.ema_decay {diffusion.ema_decay} is not in [0, 1)")
+    for name, section in (("autoencoder", auto), ("diffusion", diffusion)):
+        need(0 <= section.ema_decay < 1, f"{name}.ema_decay {section.ema_decay} is not in [0, 1)")
     need(
-        auto.perceptual in ("lpips", "phase-network"),
-        f"autoencoder.perceptual {auto.perceptual!r} is not lpips or phase-network",
+        0 <= diffusion.condition_dropout < 1,
+        f"diffusion.condition_dropout {diffusion.condition_dropout} is not in [0, 1)",
+    )
+    need(
+        sampling.guidance == 1 or diffusion.condition_dropout > 0,
+        f"sampling.guidance {sampling.guidance} needs a model trained with diffusion.condition_dropout above 0: set it, or guidance 1",
+    )
+    need(
+        auto.perceptual in ("lpips", "phase-network", "random"),
+        f"autoencoder.perceptual {auto.perceptual!r} is not lpips, phase-network or random (for benchmarks alone)",
     )
     need(auto.kl_reduction in ("sum", "mean"), f"autoencoder.kl_reduction {auto.kl_reduction!r} is not sum or mean")
     need(

@@ -6,7 +6,6 @@ Section numbers in comments are the paper's.
 """
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import typing
@@ -14,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from dsa_lib._profile_checks import check_profile
+from dsa_lib._profile_overrides import leaf_names, suggest, typed
 from dsa_lib.errors import StudyError
 
 
@@ -23,7 +23,9 @@ class Archive:
 
     patients: int = 859
     series_per_study: int = 20  # 22,064 series / 1,104 studies
-    least_per_cell: int = 16  # series that each of the four canonical conditions gets at least, in archives large enough
+    least_per_cell: int = (
+        16  # series that each of the four canonical conditions gets at least, in archives large enough
+    )
     matrix: int = 1024  # raw detector pixels, square
     frames: int = 14  # frames a run
     frame_time_ms: float = 500.0
@@ -57,6 +59,8 @@ class Classifier:
     batch_size: int = 64  # §4.2 gives no batch size, learning rate or number of steps
     learning_rate: float = 1e-3
     steps: int = 3000
+    steps_continued: int = 0  # when trained weights are at hand to start from (models/phantom, profile `phantom` alone)
+    accumulate: int = 1  # batches whose gradients make one step
     # Labels of the other frames of an annotated series, in seconds from the representative one; the paper gives no rule. Experts mark the best filled
     # frame, late in the arterial phase: contrast took the 2 to 3 s of injection and filling to get there, and the blush follows within a second.
     positive_before_s: float = 1.5  # arterial from so long before
@@ -88,17 +92,22 @@ class Autoencoder:
     block_channels: tuple[int, ...] = (128, 256, 512)  # multipliers 1, 2, 4 on 128
     layers_per_block: int = 2
     norm_groups: int = 32
-    perceptual: str = (
-        "lpips"  # "lpips" (the paper) or "phase-network" (features of the run's own classifier: no download)
-    )
+    perceptual: str = "lpips"  # "lpips" (the paper) or "phase-network" (features of the run's own classifier: no download); "random": LPIPS with random weights, benchmarks alone
     perceptual_weight: float = 1.0
     l1_weight: float = 0.0  # §4.5 has none; Eq. 2 is L1 alone
+    discriminator_weight: float = 0.0  # patch discriminator (§4.5 has none): weight of its generator loss; 0: none
+    discriminator_start: int = 0  # step from which it counts
     kl_weight: float = 1e-6
     kl_reduction: str = "sum"  # over the latents of an image; "mean" is the other reading
     batch_size: int = 20
     learning_rate: float = 2e-5
     epochs: int = 100
     steps: int = 0  # a budget in steps; 0 leaves it to `epochs`
+    steps_continued: int = 0  # when trained weights are at hand to start from (models/phantom, profile `phantom` alone)
+    accumulate: int = 1  # batches whose gradients make one step
+    ema_decay: float = 0.0  # none mentioned in the paper
+    warmup_steps: int = 0  # none mentioned
+    clip_norm: float = 0.0  # none mentioned
     patience: int = 10  # epochs (evaluations) without improvement before stopping
     scale_images: int = 4096  # training frames over which the latent scale 1/std is taken
 
@@ -135,11 +144,19 @@ class Diffusion:
     epochs_conditional: int = 50
     steps_unconditional: int = 0  # budgets in steps; 0 leaves it to the epochs
     steps_conditional: int = 0
+    steps_continued: int = (
+        0  # of each, when trained weights are at hand to start from (models/phantom, profile `phantom` alone)
+    )
+    accumulate: int = 1  # batches whose gradients make one step: 96 frames a step on a smaller GPU
     patience: int = 10  # evaluations; §4.5 names early stopping, without a number, for the unconditional model alone
     patience_conditional: int = 0  # read as none: 0 trains to the end
     ema_decay: float = 0.0  # none mentioned in the paper: off in `paper`
     warmup_steps: int = 0  # none mentioned
     clip_norm: float = 0.0  # none mentioned
+    min_snr_gamma: float = 0.0  # loss weights min(SNR, γ) (Hang et al. 2023); 0: none, as in Eq. 4
+    condition_dropout: float = (
+        0.0  # share of samples that see an empty sentence, for classifier-free guidance; none in the paper
+    )
     balance: float = 0.0  # 0: frames drawn as they occur (the paper); 1: every cell of Table 1 equally often
 
 
@@ -149,6 +166,7 @@ class Sampling:
 
     scheduler: str = "ddpm"  # ddpm, ddim, dpmsolver++ or unipc
     steps: int = 1000
+    guidance: float = 1.0  # classifier-free guidance scale; 1: none (the paper); more needs diffusion.condition_dropout
     batch_size: int = 64
     reader_batches: int = 10  # §2.3: ten batches of forty images
     reader_per_condition: int = 10  # per batch
@@ -189,7 +207,9 @@ class Profile:
 
     name: str = "paper"
     seed: int = 20260201
-    precision: str = "bf16"  # the paper gives none; bf16, fp32 or auto (bf16 where the processor computes in it)
+    precision: str = (
+        "bf16"  # the paper gives none; bf16, fp16 (CUDA alone), fp32 or auto (bf16 where the processor computes in it)
+    )
     log_every_s: float = 10.0
     checkpoint_every_s: float = 60.0
     archive: Archive = field(default_factory=Archive)
@@ -330,7 +350,7 @@ def load_profile(name: str, overrides: Mapping[str, object] | str | None = None)
     """
     if name not in PROFILES:
         raise StudyError(
-            f"profile {name!r} does not exist: choose one of {', '.join(PROFILES)}{_suggest(name, PROFILES)}"
+            f"profile {name!r} does not exist: choose one of {', '.join(PROFILES)}{suggest(name, PROFILES)}"
         )
     if isinstance(overrides, str):
         try:
@@ -349,52 +369,15 @@ def load_profile(name: str, overrides: Mapping[str, object] | str | None = None)
     for dotted, value in (overrides or {}).items():
         section, _, key = str(dotted).rpartition(".")
         owner = getattr(profile, section, None) if section else profile
-        known = _leaf_names(profile)
+        known = leaf_names(profile)
         if dotted not in known:
             raise StudyError(
-                f"override {dotted!r} does not exist{_suggest(str(dotted), known)}; see dsa_lib/profiles.py for every name"
+                f"override {dotted!r} does not exist{suggest(str(dotted), known)}; see dsa_lib/profiles.py for every name"
             )
-        typed = _typed(dotted, typing.get_type_hints(type(owner))[key], value)
-        (sections.setdefault(section, {}) if section else top)[key] = typed
+        value = typed(dotted, typing.get_type_hints(type(owner))[key], value)
+        (sections.setdefault(section, {}) if section else top)[key] = value
     return replace(
         profile,
         **top,
         **{section: replace(getattr(profile, section), **values) for section, values in sections.items()},
     )
-
-
-def _leaf_names(profile: Profile) -> list[str]:
-    names = []
-    for item in dataclasses.fields(profile):
-        value = getattr(profile, item.name)
-        if dataclasses.is_dataclass(value):
-            names += [f"{item.name}.{leaf.name}" for leaf in dataclasses.fields(value)]
-        elif item.name != "name":
-            names.append(item.name)
-    return names
-
-
-def _suggest(word: str, known) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
-
-
-def _typed(name: str, kind: type, value: object) -> object:
-    origin = typing.get_origin(kind)
-    if origin is tuple and isinstance(value, list | tuple):
-        return tuple(_typed(name, typing.get_args(kind)[0], item) for item in value)
-    if kind is float and isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if origin is None and type(value) is kind:
-        return value
-    wanted = (
-        "a list"
-        if origin is tuple
-        else {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}[kind.__name__]
-    )
-    raise StudyError(f"{name} is {value!r} ({type(value).__name__}): give {wanted}")

@@ -123,7 +123,7 @@ def test_unknown_names_and_wrong_types_are_one_sentence(name, overrides, words):
         ({"autoencoder.l1_weight": 0.0, "autoencoder.perceptual_weight": 0.0}, "reconstructed"),
         ({"classifier.batch_size": 0}, "positive"),
         ({"classifier.learning_rate": -1.0}, "negative"),
-        ({"precision": "fp16"}, "precision"),
+        ({"precision": "fp8"}, "precision"),
     ],
 )
 def test_impossible_combinations_are_refused_with_a_remedy(overrides, words):
