@@ -92,7 +92,8 @@ class Autoencoder:
     block_channels: tuple[int, ...] = (128, 256, 512)  # multipliers 1, 2, 4 on 128
     layers_per_block: int = 2
     norm_groups: int = 32
-    perceptual: str = "lpips"  # "lpips" (the paper) or "phase-network" (features of the run's own classifier: no download); "random": LPIPS with random weights, benchmarks alone
+    # "lpips" as in the paper; "phase-network": features of the run's own classifier, no download; "random": LPIPS with random weights, benchmarks alone
+    perceptual: str = "lpips"
     perceptual_weight: float = 1.0
     l1_weight: float = 0.0  # §4.5 has none; Eq. 2 is L1 alone
     discriminator_weight: float = 0.0  # patch discriminator (§4.5 has none): weight of its generator loss; 0: none
