@@ -91,6 +91,11 @@ def check_unseen(patients: Iterable[str]) -> None:
         )
 
 
+def digest(folder: Path | None) -> str:
+    """What a checkpoint's digest has to add for weights that it started from: nothing from scratch."""
+    return "" if folder is None else sha256(folder / "card.json")
+
+
 def load(module: nn.Module, folder: Path) -> None:
     """Load the half-precision weights of `folder` into `module`, which keeps its own precision."""
     files = sorted(Path(folder).glob("*.safetensors"))

@@ -33,6 +33,7 @@ archive: str = ""  # "" is the phantom archive of notebook 00
 overrides: dict = {}  # dotted profile names, e.g. {"classifier.threshold": 0.6}
 annotations: str = ""  # CSV series,frame (from 0): one representative arterial frame a series; "" takes the phantom's
 classifier: str = ""  # a run, or a folder, that holds a trained classifier: it is applied, and nothing is trained
+from_scratch: bool = False  # True: train from random weights where profile phantom would go on from those that ship with the project
 
 # %%
 import json
@@ -43,7 +44,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from dsa_lib import cohort, filter_flow, labels, phase, tables, training
+from dsa_lib import cohort, filter_flow, labels, phase, shipped, tables, training
 from dsa_lib.figures import flow, style
 from dsa_lib.figures import phase as figures
 from dsa_lib.profiles import PROFILES
@@ -129,18 +130,23 @@ with pd.option_context("display.max_colwidth", None):
 # Patients of the training split train, those of the validation split choose the weights, those of the test split are not looked at. Augmentation
 # beyond the paper's three (wider field of view, contrast, gamma, sharpness, noise) is off in `paper`; on phantoms it is what makes the network
 # look at vessels instead of at the simulation's exact grey values.
+#
+# Profile `phantom` goes on from the trained weights that ship with the project: the figure shows their training, on other phantom patients, and the
+# short stretch that this run adds. `from_scratch` trains from random weights, as `smoke` and `paper` always do.
 
 # %%
-history = None
+history, start = None, None
 if classifier:
     model, facts = phase.load_classifier(phase.find_classifier(classifier), study.profile.curation)
     print(f"Applied, not trained: the classifier of {facts['trained']}.")
 else:
     labels.require_enough(split["train"])
+    start = shipped.start(study, from_scratch)
     model, history = phase.train(
-        store, split["train"], split["val"], settings, study.profile.curation.background_grey, seed=study.profile.seed,
+        store, split["train"], split["val"], settings, study.profile.curation.background_grey, start, seed=study.profile.seed,
         folder=study.ws.checkpoints("classifier"),
-        digest=study.digest("classifier", code=[phase, labels, training]) + labels.label_digest(split["train"], split["val"]),
+        digest=study.digest("classifier", code=[phase, labels, training]) + labels.label_digest(split["train"], split["val"])
+        + shipped.digest(start),
         precision=study.profile.precision, log_every_s=study.profile.log_every_s,
         checkpoint_every_s=study.profile.checkpoint_every_s,
     )  # fmt: skip
@@ -150,7 +156,7 @@ study.note("classifier", facts)
 
 # %%
 if history is not None:
-    figure = figures.training(history)
+    figure = figures.training(history, shipped.log("classifier") if start else None)
     style.save(figure, study.write("figures/classifier_training.png"))
 
 # %% [markdown]
