@@ -43,6 +43,9 @@ class State:
         self._unread: list[Mapping[str, torch.Tensor]] = []
         self._saved, self._save_s = time.monotonic(), 0.0
 
+    def done(self, steps: int) -> bool:
+        return self.stopped or self.step >= steps
+
     # --- a step -------------------------------------------------------------------------------------------------------
 
     def advance(self, parts: Mapping[str, torch.Tensor]) -> None:

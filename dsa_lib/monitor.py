@@ -19,15 +19,15 @@ from dsa_lib.workspace import atomic_write
 
 
 class Monitor:
-    """The outward side of one training, from step `start` to `steps`. Says and writes nothing unless `shown`, as in all processes but the main one."""
+    """The outward side of one training, from step `start` to `steps`. Unless `shown` it does nothing: in all processes but the main one, and when done."""
 
     def __init__(self, what: str, steps: int, folder: Path, every_s: float, start: int, shown: bool, live: bool):
-        self.what, self.steps, self.folder, self.every_s, self.shown = what, steps, folder, every_s, shown
+        self.what, self.steps, self.folder, self.every_s = what, steps, folder, every_s
         self.lines = Lines(what, steps, every_s, start=start)
-        self.curve = Curve(what, steps) if shown and live and start < steps and somebody_looks() else None
+        self.curve = Curve(what, steps) if shown and live and somebody_looks() else None
         self.tensorboard = None
         self._last = time.monotonic()
-        if not shown or start == steps:
+        if not shown:
             return
         if start == 0:  # pictures and scalars of a training that was discarded
             for name in ("samples", "tensorboard"):
@@ -39,13 +39,16 @@ class Monitor:
         return time.monotonic() - self._last > self.every_s
 
     def step(self, step: int, loss: float) -> None:
-        """Tell the loss of a step; cheap to call more often than lines are due."""
-        if self.due():
+        """Tell the loss of a step, if it is time."""
+        if self.due() and self.curve is not None:
             self._last = time.monotonic()
-            if self.curve is not None:
-                self.curve.draw(step)
-            else:
-                self.lines.at(step, f"loss {loss:.4g}", last=True)
+            self.curve.draw(step)
+        self._line(step, f"loss {loss:.4g}")
+
+    def _line(self, step: int, text: str) -> None:
+        if self.curve is None and (self.due() or step == self.steps):
+            self._last = time.monotonic()
+            self.lines.at(step, text, last=True)
 
     def record(self, records: Sequence[Mapping[str, float]], frames: np.ndarray | None) -> None:
         """Tell the last of `records`, one an evaluation; `frames` uint8 [n, H, W] are saved as a picture."""
@@ -64,9 +67,7 @@ class Monitor:
             self.tensorboard.flush()
         if self.curve is not None:
             self.curve.draw(step, records, grid)
-            return
-        shown = " ".join(f"{name} {value:.4g}" for name, value in losses.items() if name.endswith("loss"))
-        self.lines.at(step, shown, last=step == self.steps)
+        self._line(step, " ".join(f"{name} {value:.4g}" for name, value in losses.items() if name.endswith("loss")))
 
     def close(self) -> None:
         if self.tensorboard is not None:

@@ -129,14 +129,18 @@ def fit(
     `loss(model, indices, draws)` gives a mapping whose entry "loss" is minimised; every entry is a mean over the samples asked for. One update takes
     `accumulate` batches of `batch_size` samples. `validate(model)` is called every `evaluate_every` steps on the averaged weights when `ema_decay` is
     set; its entry "loss" decides which weights are kept and, with `patience` > 0 (in evaluations), when to stop. `sample(model)` is called then too,
-    on the same weights; uint8 frames [n, H, W] that it returns are saved as a picture in `folder/samples`.
+    on the same weights; uint8 frames [n, H, W] that it returns are saved as a picture in `folder/samples`. Both compute at full precision, in which the
+    model is used later.
 
     The checkpoint in `folder` is continued if it carries the same `digest`, and discarded otherwise. At the end `model` holds the best weights
     (the last ones without `validate`), averaged ones when `ema_decay` is set.
 
     `processes` > 1 splits every batch over so many processes, one a GPU, or one thread each on a machine without: the log and the weights are those
     of one process, up to the rounding of sums (dropout, where a model has it, draws other masks). The model then may have no batch normalisation,
-    and no cell of the notebook may have used the GPU before. With `live`, a notebook that somebody looks at shows a curve that grows.
+    and no cell of the notebook may have used the GPU before. With `live`, a notebook that somebody looks at shows a curve that
+    grows (plain lines with several processes).
+
+    Raises StudyError for a loss that is not finite, fp16 without a GPU, and a batch that cannot be split.
     """
     arguments = dict(locals())
     if size < 1:
@@ -156,13 +160,14 @@ def fit(
     optimizer = accelerator.prepare(optimizer)
     main, several = accelerator.is_main_process, accelerator.num_processes > 1
     state = State(model, optimizer, accelerator.scaler, ema_decay if main else 0.0, Path(folder), digest)
-    if state.load() and main and state.step < steps and not state.stopped:
+    continued, shown = state.load(), main and not state.done(steps)
+    if continued and shown:
         print(f"  {what}: continues at step {state.step} of {steps}", flush=True)
-    monitor = Monitor(what, steps, Path(folder), log_every_s, start=state.step, shown=main, live=live)
+    monitor = Monitor(what, steps, Path(folder), log_every_s, start=state.step, shown=shown, live=live)
     every = evaluate_every or max(steps // 20, 1)
     skipped = 0
     model.train()
-    while state.step < steps and not state.stopped:
+    while not state.done(steps):
         rate = learning_rate * _schedule(state.step, steps, warmup_steps, cosine)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -198,13 +203,14 @@ def fit(
             # Best weights and stopping are decided at evaluations only; between them the interval bounds what a kill can lose.
             save = evaluate or state.due(checkpoint_every_s)
             if save or monitor.due():
-                monitor.step(state.step, state.read_losses(what))
+                last = state.read_losses(what)
+                if not evaluate:
+                    monitor.step(state.step, last)
             if evaluate:
                 record = {"step": state.step, "learning_rate": rate, **state.means()}
                 with state.kept_weights(), torch.no_grad():
                     if validate is not None:
-                        with accelerator.autocast():
-                            found = {name: float(value) for name, value in validate(model).items()}
+                        found = {name: float(value) for name, value in validate(model).items()}
                         record |= {f"val_{name}": value for name, value in found.items()}
                         state.judge(found["loss"], patience)
                     frames = sample(model) if sample is not None else None
