@@ -6,6 +6,7 @@ import signal
 import time
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -60,24 +61,22 @@ def whole(tmp_path_factory):
 
 
 def test_killed_at_random_moments(tmp_path, whole):
-    rng = np.random.default_rng(int.from_bytes(os.urandom(4)))
-    seed_of_delays = int(rng.integers(1 << 31))
-    delays = np.random.default_rng(seed_of_delays)
+    delays = np.random.default_rng()
     kills = 0
-    while kills < 50:
+    while kills < 20:
         process = FORK.Process(target=one_thread, args=(train, tmp_path))
         process.start()
-        process.join(delays.uniform(0.02, 0.6))
+        process.join(delays.uniform(0.05, 1.0))
         if process.exitcode is not None:
             break
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         kills += process.exitcode == -signal.SIGKILL
     assert kills >= 2, f"killed {kills} times"
-    assert equal(whole, train(tmp_path)), f"delays of seed {seed_of_delays}, killed {kills} times"
+    assert equal(whole, train(tmp_path))
 
 
-@pytest.mark.parametrize("moment", ["half of the file written", "written, not yet in place", "in place, log older"])
+@pytest.mark.parametrize("moment", ["half of the file written", "written, not yet in place", "in place"])
 @pytest.mark.parametrize("step", [1, 21, 33])
 def test_killed_while_the_checkpoint_is_written(tmp_path, whole, monkeypatch, moment, step):
     def die():
@@ -92,7 +91,7 @@ def test_killed_while_the_checkpoint_is_written(tmp_path, whole, monkeypatch, mo
             replace = os.replace
 
             def dying_replace(source, target):
-                if moment == "in place, log older":
+                if moment == "in place":
                     replace(source, target)
                 die()
 
@@ -127,7 +126,7 @@ def test_two_processes_killed_together_leave_none_behind_and_continue_bit_identi
     deadline = time.monotonic() + 60
     while not (tmp_path / "killed" / "state.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    children = multiprocessing_children(process.pid)
+    children = [child.pid for child in psutil.Process(process.pid).children()]
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert len(children) == 2
@@ -137,13 +136,5 @@ def test_two_processes_killed_together_leave_none_behind_and_continue_bit_identi
     assert equal(two, train(tmp_path / "killed", processes=2))
 
 
-def multiprocessing_children(pid):
-    import psutil
-
-    return [child.pid for child in psutil.Process(pid).children()]
-
-
 def alive(pid):
-    import psutil
-
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
