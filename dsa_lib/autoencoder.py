@@ -6,14 +6,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from skimage.metrics import structural_similarity
 from torch import nn
 
 from dsa_lib.profiles import Autoencoder
 from dsa_lib.training import Draws
-
-# Contrast, in grey levels below the background, from which a pixel counts as vessel when errors are reported apart from the background.
-VESSEL_GREY_LEVELS = 12
 
 
 def build_autoencoder(config: Autoencoder) -> AutoencoderKL:
@@ -150,31 +146,6 @@ def reconstruct(model: AutoencoderKL, frames: np.ndarray, batch_size: int = 32) 
         x = to_model(frames[first : first + batch_size]).to(device)
         parts.append(to_frames(model.decode(model.encode(x).latent_dist.mean).sample))
     return np.concatenate(parts)
-
-
-def reconstruction_quality(frames: np.ndarray, decoded: np.ndarray, background_grey: int) -> dict[str, float]:
-    """PSNR [dB] over all pixels and over vessel pixels, SSIM, and the share of vessel contrast kept, on uint8 [n, H, W].
-
-    Most of a DSA frame is background, so that PSNR over all pixels says little about vessels: both are given. Vessel pixels are those darker than
-    the background by VESSEL_GREY_LEVELS or more in the original. Contrast kept = Σ decoded depth / Σ original depth over those pixels.
-    """
-    x, y = frames.astype(np.float64), decoded.astype(np.float64)
-    vessel = x <= background_grey - VESSEL_GREY_LEVELS
-    error = (x - y) ** 2
-
-    def psnr(mean_square: float) -> float:
-        return float(10 * np.log10(255**2 / mean_square)) if mean_square > 0 else float("inf")
-
-    return {
-        "psnr_db": psnr(error.mean()),
-        "psnr_vessel_db": psnr(error[vessel].mean()) if vessel.any() else float("nan"),
-        "ssim": float(
-            np.mean([structural_similarity(a, b, data_range=255) for a, b in zip(frames, decoded, strict=True)])
-        ),
-        "vessel_contrast_kept": float((background_grey - y[vessel]).sum() / (background_grey - x[vessel]).sum())
-        if vessel.any()
-        else float("nan"),
-    }
 
 
 @torch.no_grad()

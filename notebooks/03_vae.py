@@ -35,7 +35,7 @@ import pandas as pd
 import torch
 
 from dsa_lib import autoencoder as ae
-from dsa_lib import cohort, phase, training
+from dsa_lib import cohort, phase, reconstruction, training
 from dsa_lib.figures import samples, style
 from dsa_lib.progress import track
 from dsa_lib.session import begin
@@ -151,7 +151,7 @@ held_out = rows["test"] if len(rows["test"]) else rows["val"]
 shown = np.sort(held_out[np.linspace(0, len(held_out) - 1, min(256, len(held_out))).astype(int)])
 original = frames[shown]
 decoded = ae.reconstruct(model, original)
-quality = ae.reconstruction_quality(original, decoded, study.profile.curation.background_grey)
+quality = reconstruction.reconstruction_quality(original, decoded, study.profile.curation.background_grey)
 study.note("reconstruction", quality)
 pd.Series(quality, name=f"{len(shown)} held-out frames").round(3).to_frame()
 

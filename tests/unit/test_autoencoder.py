@@ -14,12 +14,12 @@ from dsa_lib.autoencoder import (
     encode_latents,
     latent_scale,
     latent_shape,
-    reconstruction_quality,
     to_frames,
     to_model,
     vae_loss,
 )
 from dsa_lib.profiles import SMOKE
+from dsa_lib.reconstruction import reconstruction_quality
 
 CONFIG = SMOKE.autoencoder
 
