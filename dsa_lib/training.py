@@ -1,31 +1,38 @@
-"""One training loop for classifier, judge, autoencoder and diffusion: mixed precision, EMA, early stopping, log, resume.
+"""One training loop for classifier, judge, autoencoder and diffusion: mixed precision, EMA, early stopping, log, resume, several processes.
 
-Everything random is a function of (seed, step, position in the batch), never of a generator that runs along. The state of a training is therefore
-the weights, the optimiser and the step; after a kill the same call continues and ends with the same weights, bit for bit, on the same machine.
+Everything random is a function of (seed, step, position in the global batch), never of a generator that runs along. The state of a training is
+therefore the weights, the optimiser and the step; after a kill the same call continues and ends with the same weights, bit for bit, on the same
+machine. For the same reason neither micro-batches (`accumulate`) nor several processes change what is computed, beyond rounding.
 """
 
-import copy
-import json
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.state import AcceleratorState
 from torch import nn
 
+from dsa_lib._processes import run_in_processes
+from dsa_lib._training_state import State
 from dsa_lib.errors import StudyError
-from dsa_lib.progress import Lines
-from dsa_lib.workspace import atomic_write
+from dsa_lib.monitor import Monitor
+
+# Updates in a row that fp16 may skip. Each halves the loss scale, which starts at 2^16: by then it is far below anything that could overflow.
+MOST_SKIPPED = 40
 
 
 class Draws:
-    """Random numbers of one batch, one stream a sample, keyed by (seed, step, position in the global batch)."""
+    """Random numbers of one batch, one stream a sample, keyed by (seed, step, position in the global batch).
+
+    `step` is that of the training (0-based), for losses that change with it.
+    """
 
     def __init__(self, seed: int, step: int, positions: range, device: torch.device | str = "cpu"):
-        self.device = torch.device(device)
+        self.step, self.device = step, torch.device(device)
         self._streams = [torch.Generator().manual_seed(_key(seed, step, position)) for position in positions]
 
     def _stack(self, draw: Callable[[torch.Generator], torch.Tensor]) -> torch.Tensor:
@@ -50,14 +57,21 @@ def _key(*numbers: int) -> int:
 
 
 def precision_for(name: str) -> str:
-    """accelerate's mixed-precision name for a profile's precision: "auto" takes bf16 where the device computes in it, else fp32."""
+    """accelerate's mixed-precision name for a profile's precision: "auto" takes bf16 where the device computes in it, else fp32.
+
+    Raises StudyError for fp16 without a GPU: processors do not compute in it.
+    """
     if name == "auto":
         if torch.cuda.is_available():
             fast = torch.cuda.is_bf16_supported()
         else:
             fast = bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
         name = "bf16" if fast else "fp32"
-    return {"bf16": "bf16", "fp32": "no"}[name]
+    if name == "fp16" and not torch.cuda.is_available():
+        raise StudyError(
+            "precision fp16 needs an NVIDIA GPU, and this machine shows none: set precision to auto, bf16 or fp32"
+        )
+    return {"bf16": "bf16", "fp16": "fp16", "fp32": "no"}[name]
 
 
 def batch_indices(size: int, batch_size: int, seed: int, step: int, weights: np.ndarray | None = None) -> np.ndarray:
@@ -73,11 +87,11 @@ def batch_indices(size: int, batch_size: int, seed: int, step: int, weights: np.
     return np.concatenate(chosen)
 
 
-def budget(size: int, batch_size: int, steps: int, epochs: int) -> dict[str, int]:
+def budget(size: int, batch_size: int, steps: int, epochs: int, accumulate: int = 1) -> dict[str, int]:
     """`steps` and `evaluate_every` for `fit`: `steps` in twenty stretches, or when it is 0 `epochs` passes, evaluated after each."""
     if steps:
         return {"steps": steps, "evaluate_every": max(steps // 20, 1)}
-    epoch = max(size // batch_size, 1)
+    epoch = max(size // (batch_size * accumulate), 1)
     return {"steps": epochs * epoch, "evaluate_every": epoch}
 
 
@@ -93,81 +107,133 @@ def fit(
     folder: Path,
     digest: str,
     validate: Callable[[nn.Module], dict[str, float]] | None = None,
+    sample: Callable[[nn.Module], np.ndarray | None] | None = None,
     evaluate_every: int = 0,
     patience: int = 0,
     precision: str = "fp32",
+    accumulate: int = 1,
     ema_decay: float = 0.0,
     warmup_steps: int = 0,
     clip_norm: float = 0.0,
     weight_decay: float = 0.0,
     cosine: bool = False,
     weights: np.ndarray | None = None,
+    processes: int = 1,
+    live: bool = True,
     log_every_s: float = 10.0,
     checkpoint_every_s: float = 60.0,
     what: str = "training",
 ) -> pd.DataFrame:
-    """Train `model` in place for `steps` updates and return the log (one row a record).
+    """Train `model` in place for `steps` updates and return the log (one row a record; the same rows as `log.jsonl` in `folder`).
 
-    `loss(model, indices, draws)` gives a mapping whose entry "loss" is minimised. `validate(model)` is called every `evaluate_every` steps on the
-    averaged weights when `ema_decay` is set; its entry "loss" decides which weights are kept and, with `patience` > 0 (in evaluations), when to stop.
+    `loss(model, indices, draws)` gives a mapping whose entry "loss" is minimised; every entry is a mean over the samples asked for. One update takes
+    `accumulate` batches of `batch_size` samples. `validate(model)` is called every `evaluate_every` steps on the averaged weights when `ema_decay` is
+    set; its entry "loss" decides which weights are kept and, with `patience` > 0 (in evaluations), when to stop. `sample(model)` is called then too,
+    on the same weights; uint8 frames [n, H, W] that it returns are saved as a picture in `folder/samples`. Both compute at full precision, in which the
+    model is used later.
+
     The checkpoint in `folder` is continued if it carries the same `digest`, and discarded otherwise. At the end `model` holds the best weights
     (the last ones without `validate`), averaged ones when `ema_decay` is set.
+
+    `processes` > 1 splits every batch over so many processes, one a GPU, or one thread each on a machine without: the log and the weights are those
+    of one process, up to the rounding of sums (dropout, where a model has it, draws other masks). The model then may have no batch normalisation,
+    and no cell of the notebook may have used the GPU before. With `live`, a notebook that somebody looks at shows a curve that
+    grows (plain lines with several processes).
+
+    Raises StudyError for a loss that is not finite, fp16 without a GPU, and a batch that cannot be split.
     """
+    arguments = dict(locals())
     if size < 1:
         raise StudyError(
             f"{what}: there is no training sample; look at the counts that the notebook before this one printed"
         )
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    accelerator = Accelerator(mixed_precision=precision_for(precision), cpu=not torch.cuda.is_available())
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
-    trained, optimizer = accelerator.prepare(model, optimizer)
-    plain = accelerator.unwrap_model(trained)
-    state = _State(plain, optimizer, ema_decay, Path(folder), digest)
-    if state.load():
+    if processes > 1:
+        _refuse_to_split(model, batch_size, processes, what)
+        # They leave their result in the checkpoint, and this process takes it up below like that of any training that was cut off.
+        run_in_processes(fit, arguments | {"processes": 1, "live": False}, processes, what)
+    accelerator = _accelerator(precision)
+    model.to(accelerator.device)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # Not the fused kernel in fp16: when gradients overflow it leaves the update out by itself, and nobody hears of it.
+    fused = accelerator.scaler is None
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=fused)
+    optimizer = accelerator.prepare(optimizer)
+    main, several = accelerator.is_main_process, accelerator.num_processes > 1
+    state = State(model, optimizer, accelerator.scaler, ema_decay if main else 0.0, Path(folder), digest)
+    continued, shown = state.load(), main and not state.done(steps)
+    if continued and shown:
         print(f"  {what}: continues at step {state.step} of {steps}", flush=True)
+    monitor = Monitor(what, steps, Path(folder), log_every_s, start=state.step, shown=shown, live=live)
     every = evaluate_every or max(steps // 20, 1)
-    lines = Lines(what, steps, log_every_s, start=state.step)
-    saved = time.monotonic()
-    trained.train()
-    while state.step < steps and not state.stopped:
+    skipped = 0
+    model.train()
+    while not state.done(steps):
         rate = learning_rate * _schedule(state.step, steps, warmup_steps, cosine)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        torch.manual_seed(_key(seed, 3, state.step))  # dropout
-        indices = batch_indices(size, batch_size, seed, state.step, weights)
-        with accelerator.autocast():
-            parts = loss(trained, indices, Draws(seed, state.step, range(len(indices)), accelerator.device))
-        if not torch.isfinite(parts["loss"]):
-            raise StudyError(
-                f"{what}: the loss is {float(parts['loss'].detach())} at step {state.step}; lower the learning rate, or set precision to fp32, "
-                f"and run again, the last good checkpoint is kept"
-            )
-        accelerator.backward(parts["loss"])
+        # In order, so that a memory map is read forwards.
+        indices = np.sort(batch_indices(size, batch_size * accumulate, seed, state.step, weights))
+        parts: dict[str, torch.Tensor] = {}
+        for here in _positions(batch_size, accumulate, accelerator.process_index, accelerator.num_processes):
+            torch.manual_seed(_key(seed, 3, state.step, here.start))  # dropout
+            with accelerator.autocast():
+                draws = Draws(seed, state.step, here, accelerator.device)
+                found = loss(model, indices[here.start : here.stop], draws)
+            share = len(here) / len(indices)
+            accelerator.backward(found["loss"] * share)
+            for name, value in found.items():
+                parts[name] = parts.get(name, 0.0) + share * value.detach().float()
+        if several:
+            parts = _sum_over_processes(accelerator, parameters, parts)
         if clip_norm:
-            accelerator.clip_grad_norm_(trained.parameters(), clip_norm)
+            accelerator.clip_grad_norm_(parameters, clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        state.advance(plain, {name: float(value.detach()) for name, value in parts.items()})
+        if optimizer.step_was_skipped:  # fp16 gradients overflowed: the same step again, at half the scale of the loss
+            skipped += 1
+            if skipped == MOST_SKIPPED or not torch.isfinite(parts["loss"]):
+                raise StudyError(
+                    f"{what}: fp16 overflows at step {state.step}; set precision to bf16 or fp32, and run again"
+                )
+            continue
+        skipped = 0
+        state.advance(parts if main else {})
         evaluate = state.step % every == 0 or state.step == steps
-        if evaluate:
-            record = {"step": state.step, "learning_rate": rate, **state.means()}
-            if validate is not None:
-                record |= {f"val_{name}": value for name, value in state.evaluate(plain, validate).items()}
-                trained.train()
-                state.judge(plain, record["val_loss"], patience)
-            state.records.append(record)
-            shown = " ".join(f"{name} {value:.4g}" for name, value in record.items() if name.endswith("loss"))
-            lines.at(state.step, shown, last=state.step == steps)
-        else:
-            lines.at(state.step, f"loss {float(parts['loss'].detach()):.4g}")
-        # Best weights and stopping are decided at evaluations only; between them the interval bounds what a kill can lose.
-        if evaluate or time.monotonic() - saved > checkpoint_every_s:
-            state.save()
-            saved = time.monotonic()
-    plain.load_state_dict(state.final(plain))
-    plain.eval()
+        if main:
+            # Best weights and stopping are decided at evaluations only; between them the interval bounds what a kill can lose.
+            save = evaluate or state.due(checkpoint_every_s)
+            if save or monitor.due():
+                last = state.read_losses(what)
+                if not evaluate:
+                    monitor.step(state.step, last)
+            if evaluate:
+                record = {"step": state.step, "learning_rate": rate, **state.means()}
+                with state.kept_weights(), torch.no_grad():
+                    if validate is not None:
+                        found = {name: float(value) for name, value in validate(model).items()}
+                        record |= {f"val_{name}": value for name, value in found.items()}
+                        state.judge(found["loss"], patience)
+                    frames = sample(model) if sample is not None else None
+                state.records.append(record)
+                monitor.record(state.records, frames)
+            if save:
+                state.save()
+        if several and evaluate:
+            stopped = torch.tensor(float(state.stopped), device=accelerator.device)
+            state.stopped = bool(accelerator.reduce(stopped, "sum") > 0)
+    monitor.close()
+    model.load_state_dict(state.final())
+    model.eval()
     accelerator.free_memory()
     return pd.DataFrame(state.records)
+
+
+def _accelerator(precision: str) -> Accelerator:
+    AcceleratorState._reset_state()  # a notebook may train at one precision after another; accelerate would keep to the first
+    # Other processes wait for the main one while it evaluates, samples and saves.
+    patient = InitProcessGroupKwargs(timeout=timedelta(hours=6))
+    mixed = precision_for(precision)
+    return Accelerator(mixed_precision=mixed, cpu=not torch.cuda.is_available(), kwargs_handlers=[patient])
 
 
 def _schedule(step: int, steps: int, warmup_steps: int, cosine: bool) -> float:
@@ -178,95 +244,34 @@ def _schedule(step: int, steps: int, warmup_steps: int, cosine: bool) -> float:
     return float(factor)
 
 
-class _State:
-    """Everything a training has to remember, saved in one atomic file beside its log."""
+def _positions(batch_size: int, accumulate: int, process: int, processes: int) -> Iterator[range]:
+    """Where in the global batch of a step the share of one process lies, one range for each of its `accumulate` batches."""
+    for first in range(0, batch_size * accumulate, batch_size):
+        yield range(first + batch_size * process // processes, first + batch_size * (process + 1) // processes)
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, ema_decay: float, folder: Path, digest: str):
-        self.optimizer, self.ema_decay, self.folder, self.digest = optimizer, ema_decay, folder, digest
-        self.model = model
-        self.ema = {name: value.detach().clone() for name, value in model.state_dict().items()} if ema_decay else None
-        self.best: dict[str, torch.Tensor] | None = None
-        self.best_loss, self.stale = float("inf"), 0
-        self.step, self.stopped = 0, False
-        self.records: list[dict] = []
-        self.sums: dict[str, float] = {}
-        self.summed = 0
 
-    def advance(self, model: nn.Module, parts: dict[str, float]) -> None:
-        self.step += 1
-        self.summed += 1
-        for name, value in parts.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-        if self.ema is not None:
-            # The decay grows with the steps, so that early averages do not carry the random initial weights along.
-            decay = min(self.ema_decay, (1 + self.step) / (10 + self.step))
-            for name, value in model.state_dict().items():
-                if value.is_floating_point():
-                    self.ema[name].lerp_(value.detach(), 1 - decay)
-                else:
-                    self.ema[name].copy_(value)
+def _sum_over_processes(
+    accelerator: Accelerator, parameters: list[nn.Parameter], parts: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Put the sum of all processes into every gradient, and return the summed losses.
 
-    def means(self) -> dict[str, float]:
-        """Means of the training losses since the last record."""
-        means = {f"train_{name}": value / self.summed for name, value in self.sums.items()}
-        self.sums, self.summed = {}, 0
-        return means
+    Each process has weighted its own by its share of the global batch, so that the sums are the means over that batch, however unequal the shares. Done by
+    hand because torch's DistributedDataParallel sees only calls of the model itself, not those of `encode` and `decode`, and weights processes equally.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients] + [torch.stack(list(parts.values()))])
+    *summed, losses = accelerator.reduce(flat, "sum").split([gradient.numel() for gradient in gradients] + [len(parts)])
+    for gradient, total in zip(gradients, summed, strict=True):
+        gradient.copy_(total.view_as(gradient))
+    return dict(zip(parts, losses.clone(), strict=True))
 
-    @torch.no_grad()
-    def evaluate(self, model: nn.Module, validate: Callable[[nn.Module], dict[str, float]]) -> dict[str, float]:
-        current = copy.deepcopy(model.state_dict()) if self.ema is not None else None
-        if self.ema is not None:
-            model.load_state_dict(self.ema)
-        model.eval()
-        values = {name: float(value) for name, value in validate(model).items()}
-        if current is not None:
-            model.load_state_dict(current)
-        return values
 
-    def judge(self, model: nn.Module, value: float, patience: int) -> None:
-        """Keep the weights if they are the best so far; stop after `patience` evaluations without improvement."""
-        if value < self.best_loss:
-            self.best_loss, self.stale = value, 0
-            source = self.ema if self.ema is not None else model.state_dict()
-            self.best = {name: tensor.detach().clone() for name, tensor in source.items()}
-        else:
-            self.stale += 1
-            self.stopped = bool(patience) and self.stale >= patience
-
-    def final(self, model: nn.Module) -> dict[str, torch.Tensor]:
-        return self.best or self.ema or model.state_dict()
-
-    def save(self) -> None:
-        progress = {
-            name: getattr(self, name) for name in ("digest", "step", "stopped", "best_loss", "stale", "sums", "summed")
-        }
-        content = {
-            "progress": json.dumps(progress | {"records": self.records}),
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "ema": self.ema,
-            "best": self.best,
-        }
-        with atomic_write(self.folder / "state.pt") as temporary:
-            torch.save(content, temporary)
-        with atomic_write(self.folder / "log.jsonl") as temporary:
-            temporary.write_text("".join(json.dumps(record) + "\n" for record in self.records))
-
-    def load(self) -> bool:
-        """Take up the checkpoint in the folder; False when there is none, or it belongs to other parameters or data."""
-        path = self.folder / "state.pt"
-        if not path.exists():
-            return False
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        progress = json.loads(content["progress"])
-        if progress.pop("digest") != self.digest:
-            return False
-        for name, value in progress.items():
-            setattr(self, name, value)
-        self.model.load_state_dict(content["model"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        for name in ("ema", "best"):
-            held = content[name]
-            device = next(self.model.parameters()).device
-            setattr(self, name, None if held is None else {key: value.to(device) for key, value in held.items()})
-        return True
+def _refuse_to_split(model: nn.Module, batch_size: int, processes: int, what: str) -> None:
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        raise StudyError(
+            f"{what}: the model normalises over its batch, and would be another one with the batch split over {processes} processes: set processes to 1"
+        )
+    if batch_size < processes:
+        raise StudyError(
+            f"{what}: a batch of {batch_size} cannot be split over {processes} processes: set processes to {batch_size} or less"
+        )

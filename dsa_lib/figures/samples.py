@@ -5,11 +5,11 @@ from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from dsa_lib.figures.style import CELL_COLOURS
+from dsa_lib.figures.training import training_curve as training_curve
 
 
 def image_grid(
@@ -56,20 +56,6 @@ def figure2(real: Mapping[str, np.ndarray], generated: Mapping[str, np.ndarray],
     axes[0][0].set_title(real_name, loc="left")
     axes[0][left + 1].set_title("generated", loc="left")
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
-    return figure
-
-
-def training_curve(log: pd.DataFrame, title: str) -> Figure:
-    """Training and held-out loss over steps."""
-    figure, axis = plt.subplots(figsize=(4.2, 2.4))
-    axis.plot(log["step"], log["train_loss"], color="#0072B2", label="training")
-    if "val_loss" in log:
-        axis.plot(log["step"], log["val_loss"], color="#D55E00", label="held-out patients")
-    axis.set(xlabel="step", ylabel="loss", title=title)
-    low, high = axis.get_ylim()
-    if low > 0 and high / low > 10:
-        axis.set_yscale("log")
-    axis.legend()
     return figure
 
 

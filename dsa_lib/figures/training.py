@@ -1,0 +1,39 @@
+"""Curves of a training: finished, and while it runs."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+
+def training_curve(log: pd.DataFrame, title: str) -> Figure:
+    """Training and held-out loss over steps."""
+    figure, axis = plt.subplots(figsize=(4.2, 2.4))
+    _losses(axis, log, title)
+    return figure
+
+
+def training_progress(log: pd.DataFrame, title: str, samples: np.ndarray | None = None) -> Figure:
+    """`training_curve` of a training that goes on: `log` may have no row yet; `samples`, a uint8 picture [H, W], stands beside the curve."""
+    panels = 1 if samples is None else 2
+    figure, axes = plt.subplots(1, panels, figsize=(1.8 + 2.4 * panels, 2.4), squeeze=False, layout="constrained")
+    _losses(axes[0][0], log, title)
+    if samples is not None:
+        axes[0][1].imshow(samples, cmap="gray", vmin=0, vmax=255)
+        axes[0][1].set_axis_off()
+    return figure
+
+
+def _losses(axis: Axes, log: pd.DataFrame, title: str) -> None:
+    axis.set(xlabel="step", ylabel="loss", title=title)
+    if log.empty:
+        return
+    marker = "." if len(log) == 1 else ""
+    axis.plot(log["step"], log["train_loss"], color="#0072B2", marker=marker, label="training")
+    if "val_loss" in log:
+        axis.plot(log["step"], log["val_loss"], color="#D55E00", marker=marker, label="held-out patients")
+    low, high = axis.get_ylim()
+    if low > 0 and high / low > 10:
+        axis.set_yscale("log")
+    axis.legend()
