@@ -129,3 +129,21 @@ def of_frames(
     found = noise_free(set(uids), config, seed, curation, progress)
     pairs = list(zip(uids, frames["frame"], strict=True))
     return np.stack([found[uid].frames[n] for uid, n in pairs]), np.stack([found[uid].mask for uid, _ in pairs])
+
+
+def of_run(
+    frames: pd.DataFrame, key: pd.DataFrame, folder: Path, config, seed: int, curation: Curation, progress=None
+) -> tuple[np.ndarray, np.ndarray]:
+    """`of_frames` for a run whose phantom archive lies in `folder` (archive/ and archive_truth_masks.npz).
+
+    Raises StudyError where what is rendered is not what lies there: the profile is not the one that the archive was written with.
+    """
+    truth, masks = of_frames(frames, key, config, seed, curation, progress)
+    written = calibre_masks(
+        frames["series"], key, Path(folder) / "archive", Path(folder) / "archive_truth_masks.npz", curation.image_size
+    )
+    if not all(np.array_equal(written[name], mask) for name, mask in zip(frames["series"], masks, strict=True)):
+        raise StudyError(
+            "the phantom archive of this run is not the one of this profile: give the overrides that notebook 00 was run with"
+        )
+    return truth, masks
