@@ -1,7 +1,7 @@
 """Latents of a run's frames: posterior mean and standard deviation, encoded once, streamed to disk, re-used by every run with the same autoencoder.
 
 A latent belongs to the weights that made it and to the pixels it was made from, so both are kept as hashes: of the encoder's weights (`latents.json`) and of
-every frame (`frames.npy`). What a finished store of the same autoencoder holds of a frame is copied, whichever run it lies in; the rest is encoded.
+every frame (`digests.npy`). What a finished store of the same autoencoder holds of a frame is copied, whichever run it lies in; the rest is encoded.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ def stores(weights: str) -> list[Path]:
         if not manifest.exists() or json.loads(record.read_text())["weights"] != weights:
             continue
         recorded = json.loads(manifest.read_text())["outputs"]
-        files = ("latents.json", "frames.npy", *(f"{name}.npy" for name in PARTS))
+        files = ("latents.json", "digests.npy", *(f"{name}.npy" for name in PARTS))
         paths = {f"latents/{name}": record.parent / name for name in files}
         if all(path.exists() and recorded.get(name) == sha256(path) for name, path in paths.items()):
             found.append(record.parent)
@@ -64,7 +64,7 @@ def encode(
     known: Sequence[Path] = (),
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> dict[str, int]:
-    """Write the posteriors of `frames[rows]` to `folder`: mean.npy and std.npy (float16 [n, *shape]), frames.npy and latents.json.
+    """Write the posteriors of `frames[rows]` to `folder`: mean.npy and std.npy (float16 [n, *shape]), digests.npy and latents.json.
 
     Both mean and std are kept, and a latent is drawn anew at every use: one frozen sample an image would set a floor under the diffusion loss.
     `frames`: uint8 [N, H, W], a memory map is read batch by batch; `work`: a folder for what is unfinished, which the same call takes up after a kill;
@@ -112,7 +112,7 @@ class _Unfinished:
 
     def copy(self, store: Path, digests: np.ndarray) -> int:
         """Take what the finished `store` holds of the missing rows; returns how many."""
-        place = {digest.tobytes(): row for row, digest in enumerate(np.load(store / "frames.npy"))}
+        place = {digest.tobytes(): row for row, digest in enumerate(np.load(store / "digests.npy"))}
         found = [
             (row, place[digests[row].tobytes()])
             for row in np.flatnonzero(~self.done)
@@ -149,7 +149,7 @@ class _Unfinished:
         self.arrays = []
         for name in PARTS:
             os.replace(self.work / f"{name}.npy", folder / f"{name}.npy")
-        with atomic_write(folder / "frames.npy") as temporary:
+        with atomic_write(folder / "digests.npy") as temporary:
             np.save(temporary, digests)
         write_json(folder / "latents.json", facts)
 

@@ -36,7 +36,8 @@ EDGE, REACH = 0.4, 3  # a vessel ends where it falls to this share of the darkes
 SMALLEST = 7  # pixels of the smallest piece that counts as vessel
 
 # Depth of the centre line relative to the deepest vessel of the frame from which an artery is medium and proximal: the thresholds of highest mean Dice against
-# the truth of phantom training patients.
+# the truth of phantom training patients. On test patients vessels agree with filled arteries at Dice 0.81, and on pixels that both call vessel the classes
+# at Dice 0.83 (proximal), 0.72 (medium) and 0.49 (peripheral).
 MEDIUM_FROM, PROXIMAL_FROM = 0.12, 0.47
 ALONG = 1.0  # pixels (SD) over which depth is averaged along the centre line
 DEEPEST = 99.0  # percentile of depth along the centre lines that counts as the frame's deepest; the maximum itself hangs on one crossing of two vessels

@@ -188,7 +188,7 @@ if config.perceptual == "random":
 # %%
 device = "cuda" if torch.cuda.is_available() else "cpu"
 model = model.to(device).eval()
-for name in ("mean.npy", "std.npy", "frames.npy", "latents.json"):
+for name in ("mean.npy", "std.npy", "digests.npy", "latents.json"):
     study.write(f"latents/{name}")
 folder = study.ws.path("latents")
 counts = latents.encode(

@@ -7,9 +7,10 @@ them by noise alone. Measurements may use this; no model is trained on it.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from dsa_lib.dicom import read_acquisition, subtracted_run
 from dsa_lib.errors import StudyError
 from dsa_lib.phantom.acquisition import Bodies, acquire
 from dsa_lib.phantom.anatomy import draw_patient
+from dsa_lib.phantom.archive import PARTS
 from dsa_lib.phantom.plan import plan_archive
 from dsa_lib.phantom.xa import write_xa
 from dsa_lib.profiles import Curation
@@ -134,16 +136,23 @@ def of_frames(
 def of_run(
     frames: pd.DataFrame, key: pd.DataFrame, folder: Path, config, seed: int, curation: Curation, progress=None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`of_frames` for a run whose phantom archive lies in `folder` (archive/ and archive_truth_masks.npz).
+    """`of_frames` for a run whose phantom archive lies in `folder` (archive/, archive_truth_masks.npz and the writer's record).
 
-    Raises StudyError where what is rendered is not what lies there: the profile is not the one that the archive was written with.
+    Raises StudyError where the archive was written with another profile, or by a program that rendered other vessels.
     """
+    record = json.loads((Path(folder) / PARTS / "plan.json").read_text())
+    wanted = {**asdict(config), "seed": seed}
+    unlike = [name for name, value in wanted.items() if record.get(name) != value]
+    if unlike:
+        raise StudyError(
+            f"the phantom archive of this run has another {' and '.join(unlike)} than this profile: give the overrides that notebook 00 was run with"
+        )
     truth, masks = of_frames(frames, key, config, seed, curation, progress)
     written = calibre_masks(
         frames["series"], key, Path(folder) / "archive", Path(folder) / "archive_truth_masks.npz", curation.image_size
     )
     if not all(np.array_equal(written[name], mask) for name, mask in zip(frames["series"], masks, strict=True)):
         raise StudyError(
-            "the phantom archive of this run is not the one of this profile: give the overrides that notebook 00 was run with"
+            "the phantom archive of this run shows other vessels than this version of the program renders: run notebooks/00_phantom_archive.ipynb again"
         )
     return truth, masks

@@ -114,7 +114,7 @@ def test_a_kill_loses_little_and_ends_in_the_same_bytes(model, frames, tmp_path,
     rows = np.arange(80)
     assert latents.encode(model, frames, rows, SHAPE, tmp_path / "a", tmp_path / "work") == _counts(48, resumed=32)
     latents.encode(model, frames, rows, SHAPE, tmp_path / "b", tmp_path / "other")
-    for name in ("mean.npy", "std.npy", "frames.npy", "latents.json"):
+    for name in ("mean.npy", "std.npy", "digests.npy", "latents.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
 

@@ -1,5 +1,7 @@
 """Noise-free truth lies pixel by pixel under the curated frames, and differs from them by the quantum noise alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pydicom
@@ -123,3 +125,18 @@ def test_a_series_of_another_archive_is_named(archive):
     _, kept, _ = archive
     with pytest.raises(StudyError, match="not of the phantom archive of seed 4"):
         truth.noise_free({kept["series_instance_uid"].iloc[0]}, CONFIG, 4, CURATION)
+
+
+def test_truth_of_a_run_is_that_of_its_archive(archive, pairs, tmp_path):
+    root, _, key = archive
+    rows = pd.DataFrame({"series": [key["series"].iloc[0]], "frame": [3]})
+    frames, masks = truth.of_run(rows, key, root, CONFIG, 3, CURATION)
+    assert np.array_equal(frames[0], pairs[0][1].frames[3]) and np.array_equal(masks[0], pairs[0][1].mask)
+    with pytest.raises(StudyError, match="another frame_time_ms than this profile"):
+        truth.of_run(rows, key, root, replace(CONFIG, frame_time_ms=800.0), 3, CURATION)
+    (tmp_path / "archive").symlink_to(root / "archive")
+    (tmp_path / "archive_truth_parts").symlink_to(root / "archive_truth_parts")
+    with np.load(root / "archive_truth_masks.npz") as maps:
+        np.savez(tmp_path / "archive_truth_masks.npz", **{uid: np.flip(maps[uid], 1) for uid in maps.files})
+    with pytest.raises(StudyError, match="shows other vessels"):
+        truth.of_run(rows, key, tmp_path, CONFIG, 3, CURATION)
