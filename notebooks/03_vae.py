@@ -33,8 +33,6 @@ overrides: dict = {}  # dotted profile names, e.g. {"autoencoder.steps": 3000}
 processes: int = 1  # that train together, one a GPU; a batch is split over them
 
 # %%
-from operator import attrgetter
-
 import numpy as np
 import pandas as pd
 import torch
@@ -118,7 +116,13 @@ reasons = {
     "clip_norm": "none mentioned",
     "accumulate": "1 is the published batch of 20; more where a GPU is too small for it, with a smaller batch_size",
 }  # fmt: skip
-defaults = {name: [attrgetter(f"autoencoder.{key}")(values) for key in reasons] for name, values in PROFILES.items()}
+defaults = {
+    name: [
+        f"{value:g}" if isinstance(value, float) else value
+        for value in (getattr(p.autoencoder, key) for key in reasons)
+    ]
+    for name, p in PROFILES.items()
+}
 with pd.option_context("display.max_colwidth", None):
     display(pd.DataFrame(defaults | {"why": reasons.values()}, index=list(reasons)))
 
@@ -242,7 +246,7 @@ if study.archive is None and study.has("archive_truth.parquet"):
 study.note("reconstruction", quality)
 table = pd.DataFrame(measured)
 table.rename_axis("measure").to_csv(study.write("vae_quality.csv"))
-table.round(3)
+table.round(3).astype(object).where(table.notna(), "")
 
 # %%
 picked = np.linspace(0, len(original) - 1, min(6, len(original))).astype(int)
