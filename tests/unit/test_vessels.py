@@ -56,6 +56,15 @@ def test_areas_by_hand_and_at_twice_the_size():
     assert twice == pytest.approx(shares, rel=0.12)
 
 
+def test_wider_vessels_have_more_area_and_no_more_length():
+    thin, wide = _bars((20, 3, 80), (60, 2, 24)), _bars((20, 5, 80), (60, 4, 24))
+    area = vessels.compare_areas([thin], [wide], draws=5)["ratio"]
+    length = vessels.compare_areas([thin], [wide], draws=5, measure=vessels.line_lengths)["ratio"]
+    assert area["proximal"] == pytest.approx(5 / 3, rel=0.05) and area["medium"] == pytest.approx(2, rel=0.05)
+    assert length["proximal"] == pytest.approx(1, abs=0.05) and length["medium"] == pytest.approx(1, abs=0.05)
+    assert vessels.line_lengths([thin])[0, 1] * 128**2 == pytest.approx(96, abs=3)
+
+
 def test_centre_lines_of_a_fork():
     frame = np.full((128, 128), GREY)
     frame[64:66, 20:70] -= 60
