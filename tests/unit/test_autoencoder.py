@@ -1,5 +1,6 @@
 """Autoencoder loss and measures against hand-worked values and other libraries."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -9,12 +10,18 @@ import torch
 from dsa_lib.autoencoder import (
     FeatureDistance,
     Lpips,
+    Timed,
     build_autoencoder,
     latent_shape,
+    perceptual_distance,
+    reconstruct,
+    samples,
     to_frames,
     to_model,
     vae_loss,
+    validation_loss,
 )
+from dsa_lib.discriminator import WithDiscriminator
 from dsa_lib.profiles import SMOKE
 
 CONFIG = SMOKE.autoencoder
@@ -81,3 +88,33 @@ def test_lpips_agrees_with_its_package_for_the_same_backbone():
         assert float(ours(x, y)) == pytest.approx(
             float(theirs(x.expand(-1, 3, -1, -1), y.expand(-1, 3, -1, -1))), rel=1e-5
         )
+
+
+def test_a_distance_of_many_frames_is_the_mean_of_its_pairs():
+    rng = np.random.default_rng(0)
+    frames, decoded = rng.integers(0, 255, (2, 5, 16, 16)).astype(np.uint8)
+    distance = FeatureDistance(lambda image: [torch.cat([image, image**2], 1)])
+    by_pair = [float(distance(to_model(frames[n : n + 1]), to_model(decoded[n : n + 1]))) for n in range(5)]
+    assert perceptual_distance(distance, frames, decoded, "cpu", batch_size=2) == pytest.approx(np.mean(by_pair))
+
+
+def test_samples_are_the_same_frames_every_time_and_their_decoding(model):
+    frames = np.random.default_rng(0).integers(0, 255, (9, 64, 64)).astype(np.uint8)
+    sample = samples(frames, np.array([8, 2, 4]), count=2)
+    shown = sample(model)
+    assert np.array_equal(shown[:2], frames[[4, 8]]) and np.array_equal(shown[2:], reconstruct(model, frames[[4, 8]]))
+    assert np.array_equal(sample(WithDiscriminator(model)), shown)
+
+
+def test_held_out_loss_knows_no_contest(model):
+    frames = np.random.default_rng(0).integers(0, 255, (4, 64, 64)).astype(np.uint8)
+    validate = validation_loss(frames, np.arange(4), replace(CONFIG, perceptual_weight=0.0), None, seed=3)
+    with torch.no_grad():
+        assert validate(WithDiscriminator(model)) == validate(model)
+
+
+def test_a_timed_loss_gives_the_time_from_call_to_call():
+    timed = Timed(lambda seconds: time.sleep(seconds) or seconds)
+    assert np.isnan(timed.seconds())
+    assert [timed(0.02) for _ in range(5)] == [0.02] * 5
+    assert 0.02 <= timed.seconds() < 1
