@@ -42,7 +42,6 @@ from dsa_lib import autoencoder as ae
 from dsa_lib import cohort, discriminator, labels, latents, phase, reconstruction, training
 from dsa_lib.figures import samples, style
 from dsa_lib.figures.training import training_curve
-from dsa_lib.phantom import truth
 from dsa_lib.profiles import PROFILES
 from dsa_lib.progress import track
 from dsa_lib.session import begin
@@ -234,15 +233,18 @@ measured = {f"against {len(original)} held-out frames": quality}
 
 # %%
 if study.archive is None and study.has("archive_truth.parquet"):
+    from dsa_lib.phantom import truth
+
+    study.read("archive"), study.read("archive_truth_masks.npz")  # as notebook 00 left them
     some = held_out["series"].isin(
         held_out["series"].drop_duplicates().iloc[:: max(1, held_out["series"].nunique() // 60)]
     )
     key = labels.read_key(study.ws.private("series_key.parquet"))
     known = study.profile.archive, study.profile.seed, study.profile.curation
     noise_free, masks = truth.of_run(held_out[some], key, study.ws.root, *known, lambda runs, n: track(runs, n, "runs"))
-    measured[f"against the truth of {some.sum()} of them"] = reconstruction.truth_quality(
-        decoded[some], noise_free, masks
-    )
+    against_truth = reconstruction.truth_quality(decoded[some], noise_free, masks)
+    study.note("against_truth", against_truth)
+    measured[f"against the truth of {some.sum()} of them"] = against_truth
 study.note("reconstruction", quality)
 table = pd.DataFrame(measured)
 table.rename_axis("measure").to_csv(study.write("vae_quality.csv"))
