@@ -36,7 +36,10 @@ class Draws:
         self._streams = [torch.Generator().manual_seed(_key(seed, step, position)) for position in positions]
 
     def _stack(self, draw: Callable[[torch.Generator], torch.Tensor]) -> torch.Tensor:
-        return torch.stack([draw(stream) for stream in self._streams]).to(self.device)
+        numbers = torch.stack([draw(stream) for stream in self._streams])
+        if self.device.type == "cuda":
+            numbers = numbers.pin_memory()  # the copy then does not wait for what the GPU is at
+        return numbers.to(self.device, non_blocking=True)
 
     def normal(self, *shape: int) -> torch.Tensor:
         """Standard normal, [batch, *shape]."""

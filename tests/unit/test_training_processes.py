@@ -14,9 +14,9 @@ from dsa_lib.profiles import SMOKE
 from dsa_lib.training import fit
 
 IMAGES = torch.randn(40, 1, 12, 12, generator=torch.Generator().manual_seed(1))
-# Loss curves agree to rounding: sums over a batch are taken in another order. Adam's first steps divide a gradient by its own size, so that where it is
-# almost nothing rounding shows in the weights at once; what that does to the loss stays below this, relative to it.
-TOLERANCE = 2e-4
+# Relative differences of curves: they differ by rounding alone, since sums over a batch are taken in another order. In the autoencoder's KL, which hardly
+# counts in its loss, that grows from step to step (1e-7 at the first): the gradient of L1 is a sign, which rounding turns where a pixel is met exactly.
+TOLERANCE, OF_PARTS = 5e-6, 5e-4
 
 
 def convolutional():
@@ -90,9 +90,11 @@ def trained(parts, folder, **changes):
     return model, fit(model, loss, **options | changes)
 
 
-def agree(a, b, tolerance=TOLERANCE):
+def agree(a, b):
     assert list(a.columns) == list(b.columns) and len(a) == len(b)
-    np.testing.assert_allclose(a.to_numpy(), b.to_numpy(), rtol=tolerance)
+    for name in a.columns:
+        tolerance = TOLERANCE if name.endswith("loss") else OF_PARTS
+        np.testing.assert_allclose(a[name], b[name], rtol=tolerance, err_msg=name)
 
 
 @pytest.mark.parametrize("name", MODELS)
