@@ -1,19 +1,18 @@
-"""The KL autoencoder of the latent space (§4.3, Eq. 2; §4.5, L_VAE): build, loss, training, evaluation, latents."""
+"""The KL autoencoder of the latent space (§4.3, Eq. 2; §4.5, L_VAE): build, loss, training. `latents` keeps what it encodes, `reconstruction` measures it."""
 
+import resource
+import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from skimage.metrics import structural_similarity
 from torch import nn
 
+from dsa_lib.discriminator import WithDiscriminator
 from dsa_lib.profiles import Autoencoder
 from dsa_lib.training import Draws
-
-# Contrast, in grey levels below the background, from which a pixel counts as vessel when errors are reported apart from the background.
-VESSEL_GREY_LEVELS = 12
 
 
 def build_autoencoder(config: Autoencoder) -> AutoencoderKL:
@@ -51,9 +50,10 @@ class FeatureDistance(nn.Module):
     summed over channels, averaged over places and stages. With the run's own phase network it is *not* LPIPS and is never called so.
     """
 
-    def __init__(self, stages: Callable[[torch.Tensor], list[torch.Tensor]]):
+    def __init__(self, stages: Callable[[torch.Tensor], list[torch.Tensor]], network: nn.Module | None = None):
         super().__init__()
         self.stages = stages
+        self.network = network  # of the stages, so that it moves to the device with this module
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Distance of each pair, [n]."""
@@ -94,6 +94,13 @@ def vae_loss(model: nn.Module, x: torch.Tensor, noise: torch.Tensor, config: Aut
 
     `noise` [n, C, h, w] draws the latent. KL is summed over the latents of an image ("sum") or averaged ("mean"), then averaged over images.
     """
+    return _vae_loss(model, x, noise, config, perceptual)[0]
+
+
+def _vae_loss(
+    model: nn.Module, x: torch.Tensor, noise: torch.Tensor, config: Autoencoder, perceptual: nn.Module | None
+):
+    """(`vae_loss`, decoded images)."""
     posterior = model.encode(x).latent_dist
     mean, std = posterior.mean, posterior.std
     y = model.decode(mean + std * noise).sample
@@ -102,17 +109,27 @@ def vae_loss(model: nn.Module, x: torch.Tensor, noise: torch.Tensor, config: Aut
     parts = {"kl": kl, "l1": (x - y).abs().mean().float()}
     loss = config.l1_weight * parts["l1"] + config.kl_weight * kl
     if perceptual is not None and config.perceptual_weight:
-        parts["perceptual"] = perceptual(x, y).mean().float()
+        parts["perceptual"] = perceptual.to(x.device)(x, y).mean().float()
         loss = loss + config.perceptual_weight * parts["perceptual"]
-    return {"loss": loss, **parts}
+    return {"loss": loss, **parts}, y
 
 
 def training_loss(frames: np.ndarray, rows: np.ndarray, config: Autoencoder, perceptual: nn.Module | None):
-    """The loss closure that `training.fit` wants; `rows` are the training rows of `frames`."""
+    """The loss closure that `training.fit` wants; `rows` are the training rows of `frames`.
+
+    The model is the autoencoder, or `WithDiscriminator` around it: then the adversarial terms come to the loss.
+    """
 
     def loss(model: nn.Module, indices: np.ndarray, draws: Draws) -> dict[str, torch.Tensor]:
         x = to_model(frames[np.sort(rows[indices])]).to(draws.device)
-        return vae_loss(model, x, draws.normal(*latent_shape(config)), config, perceptual)
+        noise = draws.normal(*latent_shape(config))
+        if not isinstance(model, WithDiscriminator):
+            return vae_loss(model, x, noise, config, perceptual)
+        parts, y = _vae_loss(model.autoencoder, x, noise, config, perceptual)
+        weight = config.discriminator_weight if draws.step >= config.discriminator_start else 0.0
+        adversarial = model.losses(x, y)
+        total = parts["loss"] + weight * adversarial["generator"] + adversarial["discriminator"]
+        return parts | adversarial | {"loss": total}
 
     return loss
 
@@ -120,10 +137,14 @@ def training_loss(frames: np.ndarray, rows: np.ndarray, config: Autoencoder, per
 def validation_loss(
     frames: np.ndarray, rows: np.ndarray, config: Autoencoder, perceptual, seed: int, images: int = 128
 ):
-    """`validate` for `training.fit`: the same loss on held-out frames, with latent noise that never changes."""
+    """`validate` for `training.fit`: L_VAE on held-out frames, with latent noise that never changes.
+
+    Without adversarial terms, which say how a contest stands and not how good the images are.
+    """
     chosen = np.sort(rows[np.linspace(0, len(rows) - 1, min(images, len(rows))).astype(int)])
 
     def validate(model: nn.Module) -> dict[str, float]:
+        model = model.autoencoder if isinstance(model, WithDiscriminator) else model
         device = next(model.parameters()).device
         totals: dict[str, float] = {}
         for first in range(0, len(chosen), config.batch_size):
@@ -134,6 +155,39 @@ def validation_loss(
         return totals
 
     return validate
+
+
+def samples(frames: np.ndarray, rows: np.ndarray, count: int = 6):
+    """`sample` for `training.fit`: the same held-out frames at every evaluation, originals first, then decoded; uint8 [2·count, H, W]."""
+    original = frames[np.sort(rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)])]
+
+    def sample(model: nn.Module) -> np.ndarray:
+        model = model.autoencoder if isinstance(model, WithDiscriminator) else model
+        return np.concatenate([original, reconstruct(model, original)])
+
+    return sample
+
+
+class Timed:
+    """A loss closure that notes when it is called: what a step takes, for benchmarks."""
+
+    def __init__(self, loss: Callable):
+        self.loss, self.calls = loss, []
+
+    def __call__(self, *arguments):
+        self.calls.append(time.perf_counter())
+        return self.loss(*arguments)
+
+    def seconds(self) -> float:
+        """Median time from one call to the next, in s: forward, backward and update of one batch, once the first few are done."""
+        return float(np.median(np.diff(self.calls[len(self.calls) // 10 :]))) if len(self.calls) > 2 else float("nan")
+
+
+def peak_memory_gb() -> float:
+    """Most memory in use so far, in GB (10⁹ bytes): of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # kB on Linux
 
 
 def latent_shape(config: Autoencoder) -> tuple[int, int, int]:
@@ -152,50 +206,13 @@ def reconstruct(model: AutoencoderKL, frames: np.ndarray, batch_size: int = 32) 
     return np.concatenate(parts)
 
 
-def reconstruction_quality(frames: np.ndarray, decoded: np.ndarray, background_grey: int) -> dict[str, float]:
-    """PSNR [dB] over all pixels and over vessel pixels, SSIM, and the share of vessel contrast kept, on uint8 [n, H, W].
-
-    Most of a DSA frame is background, so that PSNR over all pixels says little about vessels: both are given. Vessel pixels are those darker than
-    the background by VESSEL_GREY_LEVELS or more in the original. Contrast kept = Σ decoded depth / Σ original depth over those pixels.
-    """
-    x, y = frames.astype(np.float64), decoded.astype(np.float64)
-    vessel = x <= background_grey - VESSEL_GREY_LEVELS
-    error = (x - y) ** 2
-
-    def psnr(mean_square: float) -> float:
-        return float(10 * np.log10(255**2 / mean_square)) if mean_square > 0 else float("inf")
-
-    return {
-        "psnr_db": psnr(error.mean()),
-        "psnr_vessel_db": psnr(error[vessel].mean()) if vessel.any() else float("nan"),
-        "ssim": float(
-            np.mean([structural_similarity(a, b, data_range=255) for a, b in zip(frames, decoded, strict=True)])
-        ),
-        "vessel_contrast_kept": float((background_grey - y[vessel]).sum() / (background_grey - x[vessel]).sum())
-        if vessel.any()
-        else float("nan"),
-    }
-
-
 @torch.no_grad()
-def encode_latents(
-    model: AutoencoderKL, frames: np.ndarray, rows: np.ndarray, mean: np.ndarray, std: np.ndarray, progress=iter
-) -> None:
-    """Fill `mean` and `std` [n, C, h, w] (float16 memmaps) with the posteriors of `frames[rows]`.
-
-    Both are kept, and a latent is drawn anew at every use: one frozen sample an image would set a floor under the diffusion loss.
-    """
-    device = next(model.parameters()).device
-    for first in progress(range(0, len(rows), 32)):
-        posterior = model.encode(to_model(frames[rows[first : first + 32]]).to(device)).latent_dist
-        mean[first : first + 32] = posterior.mean.float().cpu().numpy()
-        std[first : first + 32] = posterior.std.float().cpu().numpy()
-
-
-def latent_scale(mean: np.ndarray, std: np.ndarray, rows: np.ndarray) -> float:
-    """1 / standard deviation of the latents of the training rows (Rombach et al. 2022, App. G): the diffusion sees unit variance.
-
-    The variance of a drawn latent is that of the means plus the mean posterior variance.
-    """
-    means, deviations = mean[rows].astype(np.float64), std[rows].astype(np.float64)
-    return float(1.0 / np.sqrt(means.var() + np.square(deviations).mean()))
+def perceptual_distance(
+    perceptual: nn.Module, frames: np.ndarray, decoded: np.ndarray, device: torch.device | str, batch_size: int = 32
+) -> float:
+    """Mean distance of original and decoded frames, uint8 [n, H, W] each: LPIPS, or whatever `perceptual` is."""
+    total = 0.0
+    for first in range(0, len(frames), batch_size):
+        pair = (to_model(images[first : first + batch_size]).to(device) for images in (frames, decoded))
+        total += float(perceptual.to(device)(*pair).sum())
+    return total / len(frames)

@@ -138,13 +138,20 @@ def _acquisition(header: Dataset) -> Acquisition:
 
 
 def subtracted_run(
-    path: Path, acquisition: Acquisition, size: int, background_grey: int, contrast_per_grey: float
+    path: Path,
+    acquisition: Acquisition,
+    size: int,
+    background_grey: int,
+    contrast_per_grey: float,
+    rounded: bool = True,
 ) -> Run:
     """Frames of one series, subtracted, squared, resized and windowed.
 
     Contrast (log attenuation over the mask) becomes grey = background_grey − contrast / contrast_per_grey. Runs that were stored subtracted keep their
-    grey values but for one linear map: the background mode to `background_grey`, full opacity to 0. Raises Unreadable.
+    grey values but for one linear map: the background mode to `background_grey`, full opacity to 0. `rounded` False gives float32 frames, clipped to
+    the grey range but not rounded: references of measurements, never what networks see. Raises Unreadable.
     """
+    grey = np.uint8 if rounded else np.float32
     with tags.faults_named():
         planes = Planes(path, acquisition.relationship)
         plan, window = _plan(planes, acquisition)
@@ -162,18 +169,20 @@ def subtracted_run(
         background = subtraction.background_level(seen)
         dark = subtraction.vessels_are_dark(seen, background)
         span = background if dark else background - 1
-        frames = np.empty(stored.shape, np.uint8)
+        frames = np.empty(stored.shape, grey)
         for index, small in enumerate(stored):
             # The field's edge and the squared margins were filled with 0; now that the background is known they are filled with it.
             small += (1 - weight) * background
-            frames[index] = _as_grey(background_grey * (small if dark else small - 1) / span)
+            frames[index] = _as_grey(background_grey * (small if dark else small - 1) / span, rounded)
         window |= {"background": round(background, 6), "contrast_per_grey": round(span / background_grey, 8)}
     else:
         numbers = np.array(list(plan))
-        frames = np.empty((len(plan), size, size), np.uint8)
+        frames = np.empty((len(plan), size, size), grey)
         per_grey = contrast_per_grey if acquisition.relationship != "DISP" else 1 / 255
         for index, (_, _, mask, filled) in enumerate(_subtracted(planes, plan)):
-            frames[index] = _as_grey(background_grey - _squared(planes.in_field(mask - filled), size) / per_grey)
+            frames[index] = _as_grey(
+                background_grey - _squared(planes.in_field(mask - filled), size) / per_grey, rounded
+            )
         window |= {"background": 0.0, "contrast_per_grey": per_grey}
     window |= {
         "relationship": acquisition.relationship,
@@ -184,8 +193,8 @@ def subtracted_run(
     return Run(frames, numbers, window, text)
 
 
-def _as_grey(values: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(values), 0, 255)
+def _as_grey(values: np.ndarray, rounded: bool) -> np.ndarray:
+    return np.clip(np.rint(values) if rounded else values, 0, 255)
 
 
 def _plan(planes: Planes, acquisition: Acquisition) -> tuple[dict[int, Pairing] | None, dict[str, object]]:

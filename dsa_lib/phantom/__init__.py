@@ -14,6 +14,7 @@ so that everything downstream has to do what it would do with a hospital's archi
 | `render.py`     | one run to raw frames of both planes, with its truth              |
 | `plan.py`       | who is in the archive: patients, studies, series, conditions      |
 | `archive.py`    | the plan to DICOM files, resumable and in parallel                |
+| `truth.py`      | noise-free curated frames and calibre masks on their grid         |
 | `measures.py`   | what frames look like in numbers, real or simulated               |
 | `realism.py`    | the command that holds the phantom against real runs              |
 """

@@ -83,11 +83,12 @@ def _shutter(matrix: int, rng: np.random.Generator) -> tuple[int, int, int, int]
 
 
 def acquire(
-    rows: list[dict], config, seed: int, bodies: Bodies
+    rows: list[dict], config, seed: int, bodies: Bodies, noise: bool = True
 ) -> tuple[list[Acquisition], list[np.ndarray], RenderedRun]:
     """Acquire the planes of one run.
 
-    rows: plan rows of one run, one a plane; bodies: of their patient. Returns the acquisition of each plane, its frames
+    rows: plan rows of one run, one a plane; bodies: of their patient; noise: False takes infinitely many quanta and leaves everything else, every random
+    draw included, as it is. Returns the acquisition of each plane, its frames
     [frames, matrix, matrix] uint16, and the rendered run with its truth.
     """
     first = rows[0]
@@ -119,7 +120,7 @@ def acquire(
         angles = ()
         if rotating:
             angles = tuple(np.round(np.linspace(-ROTATION_DEG / 2, ROTATION_DEG / 2, config.frames), 1))
-        exposure = Exposure(photons, motion, _shutter(config.matrix, rng), swallow)
+        exposure = Exposure(photons if noise else np.inf, motion, _shutter(config.matrix, rng), swallow)
         acquisitions.append(Acquisition(arm, exposure, injection, mask_frames, angles))
     render = render_rotation if rotating else render_run
     arms = [a.arm for a in acquisitions]

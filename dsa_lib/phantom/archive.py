@@ -107,7 +107,7 @@ def _claim(parts: Path, folder: Path, config, seed: int) -> None:
     """Note whose archive this is; one of another plan or program version is removed and written anew."""
     code = hashlib.sha256()
     for source in sorted(Path(__file__).parent.glob("*.py")):
-        if source.name not in ("figures.py", "measures.py", "realism.py"):
+        if source.name not in ("figures.py", "measures.py", "realism.py", "truth.py"):
             code.update(source.read_bytes())
     wanted = {**asdict(config), "seed": seed, "code": code.hexdigest()[:16]}
     record = parts / "plan.json"

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import convolve, distance_transform_edt, gaussian_filter, grey_closing, maximum_filter
-from skimage.filters import apply_hysteresis_threshold
-from skimage.morphology import remove_small_objects, skeletonize
+from scipy.ndimage import convolve
 
+from dsa_lib import vessels as arteries
 from dsa_lib.phantom.bolus import VISIBLE, phases
+from dsa_lib.vessels import widths
 
 CLOSING = 21  # pixels at 256²: wider than any artery of the head, narrower than the blush
 LOW, HIGH = 3.5, 6.0  # grey levels below the surroundings: hysteresis thresholds of a vessel
@@ -52,40 +52,18 @@ def noise_sd(frame: np.ndarray, where: np.ndarray | None = None) -> float:
 
 
 def surroundings(frame: np.ndarray) -> np.ndarray:
-    """Grey level around the vessels [h, w]: what is left when dark structures narrower than `CLOSING` pixels are closed, smoothed."""
-    return gaussian_filter(
-        grey_closing(gaussian_filter(frame.astype(np.float32), 0.6), CLOSING, mode="nearest"), CLOSING / 6
-    )
+    """Grey level around the vessels [h, w] (`vessels.surroundings`)."""
+    return arteries.surroundings(frame, CLOSING)
 
 
 def depth(frame: np.ndarray) -> np.ndarray:
-    """How many grey levels each pixel lies below its surroundings: vessels without the blush behind them (black top-hat)."""
-    return np.clip(surroundings(frame) - frame.astype(np.float32), 0, None)
+    """How many grey levels each pixel lies below its surroundings [h, w] (`vessels.depth`)."""
+    return arteries.depth(frame, CLOSING)
 
 
 def segment(darkness: np.ndarray) -> np.ndarray:
-    """Vessel pixels [h, w] bool of a `depth` image: above HIGH, or above LOW and joined to such a pixel; small pieces are noise.
-
-    Blurred flanks are no vessel: a pixel also needs EDGE of the depth of the darkest one near it (about the full width at half maximum).
-    """
-    smoothed = gaussian_filter(darkness, 0.5)
-    core = np.where(smoothed >= EDGE * maximum_filter(smoothed, REACH), smoothed, 0)
-    return remove_small_objects(apply_hysteresis_threshold(core, LOW, HIGH), max_size=SMALLEST - 1, connectivity=2)
-
-
-def widths(vessels: np.ndarray) -> np.ndarray:
-    """Width in pixels [h, w] of the vessel that each pixel belongs to (0 outside): twice the distance from its centre line to the outside, less one."""
-    if not vessels.any():
-        return np.zeros(vessels.shape)
-    line = skeletonize(vessels)
-    on_line = 2 * distance_transform_edt(vessels)[line] - 1
-    values = np.zeros(vessels.shape)
-    values[line] = on_line
-    smooth = gaussian_filter(values, 2) / np.maximum(
-        gaussian_filter(line.astype(float), 2), 1e-9
-    )  # along the line: pixels are coarse
-    nearest = distance_transform_edt(~line, return_distances=False, return_indices=True)
-    return np.where(vessels, smooth[tuple(nearest)], 0)
+    """Vessel pixels [h, w] bool of a `depth` image (`vessels.above`)."""
+    return arteries.above(darkness, LOW, HIGH, EDGE, REACH, SMALLEST)
 
 
 def spectrum_slope(frame: np.ndarray, low: float = 0.03, high: float = 0.25) -> float:

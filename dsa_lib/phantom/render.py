@@ -22,7 +22,7 @@ VEIN_DILUTION = 0.6  # veins carry blood of unopacified territories too
 
 @dataclass(frozen=True)
 class Exposure:
-    """photons: quanta per pixel in the direct beam; motion: [frames, 2] shift of the patient in mm at the isocentre (right, down);
+    """photons: quanta per pixel in the direct beam (infinity: no noise); motion: [frames, 2] shift of the patient in mm at the isocentre (right, down);
     shutter: (left, right, upper, lower) first and last exposed column/row, 0-based inclusive; swallow: [frames] further shift downwards in mm of the
     neck and jaw, or None."""
 

@@ -1,24 +1,27 @@
 """Autoencoder loss and measures against hand-worked values and other libraries."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from skimage.metrics import peak_signal_noise_ratio
 
 from dsa_lib.autoencoder import (
     FeatureDistance,
     Lpips,
+    Timed,
     build_autoencoder,
-    encode_latents,
-    latent_scale,
     latent_shape,
-    reconstruction_quality,
+    perceptual_distance,
+    reconstruct,
+    samples,
     to_frames,
     to_model,
     vae_loss,
+    validation_loss,
 )
+from dsa_lib.discriminator import WithDiscriminator
 from dsa_lib.profiles import SMOKE
 
 CONFIG = SMOKE.autoencoder
@@ -87,26 +90,31 @@ def test_lpips_agrees_with_its_package_for_the_same_backbone():
         )
 
 
-def test_quality_against_skimage_and_by_hand():
+def test_a_distance_of_many_frames_is_the_mean_of_its_pairs():
     rng = np.random.default_rng(0)
-    frames = rng.integers(100, 200, (3, 32, 32)).astype(np.uint8)
-    decoded = np.clip(frames.astype(int) + rng.integers(-3, 4, frames.shape), 0, 255).astype(np.uint8)
-    quality = reconstruction_quality(frames, decoded, background_grey=162)
-    assert quality["psnr_db"] == pytest.approx(peak_signal_noise_ratio(frames, decoded, data_range=255), rel=1e-9)
-    vessel = np.full((1, 32, 32), 162, np.uint8)
-    vessel[0, 10] = 62  # a vessel 100 grey levels deep, decoded 75 deep
-    blurred = vessel.copy()
-    blurred[0, 10] = 87
-    kept = reconstruction_quality(vessel, blurred, background_grey=162)
-    assert kept["vessel_contrast_kept"] == pytest.approx(0.75)
-    assert kept["psnr_vessel_db"] == pytest.approx(20 * np.log10(255 / 25))
+    frames, decoded = rng.integers(0, 255, (2, 5, 16, 16)).astype(np.uint8)
+    distance = FeatureDistance(lambda image: [torch.cat([image, image**2], 1)])
+    by_pair = [float(distance(to_model(frames[n : n + 1]), to_model(decoded[n : n + 1]))) for n in range(5)]
+    assert perceptual_distance(distance, frames, decoded, "cpu", batch_size=2) == pytest.approx(np.mean(by_pair))
 
 
-def test_scaled_latents_have_unit_variance(model):
-    frames = np.random.default_rng(0).integers(0, 255, (6, 64, 64)).astype(np.uint8)
-    mean, std = (np.zeros((6, *latent_shape(CONFIG)), np.float16) for _ in range(2))
-    encode_latents(model, frames, np.arange(6), mean, std)
-    scale = latent_scale(mean, std, np.arange(6))
-    rng = np.random.default_rng(1)
-    drawn = np.stack([mean + std * rng.standard_normal(mean.shape) for _ in range(20)])
-    assert (scale * drawn).std() == pytest.approx(1.0, abs=0.03)
+def test_samples_are_the_same_frames_every_time_and_their_decoding(model):
+    frames = np.random.default_rng(0).integers(0, 255, (9, 64, 64)).astype(np.uint8)
+    sample = samples(frames, np.array([8, 2, 4]), count=2)
+    shown = sample(model)
+    assert np.array_equal(shown[:2], frames[[4, 8]]) and np.array_equal(shown[2:], reconstruct(model, frames[[4, 8]]))
+    assert np.array_equal(sample(WithDiscriminator(model)), shown)
+
+
+def test_held_out_loss_knows_no_contest(model):
+    frames = np.random.default_rng(0).integers(0, 255, (4, 64, 64)).astype(np.uint8)
+    validate = validation_loss(frames, np.arange(4), replace(CONFIG, perceptual_weight=0.0), None, seed=3)
+    with torch.no_grad():
+        assert validate(WithDiscriminator(model)) == validate(model)
+
+
+def test_a_timed_loss_gives_the_time_from_call_to_call():
+    timed = Timed(lambda seconds: time.sleep(seconds) or seconds)
+    assert np.isnan(timed.seconds())
+    assert [timed(0.02) for _ in range(5)] == [0.02] * 5
+    assert 0.02 <= timed.seconds() < 1

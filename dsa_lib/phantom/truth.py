@@ -1,0 +1,158 @@
+"""What a curated phantom frame shows without quantum noise, and which of its pixels are arteries of which calibre.
+
+A series is rendered once more with every draw of its first rendering but infinitely many quanta, written as DICOM and curated by the very code that curated
+the archive (`dsa_lib.dicom`). So its frames lie pixel by pixel under those of the run, with the same motion, bone edges and grey window, and differ from
+them by noise alone. Measurements may use this; no model is trained on it.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from dsa_lib import _xa_tags as tags
+from dsa_lib._xa_planes import read_header
+from dsa_lib.dicom import read_acquisition, subtracted_run
+from dsa_lib.errors import StudyError
+from dsa_lib.phantom.acquisition import Bodies, acquire
+from dsa_lib.phantom.anatomy import draw_patient
+from dsa_lib.phantom.archive import PARTS
+from dsa_lib.phantom.plan import plan_archive
+from dsa_lib.phantom.xa import write_xa
+from dsa_lib.profiles import Curation
+
+
+@dataclass(frozen=True)
+class Truth:
+    """frames: float32 [frames in the file, size, size], grey values without noise and rounding (NaN where curation makes no frame);
+    mask: uint8 [size, size], 1 proximal, 2 medium, 3 peripheral arteries, filled or not at that moment."""
+
+    frames: np.ndarray
+    mask: np.ndarray
+
+
+def noise_free(
+    uids: Collection[str],
+    config,
+    seed: int,
+    curation: Curation,
+    progress: Callable[[Iterable, int], Iterable] | None = None,
+) -> dict[str, Truth]:
+    """Truth by series instance UID of the series `uids` of the phantom archive of `config` (a profile's `archive`) and `seed`, curated by `curation`.
+
+    A run is rendered whole, about a third of a second for two planes at 144². Raises StudyError for a series that this archive does not have.
+    """
+    plan = plan_archive(config, seed)
+    absent = set(uids) - set(plan["series_instance_uid"])
+    if absent:
+        raise StudyError(
+            f"{len(absent)} series are not of the phantom archive of seed {seed}: give the profile and overrides of the run that holds them"
+        )
+    wanted = plan[plan["run"].isin(plan.loc[plan["series_instance_uid"].isin(list(uids)), "run"])]
+    runs = _runs(wanted, config, seed, curation)
+    found: dict[str, Truth] = {}
+    for truths in progress(runs, wanted["run"].nunique()) if progress else runs:
+        found |= {uid: truth for uid, truth in truths.items() if uid in uids}
+    return found
+
+
+def _runs(plan: pd.DataFrame, config, seed: int, curation: Curation):
+    """Truth of every series of one run after the other; a patient's trees are grown once."""
+    with tempfile.TemporaryDirectory() as folder:
+        for number, of_patient in plan.groupby("patient"):
+            bodies = Bodies(draw_patient(np.random.default_rng([seed, 7, number])), seed, number)
+            for _, run in of_patient.groupby("run"):
+                rows = run.to_dict("records")
+                facts, frames, rendered = acquire(rows, config, seed, bodies, noise=False)
+                truths = {}
+                for row, fact, pixels, mask in zip(rows, facts, frames, rendered.masks, strict=True):
+                    path = Path(folder) / f"{row['series']}.dcm"
+                    write_xa(path, row, fact, pixels, config)
+                    truths[row["series_instance_uid"]] = _curated(path, mask, curation)
+                    path.unlink()
+                yield truths
+
+
+def _curated(path: Path, mask: np.ndarray, curation: Curation) -> Truth:
+    facts = read_acquisition(path)
+    size = curation.image_size
+    run = subtracted_run(path, facts, size, curation.background_grey, curation.contrast_per_grey, rounded=False)
+    frames = np.full((facts.frames, size, size), np.nan, np.float32)
+    frames[run.numbers] = run.frames
+    return Truth(frames, curated_mask(mask, path, size))
+
+
+def curated_mask(mask: np.ndarray, path: Path, size: int) -> np.ndarray:
+    """A label map [rows, columns] of the detector on the grid of the curated frames of the DICOM file `path`: uint8 [size, size].
+
+    Cut to the shutter, squared with zeros and resized as frames are (`dsa_lib.dicom`), by nearest neighbour, so that labels stay labels.
+    """
+    rows, columns, inside = tags.shutter(read_header(path), mask.shape)
+    seen = np.where(inside, mask[rows, columns], 0).astype(np.uint8)
+    height, width = seen.shape
+    side = max(height, width)
+    square = np.zeros((side, side), np.uint8)
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top : top + height, left : left + width] = seen
+    return np.asarray(Image.fromarray(square).resize((size, size), Image.NEAREST))
+
+
+def calibre_masks(
+    series: Iterable[str], key: pd.DataFrame, archive: Path, masks: Path, size: int
+) -> dict[str, np.ndarray]:
+    """Calibre maps uint8 [size, size] by pseudonym of the `series` of a run, from its archive's own truth: nothing is rendered.
+
+    key: the run's private/series_key.parquet; archive: folder of its DICOM files; masks: its archive_truth_masks.npz.
+    """
+    rows = key.set_index("series").loc[list(dict.fromkeys(series))]
+    with np.load(masks) as maps:
+        return {
+            row.Index: curated_mask(maps[row.series_instance_uid], Path(archive) / row.file, size)
+            for row in rows.itertuples()
+        }
+
+
+def of_frames(
+    frames: pd.DataFrame, key: pd.DataFrame, config, seed: int, curation: Curation, progress=None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(noise-free frames float32 [n, size, size], calibre masks uint8 [n, size, size]) of the rows of a frames table.
+
+    frames: columns series (pseudonym) and frame (number in the file from 0), as in frames.parquet or arterial.parquet; key: the run's
+    private/series_key.parquet; config, seed, curation: of the run's profile.
+    """
+    uids = frames["series"].map(key.set_index("series")["series_instance_uid"])
+    found = noise_free(set(uids), config, seed, curation, progress)
+    pairs = list(zip(uids, frames["frame"], strict=True))
+    return np.stack([found[uid].frames[n] for uid, n in pairs]), np.stack([found[uid].mask for uid, _ in pairs])
+
+
+def of_run(
+    frames: pd.DataFrame, key: pd.DataFrame, folder: Path, config, seed: int, curation: Curation, progress=None
+) -> tuple[np.ndarray, np.ndarray]:
+    """`of_frames` for a run whose phantom archive lies in `folder` (archive/, archive_truth_masks.npz and the writer's record).
+
+    Raises StudyError where the archive was written with another profile, or by a program that rendered other vessels.
+    """
+    record = json.loads((Path(folder) / PARTS / "plan.json").read_text())
+    wanted = {**asdict(config), "seed": seed}
+    unlike = [name for name, value in wanted.items() if record.get(name) != value]
+    if unlike:
+        raise StudyError(
+            f"the phantom archive of this run has another {' and '.join(unlike)} than this profile: give the overrides that notebook 00 was run with"
+        )
+    truth, masks = of_frames(frames, key, config, seed, curation, progress)
+    written = calibre_masks(
+        frames["series"], key, Path(folder) / "archive", Path(folder) / "archive_truth_masks.npz", curation.image_size
+    )
+    if not all(np.array_equal(written[name], mask) for name, mask in zip(frames["series"], masks, strict=True)):
+        raise StudyError(
+            "the phantom archive of this run shows other vessels than this version of the program renders: run notebooks/00_phantom_archive.ipynb again"
+        )
+    return truth, masks
