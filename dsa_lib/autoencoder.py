@@ -119,10 +119,14 @@ def training_loss(frames: np.ndarray, rows: np.ndarray, config: Autoencoder, per
 
     The model is the autoencoder, or `WithDiscriminator` around it: then the adversarial terms come to the loss.
     """
+    shape = latent_shape(config, config.crop)
 
     def loss(model: nn.Module, indices: np.ndarray, draws: Draws) -> dict[str, torch.Tensor]:
-        x = to_model(frames[np.sort(rows[indices])]).to(draws.device)
-        noise = draws.normal(*latent_shape(config))
+        chosen = frames[np.sort(rows[indices])]
+        if config.crop:
+            chosen = crops(chosen, config.crop, draws.uniform(4).cpu().numpy())
+        x = to_model(chosen).to(draws.device)
+        noise = draws.normal(*shape)
         if not isinstance(model, WithDiscriminator):
             return vae_loss(model, x, noise, config, perceptual)
         parts, y = _vae_loss(model.autoencoder, x, noise, config, perceptual)
@@ -132,6 +136,25 @@ def training_loss(frames: np.ndarray, rows: np.ndarray, config: Autoencoder, per
         return parts | adversarial | {"loss": total}
 
     return loss
+
+
+def crops(frames: np.ndarray, side: int, u: np.ndarray) -> np.ndarray:
+    """One square crop of `side` pixels out of each uint8 frame [n, H, W]; `u` [n, 4] are uniform draws in [0, 1).
+
+    Most of a frame is empty field: CROPS_AT_VESSELS of the crops are centred on a pixel darker than the frame's median by VESSEL_GREY_LEVELS (where there
+    is one), the others anywhere. The networks are convolutional, so that what they learn on crops they do on whole frames.
+    """
+    n, height, width = frames.shape
+    out = np.empty((n, side, side), frames.dtype)
+    for k, frame in enumerate(frames):
+        row, column = int(u[k, 1] * height), int(u[k, 2] * width)
+        if u[k, 3] < CROPS_AT_VESSELS:
+            at = np.flatnonzero(frame < np.median(frame) - VESSEL_GREY_LEVELS)
+            if len(at):
+                row, column = divmod(int(at[int(u[k, 0] * len(at))]), width)
+        top, left = (min(max(c - side // 2, 0), extent - side) for c, extent in ((row, height), (column, width)))
+        out[k] = frame[top : top + side, left : left + side]
+    return out
 
 
 def validation_loss(
@@ -190,8 +213,9 @@ def peak_memory_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # kB on Linux
 
 
-def latent_shape(config: Autoencoder) -> tuple[int, int, int]:
-    side = config.image_size // 2 ** (len(config.block_channels) - 1)
+def latent_shape(config: Autoencoder, side: int = 0) -> tuple[int, int, int]:
+    """Channels, height and width of the latent of a square of `side` pixels (0: a whole frame)."""
+    side = (side or config.image_size) // 2 ** (len(config.block_channels) - 1)
     return config.latent_channels, side, side
 
 

@@ -112,6 +112,7 @@ def fit(
     validate: Callable[[nn.Module], dict[str, float]] | None = None,
     sample: Callable[[nn.Module], np.ndarray | None] | None = None,
     evaluate_every: int = 0,
+    evaluate_first: bool = False,
     patience: int = 0,
     precision: str = "fp32",
     accumulate: int = 1,
@@ -134,6 +135,8 @@ def fit(
     set; its entry "loss" decides which weights are kept and, with `patience` > 0 (in evaluations), when to stop. `sample(model)` is called then too,
     on the same weights; uint8 frames [n, H, W] that it returns are saved as a picture in `folder/samples`. Both compute at full precision, in which the
     model is used later.
+
+    With `evaluate_first` the weights that `model` comes with are judged before the first step, and kept if nothing better follows.
 
     The checkpoint in `folder` is continued if it carries the same `digest`, and discarded otherwise. At the end `model` holds the best weights
     (the last ones without `validate`), averaged ones when `ema_decay` is set.
@@ -168,6 +171,13 @@ def fit(
         print(f"  {what}: continues at step {state.step} of {steps}", flush=True)
     monitor = Monitor(what, steps, Path(folder), log_every_s, start=state.step, shown=shown, live=live)
     every = evaluate_every or max(steps // 20, 1)
+    if main and evaluate_first and validate is not None and state.step == 0 and not state.records:
+        with state.kept_weights(), torch.no_grad():
+            found = {name: float(value) for name, value in validate(model).items()}
+            state.judge(found["loss"], patience)
+        state.records.append(
+            {"step": 0, "learning_rate": 0.0} | {f"val_{name}": value for name, value in found.items()}
+        )
     skipped = 0
     model.train()
     while not state.done(steps):

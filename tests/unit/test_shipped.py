@@ -105,7 +105,9 @@ def test_the_shipped_files_are_those_of_the_card_and_small():
     card = shipped.card()
     assert {name: sha256(shipped.FOLDER / name) for name in card["files"]} == card["files"]
     assert sum(p.stat().st_size for p in shipped.FOLDER.rglob("*") if p.is_file()) <= 80 * 2**20
-    assert card["shapes"] == shipped.shapes(PHANTOM), "the phantom profile has other shapes: no run would use the weights"
+    assert card["shapes"] == shipped.shapes(PHANTOM), (
+        "the phantom profile has other shapes: no run would use the weights"
+    )
 
 
 @SHIPPED
