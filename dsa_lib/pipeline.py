@@ -52,6 +52,9 @@ class DSAPipeline(DiffusionPipeline):
         condition_dropout: float = 0.0,
     ):
         super().__init__()
+        if text_encoder is not None:
+            # diffusers' own opener reads weights of half precision into a float32 network, and leaves transformers' as they are stored.
+            text_encoder.to(dtype=unet.dtype)
         self.register_modules(vae=vae, unet=unet, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer)
         self.register_to_config(seen=None if seen is None else dict(seen), condition_dropout=float(condition_dropout))
         self.set_progress_bar_config(disable=None, leave=False)  # None: where stderr is no terminal
