@@ -29,6 +29,7 @@ from dsa_lib.sampling import (
     single_plan,
     stratified_plan,
 )
+from dsa_lib.session import Study
 from dsa_lib.text import build_encoder, build_tokenizer
 from dsa_lib.workspace import sha256
 
@@ -142,6 +143,24 @@ def test_a_part_without_its_images_does_not_make_the_set_whole(tmp_path):
     (tmp_path / plan["file"][0]).unlink()
     assert generate(pipeline, plan, tmp_path, **OPTIONS, shard=1, num_shards=2) is None
     assert generate(pipeline, plan, tmp_path, **OPTIONS, shard=0, num_shards=2) is not None
+
+
+def test_a_notebook_further_down_says_which_shards_it_waits_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DSA_RUNS", str(tmp_path))
+    sampling = Study("05_sampling", "t", SMOKE, None, {})
+    folder = sampling.write("samples/fid")
+    generate(Pipeline(), stratified_plan(1, 2), folder, **OPTIONS, shard=1, num_shards=2)
+    with pytest.raises(SystemExit) as ended:
+        sampling.pause(shards.missing(folder))
+    assert ended.value.code == 0 and sampling.ws.manifest("05_sampling") is None
+    assert "05_sampling is not finished: shard 0 of 2 is missing" in capsys.readouterr().out
+    with pytest.raises(
+        StudyError, match=r"samples/fid is not whole: shard 0 of 2 is missing: run notebooks/05_sampling"
+    ):
+        Study("07_fid", "t", SMOKE, None, {}).read("samples/fid")
+    generate(Pipeline(), stratified_plan(1, 2), folder, **OPTIONS)
+    sampling.finish()
+    assert Study("07_fid", "t", SMOKE, None, {}).read("samples/fid") == folder
 
 
 @pytest.mark.parametrize("shard, num_shards", [(-1, 2), (2, 2), (0, 0), (1, 1)])
