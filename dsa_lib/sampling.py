@@ -122,7 +122,7 @@ def generate(
         pipeline.seen.require(
             parse_sentence(sentence) for sentence in plan["sentence"].unique()
         )  # before hours of work
-    missing = mine[[not _bears(folder / name, key) for name in mine["file"]]]
+    missing = mine[np.array([not _bears(folder / name, key) for name in mine["file"]], dtype=bool)]
     if len(missing):
         # What the folder holds is no whole set any more, or never was.
         (folder / shards.MANIFEST).unlink(missing_ok=True)

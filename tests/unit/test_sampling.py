@@ -130,6 +130,13 @@ def test_the_union_of_shards_is_the_unsharded_set_in_any_order(tmp_path):
     assert shards.missing(folder) == "" and sha256(folder) == sha256(tmp_path / "whole")
 
 
+def test_more_shards_than_images(tmp_path):
+    plan = stratified_plan(seed=1, per_condition=1)
+    whole = generate(Pipeline(), plan, tmp_path / "whole", **OPTIONS)
+    made = [generate(Pipeline(), plan, tmp_path / "set", **OPTIONS, shard=shard, num_shards=6) for shard in range(6)]
+    assert made[2] is None and made[5].equals(whole) and sha256(tmp_path / "set") == sha256(tmp_path / "whole")
+
+
 def test_a_call_without_shards_makes_what_is_missing_and_no_more(tmp_path):
     plan, pipeline = stratified_plan(seed=1, per_condition=3), Pipeline()
     generate(pipeline, plan, tmp_path, **OPTIONS, shard=1, num_shards=3)
