@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 from diffusers import (
+    AutoencoderKL,
     DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
@@ -17,8 +18,9 @@ from diffusers import (
 )
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import BertModel
+from transformers import BertModel, PreTrainedTokenizerFast
 
+from dsa_lib.conditions import Condition
 from dsa_lib.errors import StudyError
 from dsa_lib.pipeline import DSAPipeline as DSAPipeline
 from dsa_lib.profiles import Diffusion, Profile
@@ -263,8 +265,12 @@ def train(
     what: str,
     patience: int = 0,
     weights: np.ndarray | None = None,
+    **options,
 ) -> pd.DataFrame:
-    """Train a denoiser on `data["train"]`, choose its weights on `data["val"]`, return the log. Sizes and rates are the profile's."""
+    """Train a denoiser on `data["train"]`, choose its weights on `data["val"]`, return the log. Sizes and rates are the profile's.
+
+    `options` are passed on to `training.fit`.
+    """
     config = profile.diffusion
     return fit(
         model,
@@ -292,7 +298,31 @@ def train(
         log_every_s=profile.log_every_s,
         checkpoint_every_s=profile.checkpoint_every_s,
         what=what,
+        **options,
     )
+
+
+def fixed_samples(
+    vae: AutoencoderKL,
+    schedule: DDPMScheduler,
+    name: str,
+    steps: int,
+    conditions: Sequence[Condition] | int,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+):
+    """What a training shows at intervals: `sample(model)`, uint8 frames [n, H, W], one a condition, of the same noise every time.
+
+    `conditions` is their number for the unconditional model. `name` and `steps` as in `sampler`.
+    """
+    count, asked = (conditions, None) if isinstance(conditions, int) else (len(conditions), conditions)
+
+    def sample(model: nn.Module) -> np.ndarray:
+        vae.to(next(model.parameters()).device)
+        pipeline = DSAPipeline(vae, model.unet, sampler(name, schedule), getattr(model, "encoder", None), tokenizer)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline(asked, seeds=range(count), num_inference_steps=steps)
+
+    return sample
 
 
 def balancing_weights(cells: Sequence[str], balance: float) -> np.ndarray | None:

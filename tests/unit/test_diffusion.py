@@ -14,9 +14,11 @@ from dsa_lib.conditions import CANONICAL
 from dsa_lib.diffusion import (
     ConditionalDenoiser,
     LatentSet,
+    UnconditionalDenoiser,
     balancing_weights,
     build_unet,
     denoising_loss,
+    fixed_samples,
     min_snr_weights,
     noise_schedule,
     sampler,
@@ -259,6 +261,15 @@ def test_the_plain_attention_kernel_gives_what_the_fused_one_does(denoiser, toke
             monkeypatch.setattr(diffusion, "_attention_kernel", lambda unet, z_t: nullcontext())
     apart = (gradients[0] - gradients[1]).norm() / gradients[1].norm()
     assert apart < 0.05
+
+
+def test_samples_shown_in_training_start_from_the_same_noise(denoiser, tokenizer):
+    vae, schedule = build_autoencoder(SMOKE.autoencoder), noise_schedule(SMOKE.diffusion)
+    sample = fixed_samples(vae, schedule, "dpmsolver++", 2, list(CANONICAL.values()), tokenizer)
+    frames = sample(denoiser)
+    assert frames.shape == (4, 64, 64) and np.array_equal(frames, sample(denoiser))
+    unconditional = UnconditionalDenoiser(build_unet(SMOKE.diffusion, 3, 16, None))
+    assert fixed_samples(vae, schedule, "ddim", 2, 3)(unconditional).shape == (3, 64, 64)
 
 
 def test_two_latents_are_learnt_by_heart_and_sampled(tokenizer, tmp_path):
