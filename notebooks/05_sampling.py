@@ -85,6 +85,7 @@ if why := study.skipped_upstream("ldm"):
 source = study.read("ldm")
 model = sha256(source)
 dsa = pipeline.DSAPipeline.from_pretrained(source).to("cuda" if torch.cuda.is_available() else "cpu")
+dsa.set_progress_bar_config(disable=True)  # lines of its own count batches
 schedule = dsa.scheduler
 
 # %% [markdown]

@@ -30,7 +30,7 @@ def image_grid(
         )
     for axis, title in zip(axes[0], titles, strict=False):
         axis.set_title(title, fontsize=8)
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.04 if titles else 0.01, wspace=0.01, hspace=0.01)
     return figure
 
 
