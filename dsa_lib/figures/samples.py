@@ -152,7 +152,7 @@ def quality_against_steps(table: pd.DataFrame, floor: float, distance: str) -> F
     table_steps = sorted(table["steps"].unique())
     axes[0].set_xticks(table_steps, [str(step) for step in table_steps])
     axes[0].minorticks_off()
-    axes[0].set(xlabel="steps", ylabel=f"{distance} to held-out frames", ylim=(0, None))
+    axes[0].set(xlabel="steps", ylabel=f"{distance}\nto held-out frames", ylim=(0, None))
     axes[1].set_xlabel("seconds an image")
     axes[1].legend(loc="upper right")
     return figure
