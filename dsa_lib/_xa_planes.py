@@ -58,6 +58,13 @@ def _read_header(path: Path, size: int, changed_ns: int) -> Dataset:
         raise Unreadable(
             "a DICOMDIR index, which holds no image", "nothing to do: the files it lists are read directly"
         )
+    with tags.faults_named():
+        synthetic = tags.is_synthetic(header)
+    if synthetic:
+        raise Unreadable(
+            "marked as synthetic: it shows no patient",
+            "nothing to do: generated images never enter a cohort of patients",
+        )
     if sop_class not in (XRayAngiographicImageStorage, EnhancedXAImageStorage):
         raise Unreadable("not an X-ray angiography image", "nothing to do: other objects are not part of the study")
     return header

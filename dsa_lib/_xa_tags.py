@@ -99,6 +99,20 @@ def _in_group(group: Dataset, keyword: str) -> object:
     return None
 
 
+def is_synthetic(header: Dataset) -> bool:
+    """Whether the file says that its image was made up: Synthetic Data (0008,001C) "YES", conversion type SYN, or SYNTHETIC among the image types.
+
+    Any one mark is enough, in an object of any class: software on the way may have dropped the others or turned a secondary capture into something else.
+    """
+    types = header.get("ImageType") or []
+    types = [types] if isinstance(types, str) else list(types)
+    return (
+        str(header.get("SyntheticData") or "").upper() == "YES"
+        or str(header.get("ConversionType") or "").upper() == "SYN"
+        or "SYNTHETIC" in (str(value).upper() for value in types)
+    )
+
+
 def angles_deg(header: Dataset) -> tuple[float | None, float | None]:
     """Primary and secondary positioner angle in degrees: (0018,1510/1511), else Enhanced XA's isocentre angles (0018,9463/9464); None where absent."""
     found = []

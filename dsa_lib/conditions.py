@@ -1,6 +1,10 @@
 """What a frame is conditioned on: circulation, plane and C-arm angles, their canonical bins (Table 1) and their sentence (§2.3, §4.4)."""
 
+import difflib
+import itertools
+import numbers
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from dsa_lib.errors import StudyError
@@ -42,10 +46,11 @@ class Condition:
         if self.plane not in PLANES:
             raise StudyError(f"plane {self.plane!r} is not one of {', '.join(PLANES)}: correct the condition")
         for name in ("primary_angle_deg", "secondary_angle_deg"):
-            if not -180 <= getattr(self, name) <= 180:
-                raise StudyError(
-                    f"{name} {getattr(self, name)} is outside ±180°: give the DICOM positioner angle in degrees"
-                )
+            angle = getattr(self, name)
+            if not isinstance(angle, numbers.Real):
+                raise StudyError(f"{name} {angle!r} is no number: give the DICOM positioner angle in degrees")
+            if not -180 <= angle <= 180:
+                raise StudyError(f"{name} {angle} is outside ±180°: give the DICOM positioner angle in degrees")
 
     def canonical_angles(self) -> tuple[int, int]:
         """Angles in whole degrees, drawn to the plane's canonical position where within its ±5° bin (§4.4)."""
@@ -81,13 +86,59 @@ def _canonical_bin(primary: float, secondary: float) -> tuple[int, int] | None:
 
 
 def parse_sentence(sentence: str) -> Condition:
-    """The inverse of `Condition.sentence`; raises StudyError on anything outside the grammar."""
+    """The inverse of `Condition.sentence`; raises StudyError on anything outside the grammar, naming the nearest valid sentence."""
     match = _PATTERN.fullmatch(sentence.strip())
     if match is None:
+        unknown = _unknown_words(sentence)
+        which = f" ({'; '.join(unknown[:3])})" if unknown else ""
         raise StudyError(
-            f"the sentence {sentence!r} is not in the grammar: write it like {CANONICAL['AC A'].sentence()!r}"
+            f"the sentence {sentence!r} is not in the grammar{which}: write it like {_nearest_sentence(sentence)!r}"
         )
     return Condition(match["circulation"], match["plane"], float(match["primary"]), float(match["secondary"]))
+
+
+def as_condition(asked: "Condition | str | tuple") -> Condition:
+    """A Condition from what a user may write: a Condition, a sentence, or (circulation, plane, primary angle, secondary angle) in degrees.
+
+    Raises StudyError for anything else, and for values that no condition has.
+    """
+    if isinstance(asked, Condition):
+        return asked
+    if isinstance(asked, str):
+        return parse_sentence(asked)
+    if isinstance(asked, tuple | list) and len(asked) == 4:
+        return Condition(*asked)
+    raise StudyError(
+        f"{asked!r} is no condition: give a sentence, a Condition, or (circulation, plane, primary angle, secondary angle)"
+    )
+
+
+def _unknown_words(text: str) -> list[str]:
+    """What is foreign to the grammar in a text, word by word, with the word that was probably meant."""
+    known = [word for word in sentence_words() if word.isalpha()]
+    found, previous = [], ""
+    for word in dict.fromkeys(re.findall(r"[^\W\d_]+", text)):
+        if word not in known:
+            near = difflib.get_close_matches(word, [other for other in known if len(other) > 1], n=1)
+            if previous.lower() == "plane":
+                hint = f": the planes are {' and '.join(PLANES)}"
+            else:
+                hint = f": did you mean {near[0]!r}?" if near else ""
+            found.append(f"it does not know {word!r}{hint}")
+        previous = word
+    return found
+
+
+def _nearest_sentence(text: str) -> str:
+    """The template filled with what can be read off a text that is not in the grammar; canonical values for the rest."""
+    words = re.findall(r"[^\W\d_]+", text.lower())
+    named = [near[0] for word in words if (near := difflib.get_close_matches(word, CIRCULATIONS, n=1))]
+    planes = [after.upper() for word, after in itertools.pairwise(words) if word == "plane"]
+    plane = next((letter for letter in planes if letter in PLANES), PLANES[0])
+    angles = [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", text.replace("−", "-"))]
+    if len(angles) != 2 or max(map(abs, angles)) > 180:
+        angles = [0 if plane == "A" else -90, 0]
+    return Condition(named[0] if named else CIRCULATIONS[0], plane, *angles).sentence()
 
 
 CANONICAL: dict[str, Condition] = {
@@ -103,3 +154,73 @@ def sentence_words() -> list[str]:
     """Every word of the sentence grammar; digits stand alone, so that angles never seen in training can still be written."""
     words = {word for cell in CANONICAL.values() for word in re.findall(r"[A-Za-z]+|[^\sA-Za-z]", cell.sentence())}
     return sorted({*words, "-", *"0123456789"})
+
+
+class SeenConditions:
+    """The conditions that occurred in a training set, and whether another one is close enough to them to be asked for.
+
+    A condition counts as seen when frames of its circulation and plane were taken with both angles within ±5° of its own. That is the tolerance by
+    which Table 1 calls two positions the same, here around every position that occurred: a window of 10° that moves with the data, so that no
+    edge of a fixed grid falls between a condition and the frame beside it. Angles are the canonical ones of the sentences, all the model is told.
+    """
+
+    def __init__(self, angles: Mapping[tuple[str, str], Iterable[tuple[int, int]]]):
+        self.angles = {group: sorted(set(pairs)) for group, pairs in sorted(angles.items())}
+
+    @classmethod
+    def of(cls, sentences: Iterable[str]) -> "SeenConditions":
+        """Of the sentences of a training set."""
+        angles: dict[tuple[str, str], list[tuple[int, int]]] = {}
+        for sentence in set(sentences):
+            condition = parse_sentence(sentence)
+            angles.setdefault((condition.circulation, condition.plane), []).append(condition.canonical_angles())
+        return cls(angles)
+
+    def to_config(self) -> dict[str, str]:
+        """Compact form for a JSON file: {"anterior A": "-32/18 0/0 …"}, whole degrees, primary/secondary."""
+        return {" ".join(group): " ".join(f"{p}/{s}" for p, s in pairs) for group, pairs in self.angles.items()}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, str]) -> "SeenConditions":
+        return cls(
+            {
+                tuple(group.split()): [tuple(int(angle) for angle in pair.split("/")) for pair in pairs.split()]
+                for group, pairs in config.items()
+            }
+        )
+
+    def covers(self, condition: Condition) -> bool:
+        """Whether the condition was seen."""
+        asked = condition.canonical_angles()
+        pairs = self.angles.get((condition.circulation, condition.plane), [])
+        return any(_apart(asked, pair) <= ANGLE_TOLERANCE_DEG for pair in pairs)
+
+    def nearest(self, condition: Condition, count: int = 3) -> list[Condition]:
+        """The `count` seen conditions closest to it: those of its own circulation and plane first, then by the larger difference in angle."""
+        asked = condition.canonical_angles()
+        ranked = sorted(
+            ((circulation != condition.circulation) + (plane != condition.plane), _apart(asked, pair), circulation, plane, pair)
+            for (circulation, plane), pairs in self.angles.items()
+            for pair in pairs
+        )  # fmt: skip
+        return [Condition(circulation, plane, *pair) for _, _, circulation, plane, pair in ranked[:count]]
+
+    def require(self, conditions: Iterable[Condition]) -> None:
+        """Raise StudyError for the first of `conditions` that was never seen, naming the nearest seen ones."""
+        for condition in dict.fromkeys(conditions):
+            if not self.covers(condition):
+                near = "; ".join(_short(other) for other in self.nearest(condition))
+                raise StudyError(
+                    f"the model never saw a condition like {_short(condition)} (within {ANGLE_TOLERANCE_DEG:g}° in both angles): "
+                    f"ask for one that it saw, the nearest are {near}, or pass allow_unseen=True"
+                )
+
+
+def _apart(one: tuple[float, float], other: tuple[float, float]) -> float:
+    """The larger difference of two pairs of angles; a full turn apart is the same position."""
+    return max(abs((a - b + 180) % 360 - 180) for a, b in zip(one, other, strict=True))
+
+
+def _short(condition: Condition) -> str:
+    primary, secondary = condition.canonical_angles()
+    return f"{condition.circulation} {condition.plane} {primary}°/{secondary}°"

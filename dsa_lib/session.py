@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from dsa_lib import hidden_paths
+from dsa_lib import hidden_paths, shards
 from dsa_lib.errors import StudyError
 from dsa_lib.profiles import Profile, load_profile
 from dsa_lib.workspace import NOTEBOOKS, PROJECT, RUN_NAME, Workspace, sha256, write_json
@@ -50,7 +50,7 @@ class Study:
     def read(self, name: str) -> Path:
         """Path of the upstream artifact `name`, verified.
 
-        Raises StudyError, naming the notebook to run, when it is missing, was changed after it was written, or was made from inputs that
+        Raises StudyError, naming the notebook to run, when it is missing or waits for shards, was changed after it was written, or was made from inputs that
         have been made anew since.
         """
         path = self.ws.root / name
@@ -59,6 +59,8 @@ class Study:
         again = f"run notebooks/{producer}.ipynb"
         if manifest is not None and manifest["status"] == "skipped" and name not in manifest["outputs"]:
             raise StudyError(f"{_shown(path)} does not exist because {producer} was skipped: {manifest['reason']}")
+        if why := shards.missing(path):
+            raise StudyError(f"{_shown(path)} is not whole: {why}")
         if manifest is None or not path.exists():
             raise StudyError(f"{_shown(path)} is missing: {again} with run={self.run!r} first")
         if name not in manifest["outputs"]:
@@ -121,6 +123,11 @@ class Study:
         """Record that this notebook cannot do its work on this archive, say so, and end it with exit status 0."""
         self._record("skipped", reason)
         print(f"{self.notebook} skipped: {reason}", flush=True)
+        raise SystemExit(0)
+
+    def pause(self, reason: str) -> None:
+        """End this notebook with exit status 0 and leave the record of the run as it is: others have to add their share first."""
+        print(f"{self.notebook} is not finished: {reason}", flush=True)
         raise SystemExit(0)
 
     def finish(self):

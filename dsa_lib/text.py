@@ -8,6 +8,7 @@ from dsa_lib.conditions import parse_sentence, sentence_words
 from dsa_lib.profiles import Text
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+EMPTY = ""  # the sentence that says nothing: [CLS] [SEP], what condition dropout trains on and guidance leads away from
 
 
 def build_tokenizer(max_tokens: int = 64) -> PreTrainedTokenizerFast:
@@ -53,8 +54,8 @@ def build_encoder(config: Text, vocabulary: int) -> BertModel:
 
 
 def tokenize(tokenizer: PreTrainedTokenizerFast, sentences: list[str]) -> dict[str, torch.Tensor]:
-    """`input_ids` and `attention_mask`, [n, tokens], padded to the longest. Raises StudyError for a sentence outside the grammar."""
-    for sentence in set(sentences):
+    """`input_ids` and `attention_mask`, [n, tokens], padded to the longest. Raises StudyError for a sentence outside the grammar (EMPTY is in it)."""
+    for sentence in set(sentences) - {EMPTY}:
         parse_sentence(sentence)
     encoded = tokenizer(list(sentences), padding=True, return_tensors="pt")
     return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}

@@ -3,6 +3,7 @@
 #   jupytext:
 #     cell_metadata_filter: tags,-all
 #     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version
 #     text_representation:
 #       extension: .py
 #       format_name: percent
@@ -16,7 +17,8 @@
 # %% [markdown]
 # # 05 · Sampling
 #
-# **Purpose.** Generate the reader set (§2.3: ten batches of forty, ten of each condition) and the set for the Fréchet distance (§2.5), and draw Figures 2, 3 and 5.
+# **Purpose.** Turn sentences into frames: a first look, the reader set (§2.3: ten batches of forty, ten of each condition) and the set for the Fréchet distance (§2.5),
+# and draw Figures 2, 3 and 5.
 #
 # **Reads** `ldm/`, `arterial.parquet`, `frames.npy`. **Writes** `samples/reader/`, `samples/fid/`, figures.
 #
@@ -27,13 +29,19 @@ run: str = "smoke"  # folder under runs/
 profile: str = "smoke"  # smoke, phantom or paper
 archive: str = ""  # "" is the phantom archive of notebook 00
 overrides: dict = {}  # dotted profile names, e.g. {"sampling.scheduler": "ddpm", "sampling.steps": 1000}
+sentence: str = ""  # a sentence to make into images below; "" is that of AC A
+shard: int = 0  # which share of both sets this call makes, from 0; see "Several machines" below
+num_shards: int = 1  # into how many shares they are divided; 1 makes everything here
+dicom: bool = False  # export both sets as DICOM too, marked as synthetic, into samples/<set>/dicom/
+allow_unseen: bool = False  # make images of conditions that the model never saw, instead of refusing
 
 # %%
 import numpy as np
 import pandas as pd
 import torch
+from IPython.display import display
 
-from dsa_lib import autoencoder, diffusion, images, sampling, text
+from dsa_lib import autoencoder, diffusion, images, pipeline, sampling, shards, synthetic_dicom, text
 from dsa_lib.conditions import CANONICAL
 from dsa_lib.figures import samples, style
 from dsa_lib.progress import track
@@ -41,6 +49,7 @@ from dsa_lib.session import begin
 from dsa_lib.workspace import sha256
 
 study = begin("05_sampling", globals())
+shards.check(shard, num_shards)
 style.apply()
 config = study.profile.sampling
 
@@ -53,25 +62,71 @@ pd.set_option("display.max_colwidth", None)
 pd.DataFrame({"sentence": {cell: condition.sentence() for cell, condition in CANONICAL.items()}})
 
 # %% [markdown]
-# ## Sampler
-# $$z_{t-1} = \tfrac{1}{\sqrt{\alpha_t}}\Bigl(z_t - \tfrac{1-\alpha_t}{\sqrt{1-\bar\alpha_t}}\,\epsilon_\theta(z_t,t)\Bigr) + \sigma_t\,\eta,\qquad \hat x = \mathcal{D}(z_0)\tag{5, 6}$$
-# is the ancestral step of DDPM (`sampling.scheduler=ddpm`, the published 1000 steps). `smoke` and `phantom` solve the same reverse process with DPM-Solver++ in few steps.
+# ## From noise to a frame
+# Sampling starts from noise $z_T \sim \mathcal{N}(0, I)$ and undoes the diffusion step by step, with the sentence $c$ as context:
+#
+# $$z_{t-1} = \frac{1}{\sqrt{\alpha_t}}\Bigl(z_t - \frac{1-\alpha_t}{\sqrt{1-\bar\alpha_t}}\,\epsilon_\theta(z_t,t,c)\Bigr) + \sigma_t\,\eta,\qquad \eta \sim \mathcal{N}(0, I)\tag{5}$$
+#
+# The decoder turns the last latent into a frame:
+#
+# $$\hat x = \mathcal{D}(z_0)\tag{6}$$
+#
+# Eq. 5 is the ancestral step of DDPM (`sampling.scheduler=ddpm`), which the paper takes 1000 times. Written with the clean latent $\hat z_0$ that the predicted noise
+# implies, it is one of a family of steps (Song et al. 2021)
+#
+# $$z_{t-1} = \sqrt{\bar\alpha_{t-1}}\,\hat z_0 + \sqrt{1-\bar\alpha_{t-1}-\sigma_t^2}\;\epsilon_\theta + \sigma_t\,\eta,\qquad \hat z_0 = \frac{z_t - \sqrt{1-\bar\alpha_t}\,\epsilon_\theta}{\sqrt{\bar\alpha_t}}.$$
+#
+# With $\sigma_t = 0$ (`ddim`) no noise is drawn on the way, and the steps solve an ordinary differential equation: the noise $z_T$ alone decides the image. `dpmsolver++` and
+# `unipc` solve the same equation with a higher order, and therefore in fewer steps.
 
 # %%
 if why := study.skipped_upstream("ldm"):
     study.skip(why)
 source = study.read("ldm")
-pipeline = diffusion.DSAPipeline.from_pretrained(source).to("cuda" if torch.cuda.is_available() else "cpu")
-pipeline.scheduler = diffusion.sampler(config.scheduler, pipeline.scheduler)
 model = sha256(source)
-digest = study.digest("sampling", code=[autoencoder, diffusion, sampling, text])
+dsa = pipeline.DSAPipeline.from_pretrained(source).to("cuda" if torch.cuda.is_available() else "cpu")
+dsa.set_progress_bar_config(disable=True)  # lines of its own count batches
+schedule = dsa.scheduler
+
+# %% [markdown]
+# ## A sentence becomes an image
+# Four seeds of one sentence (the parameter `sentence`), by the fast sampler. Circulation, plane and both angles may be changed; a condition that no frame of the
+# training set had is refused with the nearest ones named, unless `allow_unseen=True`.
+
+# %%
+asked = sentence or CANONICAL["AC A"].sentence()
+seeds = [1, 2, 3, 4]
+dsa.scheduler = diffusion.sampler(sampling.FAST_SAMPLER, schedule)
+first = dsa(
+    asked,
+    seeds=seeds,
+    num_inference_steps=sampling.FAST_STEPS,
+    guidance_scale=config.guidance,
+    allow_unseen=allow_unseen,
+)
+print(asked)
+style.save(
+    samples.image_grid([first], [""], [f"seed {seed}" for seed in seeds]), study.write("figures/sampling_sentence.png")
+)
 
 # %% [markdown]
 # ## Reader set and Fréchet set
-# Stratified: every batch holds the same number of each condition. Each image has a seed of its own, so that it does not depend on the batch it was made in.
-# Image numbers are random: a file name tells a blinded reader nothing.
+# Stratified: every batch holds the same number of each condition. Each image has a seed of its own, so that it does not depend on what it was computed beside.
+# Image numbers are random: a file name tells a blinded reader nothing. `manifest.parquet` of a set has one row an image: sentence, seed, model, sampler, steps, guidance.
+#
+# **Several machines.** With `num_shards=N` a call makes every N-th image only. Start N calls that see the same folder of runs, at any time and in any order, by hand
+# or as an array job (`$SLURM_ARRAY_TASK_ID` in the place of 0):
+#
+# ```
+# papermill notebooks/05_sampling.ipynb shard_0.ipynb --cwd notebooks -p run mine -p profile paper -p shard 0 -p num_shards 8
+# ```
+#
+# The call that finds all shards made puts the set together and goes on; the others end here and say which shards they wait for. Together they make exactly the
+# images of a call without shards. One that was killed goes on where it was when it is started again, with or without shards. `make reproduce` then goes on
+# with what lies further down, and makes no image again.
 
 # %%
+dsa.scheduler = diffusion.sampler(config.scheduler, schedule)
 plans = {
     "reader": sampling.stratified_plan(study.profile.seed, config.reader_per_condition, config.reader_batches),
     "fid": sampling.stratified_plan(study.profile.seed + 1, config.fid_per_condition),
@@ -79,18 +134,47 @@ plans = {
 manifests = {}
 for name, plan in plans.items():
     manifests[name] = sampling.generate(
-        pipeline,
+        dsa,
         plan,
         study.write(f"samples/{name}"),
         steps=config.steps,
+        guidance=config.guidance,
         batch_size=config.batch_size,
         model=model,
-        digest=digest,
+        digest=sampling.code_digest([autoencoder, diffusion, pipeline, text]),
+        shard=shard,
+        num_shards=num_shards,
+        allow_unseen=allow_unseen,
         track=lambda items, name=name: track(items, what=f"batches of the {name} set"),
     )
+for name, manifest in manifests.items():
+    if manifest is None:
+        study.pause(f"of samples/{name} {shards.missing(study.ws.path(f'samples/{name}'))}")
+    if dicom:
+        synthetic_dicom.export(study.ws.path(f"samples/{name}"), manifest)
 
 # %% tags=["nbval-check-output"]
 pd.DataFrame({name: manifest.groupby("cell").size() for name, manifest in manifests.items()}).loc[list(CANONICAL)]
+
+# %% [markdown]
+# The first eight images of each condition in the Fréchet set, in the order of their numbers.
+
+# %%
+chosen = {cell: manifests["fid"].loc[manifests["fid"]["cell"] == cell, "file"].head(8) for cell in CANONICAL}
+rows = [images.read_images(study.ws.path("samples/fid"), files.tolist()) for files in chosen.values()]
+style.save(samples.image_grid(rows, list(chosen)), study.write("figures/sampling_grid.png"))
+
+# %% [markdown]
+# ## The samplers beside each other
+# The same four seeds through all of them. `grey_from_solution` is how far, in grey levels, the images of a sampler are from the solution of the differential equation (DDIM
+# in 200 steps); DDPM draws noise on the way and has no such distance. What few steps cost in quality against held-out frames is measured by
+# `benchmarks/sampling.py`.
+
+# %%
+compared = {name: diffusion.sampler(name, schedule) for name in diffusion.SAMPLERS}
+table, shown = sampling.compare_samplers(dsa, asked, seeds, compared, sampling.FAST_STEPS, allow_unseen=allow_unseen)
+display(table.round(3))
+style.save(samples.image_grid(list(shown.values()), list(shown)), study.write("figures/sampling_samplers.png"))
 
 # %% [markdown]
 # ## Figure 2
@@ -138,28 +222,7 @@ style.save(figure3, study.write("figures/figure3.png"))
 # The system, with the sizes of this profile.
 
 # %%
-unet, vae, bert = pipeline.unet, pipeline.vae, pipeline.text_encoder
-count = {
-    name: sum(p.numel() for p in module.parameters()) / 1e6
-    for name, module in (("unet", unet), ("vae", vae), ("bert", bert))
-}
-side = unet.config.sample_size
-figure5 = samples.flow(
-    [
-        ["frame x", "“This is an anterior DSA scan taken in Plane A, …”"],
-        [
-            f"encoder of the autoencoder ({count['vae']:.1f} M)",
-            f"BERT, {bert.config.num_hidden_layers} layers ({count['bert']:.1f} M)",
-        ],
-        [
-            f"latent z₀: {unet.config.in_channels} × {side} × {side}, noised to z_t (Eq. 3)",
-            f"context c: {bert.config.hidden_size} channels",
-        ],
-        [f"UNet with cross-attention ({count['unet']:.1f} M), T = {pipeline.scheduler.config.num_train_timesteps}"],
-        ["decoder of the autoencoder → generated frame (Eq. 6)"],
-    ]
-)
-style.save(figure5, study.write("figures/figure5.png"))
+style.save(samples.figure5(dsa), study.write("figures/figure5.png"))
 
 # %%
 study.finish()

@@ -43,6 +43,8 @@ PLUMBING = {
     "_profile_overrides",
     "hidden_paths",
 }
+# A share of a notebook's work is for calls by hand (an array job): a rule of the workflow does the whole.
+BY_HAND = {"shard", "num_shards"}
 _KINDS = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": Mapping, "list": list}
 
 
@@ -149,6 +151,11 @@ def _check_names(given: Mapping[str, object], declared: Mapping[str, Mapping[str
         notebook, _, name = key.rpartition(".")
         if notebook and notebook not in declared:
             raise StudyError(f"parameter {key!r}: there is no notebook {notebook!r}; choose {', '.join(declared)}")
+        if name in BY_HAND:
+            raise StudyError(
+                f"parameter {key!r} is for calls by hand: start notebooks/05_sampling.ipynb with shard and num_shards through papermill, "
+                "once for each shard, then make without them"
+            )
         known = sorted({each for one in ([notebook] if notebook else declared) for each in declared[one]})
         if name not in known or name in ("run", "profile", "archive", "overrides"):
             usable = [each for each in known if each not in ("run", "profile", "archive", "overrides")]

@@ -1,4 +1,4 @@
-"""Figures 2, 3 and 5, reconstructions, training curves: pictures of what the models make."""
+"""Figures 2, 3 and 5, sample grids, reconstructions, training and sampler curves: pictures of what the models make."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -30,7 +30,7 @@ def image_grid(
         )
     for axis, title in zip(axes[0], titles, strict=False):
         axis.set_title(title, fontsize=8)
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.04 if titles else 0.01, wspace=0.01, hspace=0.01)
     return figure
 
 
@@ -89,4 +89,56 @@ def flow(steps: Sequence[Sequence[str]], width: float = 7.0, row_height: float =
                         (x, y - 0.27), (u, v + 0.27), arrowstyle="-|>", mutation_scale=8, color="#51606E", lw=0.8
                     )
                 )
+    return figure
+
+
+def figure5(pipeline) -> Figure:
+    """The system of a `DSAPipeline`, with the sizes of its parts."""
+    unet, vae, bert = pipeline.unet, pipeline.vae, pipeline.text_encoder
+    side, layers = unet.config.sample_size, bert.config.num_hidden_layers
+    return flow(
+        [
+            ["frame x", "“This is an anterior DSA scan taken in Plane A, …”"],
+            [
+                f"encoder of the autoencoder ({parameters(vae.encoder, vae.quant_conv)})",
+                f"BERT, {layers} layer{'' if layers == 1 else 's'} ({parameters(bert)})",
+            ],
+            [
+                f"latent z₀: {unet.config.in_channels} × {side} × {side}, noised to z_t (Eq. 3)",
+                f"context c: {bert.config.hidden_size} channels",
+            ],
+            [f"UNet with cross-attention ({parameters(unet)}), T = {pipeline.scheduler.config.num_train_timesteps}"],
+            [f"decoder of the autoencoder ({parameters(vae.post_quant_conv, vae.decoder)}) → generated frame (Eq. 6)"],
+        ]
+    )
+
+
+def parameters(*modules) -> str:
+    """Number of parameters of torch modules (None counts nothing), as "499.6 M", "23.4 k" or "812"."""
+    count = sum(p.numel() for module in modules if module is not None for p in module.parameters())
+    for size, unit in ((1e6, " M"), (1e3, " k")):
+        if count >= size:
+            return f"{count / size:.1f}{unit}"
+    return str(count)
+
+
+def quality_against_steps(table: pd.DataFrame, floor: float, distance: str) -> Figure:
+    """Feature distance over network evaluations and over seconds an image, a line a sampler.
+
+    `table`: columns sampler, steps, distance, s_per_image; `floor`: the distance of real frames of other patients, a dashed line.
+    """
+    colours = {"ddpm": "#0072B2", "ddim": "#E69F00", "dpmsolver++": "#D55E00", "unipc": "#009E73"}
+    figure, axes = plt.subplots(1, 2, figsize=(7.0, 2.6), sharey=True)
+    for axis, x in zip(axes, ("steps", "s_per_image"), strict=True):
+        for name, rows in table.sort_values("steps").groupby("sampler", sort=False):
+            axis.plot(rows[x], rows["distance"], "o-", ms=3, lw=1, label=name, color=colours.get(name))
+        axis.axhline(floor, color="0.4", lw=0.8, ls="--", label="floor: real frames, other patients")
+        axis.set_xscale("log")
+        axis.grid(axis="y", lw=0.3)
+    table_steps = sorted(table["steps"].unique())
+    axes[0].set_xticks(table_steps, [str(step) for step in table_steps])
+    axes[0].minorticks_off()
+    axes[0].set(xlabel="steps", ylabel=f"{distance}\nto held-out frames", ylim=(0, None))
+    axes[1].set_xlabel("seconds an image")
+    axes[1].legend(loc="upper right")
     return figure

@@ -1,10 +1,11 @@
 """Conditions against the paper's sentence (§2.3), its canonical positions and the ±5° bins of Table 1."""
 
 import itertools
+import json
 
 import pytest
 
-from dsa_lib.conditions import CANONICAL, CELLS, Condition, parse_sentence, sentence_words
+from dsa_lib.conditions import CANONICAL, CELLS, Condition, SeenConditions, parse_sentence, sentence_words
 from dsa_lib.errors import StudyError
 
 
@@ -80,3 +81,18 @@ def test_what_is_no_condition_is_refused(arguments):
 def test_free_text_is_refused_with_an_example():
     with pytest.raises(StudyError, match="write it like"):
         parse_sentence("a nice angiogram")
+
+
+def test_seen_conditions_are_those_within_five_degrees_of_a_training_frame():
+    seen = SeenConditions.of(
+        [Condition("anterior", "A", p, s).sentence() for p, s in ((0, 0), (-32, 18), (176, 0))]
+        + [CANONICAL["PC B"].sentence()]
+    )
+    assert SeenConditions.from_config(json.loads(json.dumps(seen.to_config()))).angles == seen.angles
+    assert seen.to_config() == {"anterior A": "-32/18 0/0 176/0", "posterior B": "-90/0"}
+    yes = [("anterior", "A", 3, -4), ("anterior", "A", -37, 13), ("anterior", "A", -179, 0), ("posterior", "B", -88, 2)]
+    no = [("anterior", "A", -38, 18), ("anterior", "A", -32, 24), ("anterior", "B", 0, 0), ("posterior", "A", 0, 0)]
+    assert all(seen.covers(Condition(*one)) for one in yes) and not any(seen.covers(Condition(*one)) for one in no)
+    near = seen.nearest(Condition("anterior", "A", -40, 30))
+    assert [condition.canonical_angles() for condition in near] == [(-32, 18), (0, 0), (176, 0)]
+    assert seen.nearest(Condition("posterior", "A", -90, 0), 1) == [Condition("posterior", "B", -90, 0)]

@@ -126,3 +126,10 @@ def test_further_parameters_reach_the_notebooks_that_declare_them(tmp_path):
 def test_unknown_parameters_are_refused(given, words):
     with pytest.raises(StudyError, match=words):
         planned(given=given)
+
+
+def test_shards_are_for_calls_by_hand():
+    with pytest.raises(StudyError, match="for calls by hand"):
+        planned(given={"shard": 1})
+    with pytest.raises(StudyError, match="for calls by hand"):
+        planned(given={"05_sampling.num_shards": 2})

@@ -1,0 +1,232 @@
+"""Quality against steps for each sampler, and images a second: which fast sampler may stand in for DDPM with 1000 steps.
+
+    python benchmarks/sampling.py --run phantom --images 256
+
+reads a finished run (notebooks 01 to 04) and writes benchmarks/sampling.json and benchmarks/sampling.png. Quality is the Fréchet distance between
+generated and held-out frames in features of the run's own phase network ("DSA-feature distance"), with conditions at the frequencies of the
+held-out frames. All samplers start from the same noise, image by image. Images are kept in the run's checkpoints, so that a call that was stopped goes on,
+and one with more images makes only the further ones.
+
+The floor is the distance of equally many real frames of the training patients. The default fast sampler has the fewest steps, at most 25, whose distance is at
+most 3 % above that of DDPM with the most steps that were asked for (1000).
+"""
+
+import argparse
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from dsa_lib import autoencoder, diffusion, features, fidelity, phase, pipeline, sampling, text
+from dsa_lib.conditions import CANONICAL, CELLS
+from dsa_lib.errors import StudyError
+from dsa_lib.figures import style
+from dsa_lib.figures.samples import quality_against_steps
+from dsa_lib.progress import track
+from dsa_lib.session import environment
+from dsa_lib.workspace import Workspace, atomic_write, sha256, write_json
+
+STEPS = (5, 10, 20, 50, 200, 1000)
+MOST_STEPS, MARGIN = 25, 0.03  # of the default fast sampler
+SEED = 20260201
+BLOCK = 16  # images computed together and kept in one file
+SUBSETS = 100  # random halves for the uncertainty
+FLOOR_DRAWS = 10
+
+
+def main() -> None:
+    request = _arguments()
+    style.apply()
+    ws = Workspace(request.run)
+    arterial = pd.read_parquet(ws.root / "arterial.parquet")
+    arterial = arterial[arterial["cell"].isin(CELLS)]
+    training, held_out = arterial[arterial["split"] == "train"], arterial[arterial["split"] != "train"]
+    frames = np.load(ws.root / "frames.npy", mmap_mode="r")
+    cells = in_proportion(held_out["cell"].value_counts().to_dict(), request.images)
+    _, facts = phase.load_classifier(ws.root / "classifier")
+    some = np.random.default_rng(SEED).permutation(training["frame_id"].to_numpy())[:2048]
+    extractor = features.phase_extractor(ws.root / "classifier", facts["input_size"], 64, frames[np.sort(some)])
+    real = fidelity.statistics(extractor(frames, held_out["frame_id"].to_numpy(), "held-out frames"))
+    others = fidelity.ImageSet(
+        extractor(frames, training["frame_id"].to_numpy(), "training frames"), training["cell"].to_numpy()
+    )
+    floor, floor_images = floor_of(others, cells, real)
+
+    dsa = pipeline.DSAPipeline.from_pretrained(ws.root / "ldm").to("cuda" if torch.cuda.is_available() else "cpu")
+    schedule, model = dsa.scheduler, sha256(ws.root / "ldm")
+    code = sampling.code_digest([autoencoder, diffusion, pipeline, text])
+    rows, values = [], {}
+    for steps in sorted(request.steps):
+        for name in request.samplers:
+            dsa.scheduler = diffusion.sampler(name, schedule)
+            key = hashlib.sha256(json.dumps([model, code, name, steps]).encode()).hexdigest()[:16]
+            made, seconds = images_of(dsa, steps, cells, ws.checkpoints(f"sampling_benchmark/{name}-{steps}-{key}"))
+            values[name, steps] = extractor(made, what=f"{name}, {steps} steps")
+            distance = fidelity.frechet_distance(fidelity.statistics(values[name, steps]), real)
+            rows.append({"sampler": name, "steps": steps, "distance": distance, "s_per_image": seconds, "images_per_s": 1 / seconds})  # fmt: skip
+            print(f"{name:12} {steps:5} steps  distance {distance:8.4f}  {1 / seconds:8.2f} images/s", flush=True)
+    table = compare(pd.DataFrame(rows), values, real, ("ddpm", max(request.steps)))
+    chosen = choose(table)
+    result = {
+        "what": f"{request.images} images a sampler against {len(held_out)} held-out frames, conditions at their frequencies",
+        "distance": f"{extractor.distance}, {real.mean.size} features of the phase network",
+        "run": request.run,
+        "model": model,
+        "floor": floor,
+        "floor_images": floor_images,
+        "reference": f"ddpm, {max(request.steps)} steps",
+        "default": chosen,
+        "rows": table.to_dict("records"),
+        "machine": f"{_processor()}; {environment()['device']}; Python {platform.python_version()}, torch {torch.__version__}",
+    }
+    write_json(Path(request.write).with_suffix(".json"), result)
+    style.save(
+        quality_against_steps(table, floor, extractor.distance), Path(request.write).with_suffix(".png"), dpi=110
+    )
+    print(f"\nfloor (real frames of other patients, {floor_images} images) {floor:.4f}\n")
+    print(table.pivot(index="sampler", columns="steps", values="distance").round(4).to_string(), "\n")
+    print(table.pivot(index="sampler", columns="steps", values="ratio").round(3).to_string(), "\n")
+    print(statement(chosen, request.images))
+
+
+def in_proportion(counts: Mapping[str, int], images: int) -> list[str]:
+    """Cells of `images` images in the proportions of `counts`, in an order whose every beginning keeps to them as far as whole numbers can."""
+    total, given, order = sum(counts.values()), dict.fromkeys(sorted(counts), 0), []
+    for made in range(1, images + 1):
+        cell = max(given, key=lambda name: counts[name] / total * made - given[name])
+        given[cell] += 1
+        order.append(cell)
+    return order
+
+
+def images_of(dsa: pipeline.DSAPipeline, steps: int, cells: list[str], folder: Path) -> tuple[np.ndarray, float]:
+    """(uint8 frames [len(cells), H, W], seconds an image), from `folder` where they are there. Image i has seed SEED + i with every sampler."""
+    blocks = []
+    starts = range(0, len(cells), BLOCK)
+    for start in track(starts, what=f"blocks of {BLOCK} images, {steps} steps"):
+        wanted = cells[start : start + BLOCK]
+        path = folder / f"{start:06d}.npz"
+        block = _kept(path, wanted)
+        if block is None:
+            sentences = [CANONICAL[cell].sentence() for cell in wanted]
+            began = time.perf_counter()
+            made = dsa(sentences, seeds=range(SEED + start, SEED + start + len(wanted)), num_inference_steps=steps)
+            block = {"frames": made, "cells": np.array(wanted), "seconds": time.perf_counter() - began}
+            with atomic_write(path) as temporary:
+                np.savez(temporary, **block)
+        blocks.append((block["frames"], float(block["seconds"])))
+    frames = np.concatenate([made for made, _ in blocks])
+    return frames, sum(seconds for _, seconds in blocks) / len(frames)
+
+
+def _kept(path: Path, wanted: list[str]) -> dict | None:
+    if not path.exists():
+        return None
+    with np.load(path) as kept:
+        return dict(kept) if kept["cells"].tolist() == wanted else None
+
+
+def floor_of(training: fidelity.ImageSet, cells: list[str], real: fidelity.Statistics) -> tuple[float, int]:
+    """(median distance of real training frames in the numbers of the generated ones, how many there were: a scarce cell gives all it has)."""
+    counts = {cell: cells.count(cell) for cell in CELLS}
+    distances = []
+    for draw in range(FLOOR_DRAWS):
+        chosen = training.at(fidelity.draw(training.cells, counts, "balanced", np.random.default_rng([SEED, draw])))
+        distances.append(fidelity.frechet_distance(fidelity.statistics(chosen.features), real))
+    return float(np.median(distances)), len(chosen.features)
+
+
+def compare(
+    table: pd.DataFrame,
+    values: Mapping[tuple[str, int], np.ndarray],
+    real: fidelity.Statistics,
+    reference: tuple[str, int],
+) -> pd.DataFrame:
+    """`table` with `ratio` (distance over that of `reference`) and `ratio_error` (95 % half-width).
+
+    The error is that of the drawn noise and conditions, by random halves of the images, the same for both since image i has the same seed: the deviation of
+    the log ratio over halves estimates its standard error on all of them (delete-half jackknife, Shao & Wu 1989). The held-out frames are one set for all.
+    """
+    if reference not in values:
+        raise StudyError(
+            f"{reference[0]} with {reference[1]} steps was not among the samplers: add it, the others are compared with it"
+        )
+    halves = list(_halves(len(values[reference])))
+
+    def over_halves(key: tuple[str, int]) -> np.ndarray:
+        return np.log([fidelity.frechet_distance(fidelity.statistics(values[key][half]), real) for half in halves])
+
+    whole = table.set_index(["sampler", "steps"])["distance"]
+    base, errors = over_halves(reference), []
+    for key in track(list(whole.index), what="samplers compared"):
+        errors.append(1.96 * float(np.std(over_halves(key) - base)) * whole[key] / whole[reference])
+    return table.assign(ratio=(whole / whole[reference]).to_numpy(), ratio_error=errors)
+
+
+def _halves(images: int) -> Iterator[np.ndarray]:
+    rng = np.random.default_rng(SEED)
+    for _ in range(SUBSETS):
+        yield np.sort(rng.choice(images, max(images // 2, 2), replace=False))
+
+
+def choose(table: pd.DataFrame) -> dict:
+    """The fewest steps, at most MOST_STEPS, within MARGIN of the reference; of equally many the smallest distance. `within` is False where none is."""
+    few = table[table["steps"] <= MOST_STEPS]
+    if few.empty:
+        raise StudyError(f"no sampler was tried with at most {MOST_STEPS} steps: add such a number to --steps")
+    within = few[few["ratio"] <= 1 + MARGIN]
+    row = (within.sort_values(["steps", "distance"]) if len(within) else few.sort_values("distance")).iloc[0]
+    error = float(row["ratio_error"])
+    return {
+        "sampler": row["sampler"],
+        "steps": int(row["steps"]),
+        "ratio": float(row["ratio"]),
+        "ratio_error": error,
+        "within": bool(len(within)),
+        "resolved": error <= MARGIN,
+    }
+
+
+def statement(chosen: Mapping, images: int) -> str:
+    """What was chosen, how sure that is, in whole sentences."""
+    found = f"{chosen['sampler']} with {chosen['steps']} steps: {chosen['ratio']:.3f} ± {chosen['ratio_error']:.3f} times the distance of the reference"
+    if chosen["within"]:
+        text = f"Default fast sampler: {found}."
+    else:
+        text = f"No sampler of at most {MOST_STEPS} steps comes within {MARGIN:.0%}; the nearest is {found}."
+    if not chosen["resolved"]:
+        needed = int(np.ceil(images * (chosen["ratio_error"] / MARGIN) ** 2 / BLOCK) * BLOCK)
+        text += (
+            f" A difference of {MARGIN:.0%} cannot be resolved with {images} images; about {needed} would be needed."
+        )
+    return text
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Quality against steps for each sampler, and images a second.")
+    parser.add_argument("--run", default="phantom", help="a finished run, a folder under runs/")
+    parser.add_argument("--images", type=int, default=256, help="images a sampler and number of steps")
+    parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
+    parser.add_argument("--samplers", nargs="+", default=list(diffusion.SAMPLERS), choices=list(diffusion.SAMPLERS))
+    parser.add_argument(
+        "--write", default=Path(__file__).with_suffix(""), help="where to write, without .json and .png"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
