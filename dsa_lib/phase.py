@@ -15,6 +15,7 @@ from scipy.ndimage import median_filter
 from torch import nn
 from transformers.utils import logging
 
+from dsa_lib import shipped
 from dsa_lib.conditions import CELLS, Condition
 from dsa_lib.errors import StudyError
 from dsa_lib.labels import ARTERIAL, PHASES
@@ -131,18 +132,22 @@ def train(
     val_rows: pd.DataFrame,
     settings: Classifier,
     background_grey: int,
+    start: Path | None = None,
     **how,
 ) -> tuple[nn.Module, pd.DataFrame]:
-    """Train from scratch on labelled rows [frame_id, label] of the uint8 store `frames` [n, H, W]; returns model (eval mode) and training log.
+    """Train on labelled rows [frame_id, label] of the uint8 store `frames` [n, H, W]; returns model (eval mode) and training log.
 
-    `val_rows` may be empty; otherwise the weights with the lowest validation loss are kept. `how` goes to `training.fit`: seed, folder, digest,
-    precision, log_every_s, checkpoint_every_s.
+    From scratch, or, with `start` (`shipped.start`), a short stretch on from the trained weights there. `val_rows` may be empty; otherwise the weights
+    with the lowest validation loss are kept. `how` goes to `training.fit`: seed, folder, digest, precision, log_every_s, checkpoint_every_s.
     """
     # Held at the network's size in half precision: at paper scale the annotated series' frames take 0.4 GB instead of the whole store.
     store, labels = _store(frames, train_rows, settings.input_size), torch.tensor(train_rows["label"].to_numpy())
     val_store, val_labels = _store(frames, val_rows, settings.input_size), torch.tensor(val_rows["label"].to_numpy())
     torch.manual_seed(how["seed"])
     model = build_resnet(settings.width, 1)
+    if start is not None:
+        shipped.load(model, start / "classifier")
+    budget = {"steps": settings.steps, "learning_rate": settings.learning_rate, "cosine": settings.cosine}
 
     def loss(network, indices, draws):
         with torch.autocast(draws.device.type, enabled=False):  # bfloat16 grid coordinates would be a quarter pixel off
@@ -162,10 +167,9 @@ def train(
         model,
         loss,
         size=len(train_rows),
-        steps=settings.steps,
         batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        cosine=settings.cosine,
+        accumulate=settings.accumulate,
+        **shipped.stretch(start, settings, budget),
         validate=validate if len(val_rows) else None,
         what="classifier",
         **how,

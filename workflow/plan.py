@@ -17,6 +17,7 @@ from dsa_lib.errors import StudyError
 from dsa_lib.hidden_paths import referred
 from dsa_lib.profiles import Profile
 from dsa_lib.session import declared_parameters
+from dsa_lib.shipped import FOLDER
 from dsa_lib.workspace import NOTEBOOKS, PROJECT, Workspace
 
 # A notebook waits for these; what lies further upstream follows from them.
@@ -32,7 +33,16 @@ UPSTREAM = {
     "10_report": NOTEBOOKS[:-1],
 }
 # These carry no result: a better message or progress line must not train a model again. The values of `profiles` count on their own.
-PLUMBING = {"errors", "progress", "session", "workspace", "profiles", "_profile_checks", "hidden_paths"}
+PLUMBING = {
+    "errors",
+    "progress",
+    "session",
+    "workspace",
+    "profiles",
+    "_profile_checks",
+    "_profile_overrides",
+    "hidden_paths",
+}
 _KINDS = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": Mapping, "list": list}
 
 
@@ -94,12 +104,14 @@ def modules_of(notebook: str) -> dict[str, Path]:
 
 
 def data_of(modules: Mapping[str, Path]) -> list[Path]:
-    """Files of data_manifests/ that the modules read (written `"data_manifests" / "<name>"`)."""
+    """Files that the modules read: of data_manifests/ (written `"data_manifests" / "<name>"`), and the card of the trained weights that ship."""
     found = set()
     for module in modules.values():
         for name in re.findall(r'"data_manifests"\s*/\s*"([^"]+)"', module.read_text()):
             path = PROJECT / "data_manifests" / name
             found |= set(path.glob("*.csv")) if path.is_dir() else {path}
+    if "shipped" in modules and (card := FOLDER / "card.json").exists():
+        found.add(card)
     return sorted(found)
 
 
