@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -57,7 +58,7 @@ class DSAPipeline(DiffusionPipeline):
             text_encoder.to(dtype=unet.dtype)
         self.register_modules(vae=vae, unet=unet, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer)
         self.register_to_config(seen=None if seen is None else dict(seen), condition_dropout=float(condition_dropout))
-        self.set_progress_bar_config(disable=None, leave=False)  # None: where stderr is no terminal
+        self.set_progress_bar_config(disable=not sys.stderr.isatty(), leave=False)
         for module in (vae, unet, text_encoder):
             if module is not None:
                 module.eval()  # BERT has dropout; an image must not depend on it
