@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -57,7 +58,7 @@ class DSAPipeline(DiffusionPipeline):
             text_encoder.to(dtype=unet.dtype)
         self.register_modules(vae=vae, unet=unet, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer)
         self.register_to_config(seen=None if seen is None else dict(seen), condition_dropout=float(condition_dropout))
-        self.set_progress_bar_config(disable=None, leave=False)  # None: where stderr is no terminal
+        self.set_progress_bar_config(disable=not sys.stderr.isatty(), leave=False)
         for module in (vae, unet, text_encoder):
             if module is not None:
                 module.eval()  # BERT has dropout; an image must not depend on it
@@ -219,7 +220,7 @@ def _is_one(conditions: object) -> bool:
 def watch(
     pipeline: DSAPipeline, condition: Asked | None, seed: int, steps: int, shown: int = 8
 ) -> tuple[list[int], np.ndarray]:
-    """One image on its way from noise: timesteps and decoded latents, uint8 [shown, H, W], from z_T to z_0 at about equal distances."""
+    """One image on its way from noise: t (T to 0, as in Eq. 5) and the latents z_t decoded, uint8 [shown, H, W], at about equal distances."""
     moments = {}
 
     def keep(pipe: DSAPipeline, step: int, t: torch.Tensor, tensors: dict) -> dict:
@@ -227,8 +228,8 @@ def watch(
         return tensors
 
     pipeline(condition, seeds=[seed], num_inference_steps=steps, callback_on_step_end=keep)
-    # After step i the latent is z at the timestep of step i + 1; after the last one it is z_0.
-    times = [*(int(t) for t in pipeline.scheduler.timesteps), 0]
+    # After step i the latent is z at the timestep of step i + 1; after the last one it is z_0. diffusers counts t from 0, the paper from 1.
+    times = [*(int(t) + 1 for t in pipeline.scheduler.timesteps), 0]
     latents = [
         pipeline.noise([torch.Generator().manual_seed(seed)]),
         *(moments[step].cpu() for step in sorted(moments)),

@@ -127,7 +127,7 @@ readings = {
     name: diffusion.noise_schedule(replace(config, beta_schedule=name)).alphas_cumprod
     for name in ("linear", "scaled_linear")
 }
-display(figures.schedule_curves(readings, chosen=config.beta_schedule))
+style.save(figures.schedule_curves(readings, chosen=config.beta_schedule), study.write("figures/ldm_schedule.png"))
 pd.DataFrame(
     {name: {t: float(values[t - 1]) ** 0.5 for t in (1, 250, 500, 750, 1000)} for name, values in readings.items()}
 ).rename_axis("√ᾱ_t at t =").T.round(4)

@@ -21,7 +21,13 @@ def schedule_curves(alphas_cumprod: Mapping[str, Sequence[float]], chosen: str) 
     left.legend()
     right.axhline(1, color="#999999", lw=0.8)
     right.annotate(
-        "as strong as the noise", (1, 1), xytext=(2, 2), textcoords="offset points", fontsize=6, color="#666666"
+        "as strong as the noise",
+        (t[-1], 1),
+        xytext=(0, 2),
+        ha="right",
+        textcoords="offset points",
+        fontsize=6,
+        color="#666666",
     )
     right.set(xlabel="t", ylabel="ᾱ / (1−ᾱ): signal to noise", yscale="log")
     return figure

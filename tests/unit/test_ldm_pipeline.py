@@ -205,7 +205,7 @@ def test_the_callback_sees_every_step_and_may_change_it(pipeline):
 
 def test_an_image_is_watched_from_pure_noise_to_its_end(pipeline):
     times, frames = watch(pipeline, ASKED, seed=3, steps=6, shown=4)
-    assert times[0] == 999 and times[-1] == 0 and times == sorted(times, reverse=True) and len(frames) == 4
+    assert times[0] == 1000 and times[-1] == 0 and times == sorted(times, reverse=True) and len(frames) == 4
     made = draw(pipeline, ASKED, [3], num_inference_steps=6)[0]
     assert np.abs(frames[-1].astype(int) - made).max() <= 1
     noise = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(3))
