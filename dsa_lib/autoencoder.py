@@ -14,6 +14,9 @@ from dsa_lib.discriminator import WithDiscriminator
 from dsa_lib.profiles import Autoencoder
 from dsa_lib.training import Draws
 
+VESSEL_GREY_LEVELS = 12  # darker than the field by so much: a pixel that a training crop may be centred on
+CROPS_AT_VESSELS = 0.8  # share of the training crops (`crops`) that are centred on such a pixel
+
 
 def build_autoencoder(config: Autoencoder) -> AutoencoderKL:
     """1 × H × W in [−1, 1] ↔ latent_channels × H/f × W/f with f = 2^(levels − 1); no attention anywhere (§4.5)."""

@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import BertModel, PreTrainedTokenizerFast
 
+from dsa_lib import shipped
 from dsa_lib.conditions import Condition
 from dsa_lib.errors import StudyError
 from dsa_lib.pipeline import DSAPipeline as DSAPipeline
@@ -265,13 +266,20 @@ def train(
     what: str,
     patience: int = 0,
     weights: np.ndarray | None = None,
+    start: Path | None = None,
     **options,
 ) -> pd.DataFrame:
     """Train a denoiser on `data["train"]`, choose its weights on `data["val"]`, return the log. Sizes and rates are the profile's.
 
-    `options` are passed on to `training.fit`.
+    `start`, where the model already holds trained weights, makes it a short stretch (`shipped.stretch`). `options` are passed on to `training.fit`.
     """
     config = profile.diffusion
+    whole = budget(len(data["train"]), config.batch_size, steps, epochs, config.accumulate) | {
+        "learning_rate": config.learning_rate,
+        "cosine": not epochs,
+        "warmup_steps": config.warmup_steps,
+        "patience": patience,
+    }
     return fit(
         model,
         training_loss(
@@ -282,14 +290,11 @@ def train(
         ),
         size=len(data["train"]),
         batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        **budget(len(data["train"]), config.batch_size, steps, epochs),
-        patience=patience,
+        accumulate=config.accumulate,
+        **shipped.stretch(start, config, whole),
         validate=validation_loss(data["val"], schedule, profile.seed, min_snr_gamma=config.min_snr_gamma),
         ema_decay=config.ema_decay,
-        warmup_steps=config.warmup_steps,
         clip_norm=config.clip_norm,
-        cosine=not epochs,
         weights=weights,
         seed=profile.seed,
         precision=profile.precision,

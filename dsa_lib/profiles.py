@@ -246,6 +246,7 @@ PHANTOM = Profile(
         width=32,
         batch_size=64,
         steps=450,
+        steps_continued=100,
         cosine=True,
         zoom_out=0.2,
         contrast_range=0.9,
@@ -264,10 +265,12 @@ PHANTOM = Profile(
         perceptual_weight=0.1,
         l1_weight=1.0,
         kl_weight=1e-8,  # the L1 term is a mean over pixels: 1e-6 per summed latent would leave the latents half noise
+        crop=64,
         batch_size=8,
-        learning_rate=1e-3,
+        learning_rate=1.2e-3,
         epochs=0,
-        steps=1200,
+        steps=3600,
+        steps_continued=160,
         scale_images=512,
     ),
     text=Text(layers=2, width=128, heads=4),
@@ -286,9 +289,11 @@ PHANTOM = Profile(
         epochs_conditional=0,
         steps_unconditional=200,
         steps_conditional=1500,
+        steps_continued=60,
         ema_decay=0.995,
         warmup_steps=100,
         clip_norm=1.0,
+        min_snr_gamma=5.0,
         balance=0.5,
     ),
     sampling=Sampling(scheduler="dpmsolver++", steps=20, batch_size=40, fid_per_condition=100),
@@ -311,7 +316,7 @@ SMOKE = replace(
     curation=Curation(image_size=64),
     classifier=replace(PHANTOM.classifier, input_size=32, width=8, batch_size=16, steps=120, learning_rate=3e-3),
     autoencoder=replace(
-        PHANTOM.autoencoder, image_size=64, block_channels=(8, 16, 16), batch_size=8, steps=20, scale_images=32
+        PHANTOM.autoencoder, image_size=64, block_channels=(8, 16, 16), crop=32, batch_size=8, steps=20, scale_images=32
     ),
     text=Text(layers=1, width=32, heads=2),
     diffusion=replace(

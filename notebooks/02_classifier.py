@@ -33,7 +33,9 @@ archive: str = ""  # "" is the phantom archive of notebook 00
 overrides: dict = {}  # dotted profile names, e.g. {"classifier.threshold": 0.6}
 annotations: str = ""  # CSV series,frame (from 0): one representative arterial frame a series; "" takes the phantom's
 classifier: str = ""  # a run, or a folder, that holds a trained classifier: it is applied, and nothing is trained
-from_scratch: bool = False  # True: train from random weights where profile phantom would go on from those that ship with the project
+from_scratch: bool = (
+    False  # True: train from random weights where profile phantom would go on from those that ship with the project
+)
 
 # %%
 import json

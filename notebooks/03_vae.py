@@ -31,6 +31,9 @@ profile: str = "smoke"  # smoke, phantom or paper
 archive: str = ""  # "" is the phantom archive of notebook 00
 overrides: dict = {}  # dotted profile names, e.g. {"autoencoder.steps": 3000}
 processes: int = 1  # that train together, one a GPU; a batch is split over them
+from_scratch: bool = (
+    False  # True: train from random weights where profile phantom would go on from those that ship with the project
+)
 
 # %%
 import numpy as np
@@ -39,7 +42,7 @@ import torch
 from IPython.display import display
 
 from dsa_lib import autoencoder as ae
-from dsa_lib import cohort, discriminator, labels, latents, phase, reconstruction, training
+from dsa_lib import cohort, discriminator, labels, latents, phase, reconstruction, shipped, training
 from dsa_lib.figures import samples, style
 from dsa_lib.figures.training import training_curve
 from dsa_lib.profiles import PROFILES
@@ -106,6 +109,7 @@ pd.Series(
 reasons = {
     "perceptual": "§4.5 names LPIPS; the others need no download (phase-network) or measure speed alone (random: nothing is kept)",
     "l1_weight": "§4.5, which states the training in full, has LPIPS and KL; Eq. 2 has L1. On phantoms L1 is on: a phase network's features are coarse",
+    "crop": "none mentioned: whole frames; on phantoms crops at vessels give four times the steps for the same computing",
     "kl_reduction": "the sum over an image's latents is the divergence itself, of which 1e-6 is the usual share; a mean would make it vanish",
     "kl_weight": "§4.5; beside a mean over pixels as on phantoms it would leave the latents half noise, so it is smaller there",
     "discriminator_weight": "none in §4.5; usual beside LPIPS elsewhere, where sharpness counts more than fidelity. It can invent vessels",
@@ -135,8 +139,20 @@ else:
 
 # %% [markdown]
 # ## Training
+# Profile `phantom` goes on from the trained weights that ship with the project: the figure shows their training, on other phantom patients, and the
+# short stretch that this run adds at the rate at which they were left. They are judged before its first step, and kept if nothing better follows.
+# `from_scratch` trains from random weights, as `smoke` and `paper` always do.
 
 # %%
+start = shipped.start(study, from_scratch)
+if start:
+    shipped.load(model, start / "vae")
+whole = training.budget(len(rows["train"]), config.batch_size, config.steps, config.epochs, config.accumulate) | {
+    "learning_rate": config.learning_rate,
+    "cosine": bool(config.steps),
+    "warmup_steps": config.warmup_steps,
+    "patience": config.patience if config.epochs else 0,
+}
 trained = discriminator.WithDiscriminator(model) if config.discriminator_weight else model
 loss = ae.Timed(ae.training_loss(frames, rows["train"], config, perceptual))
 log = training.fit(
@@ -144,26 +160,22 @@ log = training.fit(
     loss,
     size=len(rows["train"]),
     batch_size=config.batch_size,
-    learning_rate=config.learning_rate,
-    **training.budget(len(rows["train"]), config.batch_size, config.steps, config.epochs, config.accumulate),
-    patience=config.patience if config.epochs else 0,
+    **shipped.stretch(start, config, whole),
     validate=ae.validation_loss(frames, rows["val"], config, perceptual, study.profile.seed),
     sample=ae.samples(frames, rows["val"]),
-    cosine=bool(config.steps),
     accumulate=config.accumulate,
     ema_decay=config.ema_decay,
-    warmup_steps=config.warmup_steps,
     clip_norm=config.clip_norm,
     processes=processes,
     seed=study.profile.seed,
     precision=study.profile.precision,
     folder=study.ws.checkpoints("vae"),
-    digest=study.digest("autoencoder", code=[ae, discriminator, phase, training]),
+    digest=study.digest("autoencoder", code=[ae, discriminator, phase, training]) + shipped.digest(start),
     log_every_s=study.profile.log_every_s,
     checkpoint_every_s=study.profile.checkpoint_every_s,
     what="autoencoder",
 )
-figure = training_curve(log, "Autoencoder")
+figure = training_curve(log, "Autoencoder", shipped.log("vae") if start else None)
 style.save(figure, study.write("figures/vae_training.png"))
 
 # %% [markdown]

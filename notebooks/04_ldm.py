@@ -30,6 +30,10 @@ run: str = "smoke"  # folder under runs/
 profile: str = "smoke"  # smoke, phantom or paper
 archive: str = ""  # "" is the phantom archive of notebook 00
 overrides: dict = {}  # dotted profile names, e.g. {"diffusion.steps_conditional": 5000}
+processes: int = 1  # that train together, one a GPU; a batch is split over them
+from_scratch: bool = (
+    False  # True: train from random weights where profile phantom would go on from those that ship with the project
+)
 
 # %%
 from dataclasses import replace
@@ -40,10 +44,11 @@ import pandas as pd
 import torch
 from IPython.display import display
 
-from dsa_lib import autoencoder, diffusion, pipeline, text, training
+from dsa_lib import autoencoder, diffusion, pipeline, shipped, text, training
 from dsa_lib.conditions import CANONICAL, SeenConditions
 from dsa_lib.figures import diffusion as figures
 from dsa_lib.figures import samples, style
+from dsa_lib.figures.training import training_curve
 from dsa_lib.profiles import PROFILES
 from dsa_lib.session import begin
 
@@ -139,10 +144,15 @@ pd.DataFrame(
 # With `v_prediction` the network tells $v=\sqrt{\bar\alpha_t}\,\epsilon-\sqrt{1-\bar\alpha_t}\,z_0$ instead, from which $\epsilon$ and $z_0$ follow.
 #
 # ## Unconditional model (§4.3, §4.5)
+# Profile `phantom` goes on from the trained weights that ship with the project, here and below: the figures show their training, on other phantom
+# patients, and the short stretch that this run adds. `from_scratch` trains from random weights, as `smoke` and `paper` always do.
 
 # %%
+start = shipped.start(study, from_scratch)
 torch.manual_seed(study.profile.seed)
 unet = diffusion.build_unet(config, latent_channels, latent_size, context=None)
+if start:
+    shipped.load(unet, start / "unet_unconditional")
 log = diffusion.train(
     diffusion.UnconditionalDenoiser(unet),
     latent_sets(with_text=False),
@@ -152,13 +162,14 @@ log = diffusion.train(
     epochs=config.epochs_unconditional,
     patience=config.patience,
     folder=study.ws.checkpoints("ldm_unconditional"),
-    digest=study.digest("diffusion", code=[diffusion, training]),
+    start=start,
+    processes=processes,
+    digest=study.digest("diffusion", code=[diffusion, training]) + shipped.digest(start),
     what="unconditional diffusion",
 )
 pipeline.DSAPipeline(vae, unet, schedule).save_pretrained(study.write("ldm_unconditional"))
-style.save(
-    samples.training_curve(log, "Unconditional diffusion"), study.write("figures/ldm_unconditional_training.png")
-)
+figure = training_curve(log, "Unconditional diffusion", shipped.log("ldm_unconditional") if start else None)
+style.save(figure, study.write("figures/ldm_unconditional_training.png"))
 
 # %% [markdown]
 # ## Conditional model (§4.4, §4.5)
@@ -168,6 +179,9 @@ style.save(
 torch.manual_seed(study.profile.seed + 1)
 encoder = text.build_encoder(study.profile.text, len(tokenizer))
 unet = diffusion.build_unet(config, latent_channels, latent_size, context=study.profile.text.width)
+if start:
+    shipped.load(unet, start / "unet")
+    shipped.load(encoder, start / "text_encoder")
 log = diffusion.train(
     diffusion.ConditionalDenoiser(unet, encoder),
     latent_sets(with_text=True),
@@ -178,12 +192,15 @@ log = diffusion.train(
     patience=config.patience_conditional,
     weights=diffusion.balancing_weights(index["cell"].iloc[part["train"]], config.balance),
     folder=study.ws.checkpoints("ldm"),
-    digest=study.digest("diffusion", "text", code=[diffusion, text, training]),
+    start=start,
+    processes=processes,
+    digest=study.digest("diffusion", "text", code=[diffusion, text, training]) + shipped.digest(start),
     what="conditional diffusion",
 )
 facts = {"seen": seen.to_config(), "condition_dropout": config.condition_dropout}
 pipeline.DSAPipeline(vae, unet, schedule, encoder, tokenizer, **facts).save_pretrained(study.write("ldm"))
-style.save(samples.training_curve(log, "Conditional diffusion"), study.write("figures/ldm_training.png"))
+figure = training_curve(log, "Conditional diffusion", shipped.log("ldm") if start else None)
+style.save(figure, study.write("figures/ldm_training.png"))
 study.note("validation loss", float(log["val_loss"].min()))
 
 # %% [markdown]

@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -83,10 +84,26 @@ def _curve(axes, rows: pd.DataFrame, threshold: float) -> None:
     axes.set_ylabel("probability")
 
 
-def training(history: pd.DataFrame) -> Figure:
-    """Binary cross-entropy over the updates: training (mean since the last record) and, where there are any, annotated validation series."""
-    figure, axes = plt.subplots(figsize=(4.2, 2.8))
-    axes.plot(history["step"], history["train_loss"], color="0.3", label="training, augmented")
+def training(history: pd.DataFrame, shipped: pd.DataFrame | None = None) -> Figure:
+    """Binary cross-entropy over the updates: training (mean since the last record) and, where there are any, annotated validation series.
+
+    `shipped`: the log of the trained weights that this training went on from, in a panel to the left.
+    """
+    if shipped is None:
+        figure, axes = plt.subplots(figsize=(4.2, 2.8))
+        _cross_entropy(axes, history)
+        return figure
+    figure, (before, after) = plt.subplots(1, 2, figsize=(7.0, 2.8), width_ratios=[2, 1], layout="constrained")
+    _cross_entropy(before, shipped)
+    before.set_title("weights that ship, trained on other patients")
+    _cross_entropy(after, history)
+    after.set(title="this run goes on", ylabel="")
+    return figure
+
+
+def _cross_entropy(axes: Axes, history: pd.DataFrame) -> None:
+    trained = history.dropna(subset="train_loss")  # a training that goes on is evaluated before its first step
+    axes.plot(trained["step"], trained["train_loss"], color="0.3", label="training, augmented")
     if "val_loss" in history:
         axes.plot(history["step"], history["val_loss"], color=CALLED, label="validation patients")
         best = history.loc[history["val_loss"].idxmin()]
@@ -95,7 +112,6 @@ def training(history: pd.DataFrame) -> Figure:
     axes.set_ylabel("binary cross-entropy (Eq. 1)")
     axes.set_ylim(bottom=0)
     axes.legend()
-    return figure
 
 
 def confusion(counts: pd.DataFrame, title: str) -> Figure:

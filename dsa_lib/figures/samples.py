@@ -5,11 +5,11 @@ from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from dsa_lib.figures.style import CELL_COLOURS
-from dsa_lib.figures.training import training_curve as training_curve
 
 
 def image_grid(

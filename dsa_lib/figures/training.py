@@ -7,10 +7,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 
-def training_curve(log: pd.DataFrame, title: str) -> Figure:
-    """Training and held-out loss over steps."""
-    figure, axis = plt.subplots(figsize=(4.2, 2.4))
-    _losses(axis, log, title)
+def training_curve(log: pd.DataFrame, title: str, shipped: pd.DataFrame | None = None) -> Figure:
+    """Training and held-out loss over steps; `shipped`: the log of the trained weights that this training went on from, to the left of it."""
+    if shipped is None:
+        figure, axis = plt.subplots(figsize=(4.2, 2.4))
+        _losses(axis, log, title)
+        return figure
+    figure, (before, axis) = plt.subplots(1, 2, figsize=(6.6, 2.4), width_ratios=[2, 1], layout="constrained")
+    _losses(before, shipped, f"{title}: weights that ship, other patients")
+    _losses(axis, log, "this run goes on")
+    axis.set_ylabel("")
     return figure
 
 
@@ -29,8 +35,9 @@ def _losses(axis: Axes, log: pd.DataFrame, title: str) -> None:
     axis.set(xlabel="step", ylabel="loss", title=title)
     if log.empty:
         return
-    marker = "." if len(log) == 1 else ""
-    axis.plot(log["step"], log["train_loss"], color="#0072B2", marker=marker, label="training")
+    marker = "." if len(log) <= 2 else ""
+    trained = log.dropna(subset="train_loss")  # a training that goes on is evaluated before its first step
+    axis.plot(trained["step"], trained["train_loss"], color="#0072B2", marker=marker, label="training")
     if "val_loss" in log:
         axis.plot(log["step"], log["val_loss"], color="#D55E00", marker=marker, label="held-out patients")
     low, high = axis.get_ylim()

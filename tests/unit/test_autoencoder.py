@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from dsa_lib.autoencoder import (
+    CROPS_AT_VESSELS,
     FeatureDistance,
     Lpips,
     Timed,
     build_autoencoder,
+    crops,
     latent_shape,
     perceptual_distance,
     reconstruct,
@@ -118,3 +120,21 @@ def test_a_timed_loss_gives_the_time_from_call_to_call():
     assert np.isnan(timed.seconds())
     assert [timed(0.02) for _ in range(5)] == [0.02] * 5
     assert 0.02 <= timed.seconds() < 1
+
+
+def test_crops_lie_in_the_frame_and_mostly_at_vessels():
+    frames = np.full((400, 64, 64), 162, np.uint8)
+    frames[:, 40:43, 50:53] = 60  # one small vessel
+    u = np.random.default_rng(0).random((400, 4))
+    found = crops(frames, 32, u)
+    assert found.shape == (400, 32, 32)
+    assert set(np.unique(found)) == {60, 162}
+    with_vessel = (found == 60).any(axis=(1, 2)).mean()
+    # By chance alone a crop of half the side reaches the vessel in about 0.66 × 0.5 of the cases.
+    assert CROPS_AT_VESSELS < with_vessel < 1
+    np.testing.assert_array_equal(crops(frames[:3, :, :], 64, u[:3]), frames[:3])
+
+
+def test_an_empty_frame_is_cropped_anywhere():
+    frames = np.full((3, 32, 32), 162, np.uint8)
+    assert crops(frames, 16, np.full((3, 4), 0.999)).shape == (3, 16, 16)

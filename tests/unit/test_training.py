@@ -271,3 +271,18 @@ def test_parts_that_come_later_are_averaged_over_their_own_steps(tmp_path):
     assert log["train_late"].isna().tolist() == [True, False, False] and (log["train_late"].dropna() == 3.0).all()
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["train_loss"] for line in lines] == log["train_loss"].tolist()
+
+
+def test_weights_to_start_from_are_judged_and_never_ended_worse_than(tmp_path):
+    given = network()
+    before = {name: value.clone() for name, value in given.state_dict().items()}
+    truth = lambda model: {"loss": float((model(DATA) - 3 * DATA).square().mean())}  # noqa: E731
+    first = truth(given.eval())["loss"]
+    worse = lambda model, indices, draws: {"loss": -(model(DATA[indices]) - 3 * DATA[indices]).square().mean()}  # noqa: E731
+    log = fit(given, worse, validate=truth, evaluate_first=True, **options(tmp_path / "worse", ema_decay=0.0))
+    assert log["val_loss"].iloc[0] == pytest.approx(first) and log["step"].iloc[0] == 0
+    assert log["val_loss"].iloc[-1] > first
+    assert all(torch.equal(value, before[name]) for name, value in given.state_dict().items())
+    better = network()
+    fit(better, regression, validate=truth, evaluate_first=True, **options(tmp_path / "better"))
+    assert truth(better)["loss"] < first
