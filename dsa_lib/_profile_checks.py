@@ -107,6 +107,7 @@ def check_profile(profile: "Profile") -> None:
         all(channels % auto.norm_groups == 0 for channels in auto.block_channels),
         "autoencoder.block_channels do not divide by autoencoder.norm_groups",
     )
+    need(0 <= profile.text.dropout < 1, f"text.dropout {profile.text.dropout} is not in [0, 1)")
     need(
         profile.text.width % profile.text.heads == 0,
         f"text.width {profile.text.width} does not divide into {profile.text.heads} heads",

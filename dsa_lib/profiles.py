@@ -122,6 +122,7 @@ class Text:
     width: int = 512
     heads: int = 8  # the paper gives none; 64 channels a head, as in BERT
     max_tokens: int = 64
+    dropout: float = 0.1  # the paper gives none; BERT's own
     pooled: bool = False  # False: the token sequence with its mask; True: one pooled vector
 
 
@@ -273,7 +274,7 @@ PHANTOM = Profile(
         steps_continued=160,
         scale_images=512,
     ),
-    text=Text(layers=2, width=128, heads=4),
+    text=Text(layers=2, width=128, heads=4, dropout=0.0),
     diffusion=Diffusion(
         prediction="v_prediction",
         base_channels=48,
@@ -318,7 +319,7 @@ SMOKE = replace(
     autoencoder=replace(
         PHANTOM.autoencoder, image_size=64, block_channels=(8, 16, 16), crop=32, batch_size=8, steps=20, scale_images=32
     ),
-    text=Text(layers=1, width=32, heads=2),
+    text=Text(layers=1, width=32, heads=2, dropout=0.0),
     diffusion=replace(
         PHANTOM.diffusion,
         base_channels=16,

@@ -7,6 +7,7 @@ study.finish()
 """
 
 import ast
+import contextlib
 import difflib
 import hashlib
 import json
@@ -264,7 +265,14 @@ def _device() -> str:
     import torch
 
     if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+        # Not asked of torch, which would open the GPU in this process: trainings in several processes could then not be started from it.
+        command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            found = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.split("\n")[
+                0
+            ]
+            return found.strip()
+        return "GPU"
     return f"CPU, {torch.get_num_threads()} threads ({platform.machine()}, {sys.platform})"
 
 

@@ -44,6 +44,8 @@ def build_encoder(config: Text, vocabulary: int) -> BertModel:
             num_hidden_layers=config.layers,
             num_attention_heads=config.heads,
             intermediate_size=4 * config.width,
+            hidden_dropout_prob=config.dropout,
+            attention_probs_dropout_prob=config.dropout,
             max_position_embeddings=config.max_tokens,
             type_vocab_size=1,
             pooled_context=config.pooled,
