@@ -263,27 +263,32 @@ def main() -> None:
         result[name] = overhead(name, profile, options)
         if on_gpu:
             result[name] |= throughput(name, profile, options)
-        print(
-            f"{profile.name}, {name}: " + ", ".join(f"{key} {value}" for key, value in result[name].items()), flush=True
-        )
-    switches = {key: getattr(options, key) for key in ("channels_last", "compile", "no_sdpa")}
-    result |= {
+        told = ", ".join(f"{key} {value}" for key, value in result[name].items())
+        print(f"{profile.name}, {name}: {told}", flush=True)
+        write(result, profile, options, paper, load)
+
+
+def write(result: dict, profile: Profile, options, paper: dict, load: float) -> None:
+    """Add what was measured to the results; after every model, since they take long on a busy machine."""
+    switches = {name: getattr(options, name) for name in ("channels_last", "compile", "no_sdpa")}
+    facts = {
         "precision": precision_for(profile.precision).replace("no", "fp32"),
         **switches,
         "machine": machine(options.device),
         "load": f"{load:.1f} at the start, {os.getloadavg()[0]:.1f} at the end",
         "torch": torch.__version__,
     }
+    used = [name for name, value in switches.items() if value]
+    if options.batch_size:
+        used.append(f"batch {options.batch_size}")
+    on_gpu = options.device.type == "cuda"
     file = Path(__file__).with_suffix(".json")
     kept = json.loads(file.read_text()) if file.exists() else {}
     kept["what"] = (
         "one training step of dsa_lib.training.fit (ours) and of a bare loop, medians; ratio: median of ours / bare over interleaved pairs"
     )
-    kept["paper: parameters, GB of fp32 weights, GB with gradients and Adam's moments"] = paper
-    used = [key for key, value in switches.items() if value] + (
-        [f"batch {options.batch_size}"] if options.batch_size else []
-    )
-    kept[" ".join([f"{profile.name} on {'GPU' if on_gpu else 'CPU'}", *used])] = result
+    kept["paper: million parameters, GB of fp32 weights, GB with gradients and Adam's moments"] = paper
+    kept[" ".join([f"{profile.name} on {'GPU' if on_gpu else 'CPU'}", *used])] = result | facts
     kept["measured on a GPU"] = on_gpu or kept.get("measured on a GPU", False)
     file.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
 
