@@ -73,6 +73,7 @@ arguments = {
     "diffusion.ema_decay": "not mentioned, and none is what the text then describes; averaging takes the sampled image off the last steps' noise",
     "diffusion.warmup_steps": "not mentioned; at the published rate of 5e-5 Adam needs none, at the phantom's it does",
     "diffusion.clip_norm": "not mentioned; likewise",
+    "text.dropout": "not mentioned; BERT's own. Without it two processes draw no other masks than one",
     "text.pooled": "§4.4 speaks of one vector, §4.5 of cross-attention with context 512: over one vector that has nothing to choose from",
 }  # fmt: skip
 defaults = {name: [attrgetter(dotted)(values) for dotted in arguments] for name, values in PROFILES.items()}
@@ -117,6 +118,8 @@ index.iloc[part["train"]].groupby("cell").agg(frames=("frame_id", "size"), sente
 
 # %%
 seen = SeenConditions.of(index["sentence"].iloc[part["train"]])
+asked = [condition for condition in CANONICAL.values() if seen.covers(condition)]
+asked = asked or seen.nearest(CANONICAL["AC A"], len(CANONICAL))  # an archive may hold none of the four
 tokens = {cell: " ".join(tokenizer(condition.sentence()).tokens()) for cell, condition in CANONICAL.items()}
 with pd.option_context("display.max_colwidth", None):
     display(pd.DataFrame({"tokens": tokens, "seen": {cell: seen.covers(CANONICAL[cell]) for cell in CANONICAL}}))
@@ -164,6 +167,7 @@ log = diffusion.train(
     folder=study.ws.checkpoints("ldm_unconditional"),
     start=start,
     processes=processes,
+    sample=diffusion.fixed_samples(vae, schedule, *shown, conditions=8),
     digest=study.digest("diffusion", code=[diffusion, training]) + shipped.digest(start),
     what="unconditional diffusion",
 )
@@ -194,6 +198,7 @@ log = diffusion.train(
     folder=study.ws.checkpoints("ldm"),
     start=start,
     processes=processes,
+    sample=diffusion.fixed_samples(vae, schedule, *shown, [each for each in asked for _ in range(2)], tokenizer),
     digest=study.digest("diffusion", "text", code=[diffusion, text, training]) + shipped.digest(start),
     what="conditional diffusion",
 )
@@ -212,8 +217,6 @@ study.note("validation loss", float(log["val_loss"].min()))
 steps = study.profile.sampling.steps
 conditional = pipeline.DSAPipeline.from_pretrained(study.ws.path("ldm"))
 conditional.scheduler = diffusion.sampler(study.profile.sampling.scheduler, conditional.scheduler)
-asked = [condition for condition in CANONICAL.values() if seen.covers(condition)]
-asked = asked or seen.nearest(CANONICAL["AC A"], len(CANONICAL))  # an archive may hold none of the four
 times, moments = pipeline.watch(conditional, asked[0], seed=study.profile.seed, steps=steps)
 style.save(
     samples.image_grid([moments], [asked[0].cell()], titles=[f"t = {t}" for t in times]),
