@@ -149,8 +149,10 @@ pd.DataFrame(
 # ## Unconditional model (§4.3, §4.5)
 # Profile `phantom` goes on from the trained weights that ship with the project, here and below: the figures show their training, on other phantom
 # patients, and the short stretch that this run adds. `from_scratch` trains from random weights, as `smoke` and `paper` always do.
+# At every evaluation a few images are made from noise that never changes, and kept with the checkpoint (`checkpoints/ldm*/samples`).
 
 # %%
+shown = study.profile.sampling.scheduler, study.profile.sampling.steps
 start = shipped.start(study, from_scratch)
 torch.manual_seed(study.profile.seed)
 unet = diffusion.build_unet(config, latent_channels, latent_size, context=None)
