@@ -18,7 +18,7 @@ PROFILE = phantom
 RUN = $(if $(ARCHIVE),,$(PROFILE))
 export ARCHIVE CLASSIFIER OVERRIDES PARAMETERS PROFILE RUN SNAKEMAKE
 
-.PHONY: help reproduce smoke test lab clean-run venv
+.PHONY: help reproduce smoke test lab weights clean-run venv
 .DEFAULT_GOAL := help
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo "make smoke       the same in minutes, far too small to be good: does everything run here?"
 	@echo "make test        style, unit tests, notebooks and one whole run of the workflow"
 	@echo "make lab         JupyterLab on the notebooks"
+	@echo "make weights     train the phantom weights that ship with the project anew (hours), and write models/phantom"
 	@echo "make clean-run RUN=name   remove one run"
 	@echo
 	@echo "RUN=name          folder under runs/ (default: the profile's name; needed with ARCHIVE)"
@@ -53,6 +54,15 @@ test: $(READY)
 
 lab: $(READY)
 	@exec $(BIN)/jupyter lab notebooks
+
+# Another phantom archive than that of `make reproduce`: the patients whom the weights have seen are never those that they are judged on.
+weights: RUN = weights
+weights: OVERRIDES = $(shell cat data_manifests/phantom_weights.json)
+weights: PARAMETERS = {"from_scratch": true}
+weights: SNAKEMAKE = --until notebook_04_ldm
+weights: $(READY)
+	@$(LAUNCH:exec%=%)
+	@$(BIN)/python -m dsa_lib.ship "$$RUN"
 
 clean-run: RUN =
 clean-run: $(READY)
