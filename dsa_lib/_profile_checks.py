@@ -79,6 +79,10 @@ def check_profile(profile: "Profile") -> None:
         auto.image_size % factor == 0,
         f"autoencoder.image_size {auto.image_size} is not divisible by the downsampling factor {factor}",
     )
+    need(
+        auto.crop <= auto.image_size and auto.crop % factor == 0,
+        f"autoencoder.crop {auto.crop} is larger than the frame, or not divisible by the downsampling factor {factor}",
+    )
     latent = auto.image_size // factor
     shrink = 2 ** (len(diffusion.multipliers) - 1)
     need(

@@ -14,6 +14,7 @@ from dsa_lib.training import Draws
 
 # Contrast, in grey levels below the background, from which a pixel counts as vessel when errors are reported apart from the background.
 VESSEL_GREY_LEVELS = 12
+CROPS_AT_VESSELS = 0.8  # share of training crops (`crops`) that are centred on a vessel pixel
 
 
 def build_autoencoder(config: Autoencoder) -> AutoencoderKL:
@@ -109,12 +110,34 @@ def vae_loss(model: nn.Module, x: torch.Tensor, noise: torch.Tensor, config: Aut
 
 def training_loss(frames: np.ndarray, rows: np.ndarray, config: Autoencoder, perceptual: nn.Module | None):
     """The loss closure that `training.fit` wants; `rows` are the training rows of `frames`."""
+    shape = latent_shape(config, config.crop)
 
     def loss(model: nn.Module, indices: np.ndarray, draws: Draws) -> dict[str, torch.Tensor]:
-        x = to_model(frames[np.sort(rows[indices])]).to(draws.device)
-        return vae_loss(model, x, draws.normal(*latent_shape(config)), config, perceptual)
+        chosen = np.stack([frames[row] for row in rows[indices]])
+        if config.crop:
+            chosen = crops(chosen, config.crop, draws.uniform(4).cpu().numpy())
+        return vae_loss(model, to_model(chosen).to(draws.device), draws.normal(*shape), config, perceptual)
 
     return loss
+
+
+def crops(frames: np.ndarray, side: int, u: np.ndarray) -> np.ndarray:
+    """One square crop of `side` pixels out of each uint8 frame [n, H, W]; `u` [n, 4] are uniform draws in [0, 1).
+
+    Most of a frame is empty field: CROPS_AT_VESSELS of the crops are centred on a pixel darker than the frame's median by VESSEL_GREY_LEVELS (where there
+    is one), the others anywhere. The networks are convolutional, so that what they learn on crops they do on whole frames.
+    """
+    n, height, width = frames.shape
+    out = np.empty((n, side, side), frames.dtype)
+    for k, frame in enumerate(frames):
+        row, column = int(u[k, 1] * height), int(u[k, 2] * width)
+        if u[k, 3] < CROPS_AT_VESSELS:
+            at = np.flatnonzero(frame < np.median(frame) - VESSEL_GREY_LEVELS)
+            if len(at):
+                row, column = divmod(int(at[int(u[k, 0] * len(at))]), width)
+        top, left = (min(max(c - side // 2, 0), extent - side) for c, extent in ((row, height), (column, width)))
+        out[k] = frame[top : top + side, left : left + side]
+    return out
 
 
 def validation_loss(
@@ -136,8 +159,9 @@ def validation_loss(
     return validate
 
 
-def latent_shape(config: Autoencoder) -> tuple[int, int, int]:
-    side = config.image_size // 2 ** (len(config.block_channels) - 1)
+def latent_shape(config: Autoencoder, side: int = 0) -> tuple[int, int, int]:
+    """Channels, height and width of the latent of a square of `side` pixels (0: a whole frame)."""
+    side = (side or config.image_size) // 2 ** (len(config.block_channels) - 1)
     return config.latent_channels, side, side
 
 

@@ -100,6 +100,7 @@ class Autoencoder:
     discriminator_start: int = 0  # step from which it counts
     kl_weight: float = 1e-6
     kl_reduction: str = "sum"  # over the latents of an image; "mean" is the other reading
+    crop: int = 0  # side of the random training crops, most of them at vessels; 0: whole frames, as in the paper
     batch_size: int = 20
     learning_rate: float = 2e-5
     epochs: int = 100
