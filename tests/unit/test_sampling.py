@@ -179,6 +179,7 @@ def test_a_shard_that_does_not_exist(tmp_path, shard, num_shards):
 # A process of its own: `python -c SCRIPT folder shard num_shards seconds`. Without torch, which takes long to import.
 SCRIPT = """
 import sys, time
+from pathlib import Path
 import numpy as np
 from dsa_lib.sampling import generate, stratified_plan
 
