@@ -38,6 +38,10 @@ FURTHER = {
     ),
     "fidelity.csv": ("Fidelity by condition", "Generated against held-out frames of the archive; the floor is its training frames against the same."),
     "privacy.csv": ("Nearest training frames", "A first screening in one feature space, no proof of anonymity."),
+    "vae_quality.csv": (
+        "What the autoencoder keeps",
+        "Held-out frames decoded; contrast as a share of the original's, on the vessels' darkest lines (ridge) and over all their pixels (area).",
+    ),
     "tables/paper_scale_cohort.csv": ("Cohort at the study's size, fitted to the published values", FITTED),
     "tables/paper_scale_figure1.csv": ("Figure 1 at the study's size, fitted to the published values", FITTED),
     "tables/paper_scale_table1.csv": ("Table 1 at the study's size, fitted to the published values", FITTED),

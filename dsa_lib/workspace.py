@@ -41,7 +41,7 @@ PRODUCERS = (
         r"classifier(_metrics\.csv|/.*)?|arterial\.parquet|phases\.parquet|tables/table1\.csv|figures/(figure1\.png|classifier_.*)",
         "02_classifier",
     ),
-    (r"(vae|latents)(/.*)?|figures/vae_.*", "03_vae"),
+    (r"(vae|latents)(/.*)?|vae_quality\.csv|figures/vae_.*", "03_vae"),
     (r"ldm(_unconditional)?(/.*)?|figures/ldm_.*", "04_ldm"),
     (r"samples(/.*)?|figures/(figure[235]|sampling_).*", "05_sampling"),
     (r"readers(/.*)?|tables/table[234]\.csv|figures/figure4.*", "06_reader_analysis"),
