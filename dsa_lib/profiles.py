@@ -295,6 +295,7 @@ PHANTOM = Profile(
         warmup_steps=100,
         clip_norm=1.0,
         min_snr_gamma=5.0,
+        condition_dropout=0.1,
         balance=0.5,
     ),
     sampling=Sampling(scheduler="dpmsolver++", steps=20, batch_size=40, fid_per_condition=100),
