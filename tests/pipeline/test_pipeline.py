@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from dsa_lib import tables
+from dsa_lib.errors import StudyError
 from dsa_lib.workspace import NOTEBOOKS, PROJECT, sha256
 
 NOTHING = "nothing to do"
@@ -112,6 +113,48 @@ def test_the_same_command_again_does_nothing(runs, whole):
     done = make(runs, RUN="whole")
     assert done.returncode == 0 and NOTHING in done.stdout and not worked(done)
     assert before == {path: path.stat().st_mtime_ns for path in (runs / "whole" / "manifests").iterdir()}
+
+
+def test_a_run_can_be_shipped(runs, whole, tmp_path, monkeypatch):
+    """`python -m dsa_lib.ship`: half precision, a pipeline that opens, and a card that names the patients who were seen and no folder."""
+    from dsa_lib import ship
+    from dsa_lib.pipeline import DSAPipeline
+
+    monkeypatch.setenv("DSA_RUNS", str(runs))
+    folder = tmp_path / "weights"
+    card = ship.export("whole", folder)
+    truth = pd.read_parquet(runs / "whole" / "archive_truth.parquet")
+    frames = pd.read_parquet(runs / "whole" / "frames.parquet")
+    seen = [patient for patients in card["patients"].values() for patient in patients]
+    assert set(seen) < set(truth["patient_id"])
+    assert len(seen) == len(set(seen)) == frames.loc[frames["split"] != "test", "patient"].nunique()
+    assert {name: sha256(folder / name) for name in card["files"]} == card["files"]
+    for name in ("classifier", "vae", "unet", "text_encoder", "unet_unconditional"):
+        source = {
+            "unet": "ldm/unet",
+            "text_encoder": "ldm/text_encoder",
+            "unet_unconditional": "ldm_unconditional/unet",
+        }
+        whole_size, half_size = (
+            sum(path.stat().st_size for path in place.glob("*.safetensors"))
+            for place in (runs / "whole" / source.get(name, name), folder / name)
+        )
+        assert half_size < 0.7 * whole_size, name
+    asked = ("anterior", "B", -90, 0)
+    images = [
+        DSAPipeline.from_pretrained(place)(asked, seeds=[1], num_inference_steps=4, allow_unseen=True).astype(int)
+        for place in (runs / "whole" / "ldm", folder)
+    ]
+    assert abs(images[0] - images[1]).max() <= 4  # weights rounded to 11 bits
+    text = (folder / "card.json").read_text() + (folder / "README.md").read_text()
+    assert str(runs) not in text and str(PROJECT) not in text
+    assert "autoencoder" in text and "conditional denoising network" in text
+    (runs / "whole" / "manifests" / "04_ldm.json").rename(tmp_path / "hidden.json")
+    try:
+        with pytest.raises(StudyError, match="has not finished notebook 04_ldm"):
+            ship.export("whole", tmp_path / "other")
+    finally:
+        (tmp_path / "hidden.json").rename(runs / "whole" / "manifests" / "04_ldm.json")
 
 
 def test_a_changed_number_runs_what_reads_it_and_what_follows(runs, copied):
