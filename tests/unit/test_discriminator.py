@@ -12,7 +12,7 @@ from dsa_lib.profiles import SMOKE
 from dsa_lib.training import Draws, fit
 
 CONFIG = replace(
-    SMOKE.autoencoder, discriminator_weight=0.5, discriminator_start=0, perceptual_weight=0.0, batch_size=2
+    SMOKE.autoencoder, crop=0, discriminator_weight=0.5, discriminator_start=0, perceptual_weight=0.0, batch_size=2
 )
 FRAMES = np.random.default_rng(0).integers(60, 200, (8, 64, 64)).astype(np.uint8)
 
