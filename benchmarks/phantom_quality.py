@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dsa_lib import autoencoder, diffusion, features, fidelity, labels, phase, reconstruction, vessels
+from dsa_lib import autoencoder, diffusion, features, fidelity, labels, phase, reconstruction, shipped, vessels
 from dsa_lib.errors import StudyError
 from dsa_lib.phantom import truth
 from dsa_lib.profiles import load_profile
@@ -45,9 +45,13 @@ def main() -> None:
     provenance = json.loads((ws.root / "provenance" / "04_ldm.json").read_text())["parameters"]
     profile = load_profile(provenance["profile"], provenance.get("overrides"))
     arterial = pd.read_parquet(ws.root / "arterial.parquet")
-    held_out = arterial[arterial["split"] != "train"].reset_index(drop=True)
+    held_out = arterial[arterial["split"] == "test"].reset_index(drop=True)
+    if (shipped.FOLDER / "card.json").exists():
+        shipped.check_unseen(
+            pd.read_parquet(ws.root / "archive_truth.parquet", columns=["patient_id"])["patient_id"].unique()
+        )
     frames = np.load(ws.root / "frames.npy", mmap_mode="r")
-    if len(held_out) < 2 * LEAST:
+    if held_out["patient"].nunique() < 2 or len(held_out) < 4 * LEAST:
         raise StudyError(
             f"run {request.run!r} holds out {len(held_out)} frames: too few to halve, use a larger archive"
         )
@@ -106,7 +110,8 @@ def generated(folder: Path, held_out: pd.DataFrame, count: int, settings) -> np.
         some = slice(first, first + BATCH)
         sentences = asked[some].tolist() if dsa.text_encoder is not None else None
         # Held-out obliquities may lie between those of the training frames: they are asked for on purpose here.
-        out.append(dsa(sentences, seeds=seeds[some], num_inference_steps=settings.steps, guidance_scale=settings.guidance, allow_unseen=True))  # fmt: skip
+        scale = settings.guidance if sentences else 1.0
+        out.append(dsa(sentences, seeds=seeds[some], num_inference_steps=settings.steps, guidance_scale=scale, allow_unseen=True))  # fmt: skip
     return np.concatenate(out)
 
 
@@ -123,6 +128,8 @@ def distances(ws, arterial, held_out, frames, made) -> dict[str, object]:
         rng = np.random.default_rng([SEED, draw])
         one, other = halves(patients, rng)
         size = min(len(one), len(other), *(len(values) for values in of.values()))
+        if size < LEAST:
+            continue
         one, other = (rng.choice(part, size, replace=False) for part in (one, other))
         reference = fidelity.statistics(real[one])
         row = {"images": size, "floor": fidelity.frechet_distance(reference, fidelity.statistics(real[other]))}
@@ -141,7 +148,7 @@ def distances(ws, arterial, held_out, frames, made) -> dict[str, object]:
         "draws in which conditional is nearer than unconditional": int(
             (table["ldm"] < table["ldm_unconditional"]).sum()
         ),
-        "draws": DRAWS,
+        "draws": len(table),
     }
 
 

@@ -14,6 +14,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import TextIO
@@ -21,6 +22,7 @@ from typing import TextIO
 import torch
 from accelerate import Accelerator, notebook_launcher
 from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
@@ -84,7 +86,9 @@ def _member(function: Callable, arguments: dict, processes: int, errors: SimpleQ
                 f"processes={processes} needs as many GPUs and this machine has {torch.cuda.device_count()}: set processes to that"
             )
         # Without `cpu=True` accelerate runs as many independent trainings on a machine without GPU.
-        accelerator = Accelerator(cpu=not on_gpu)
+        # Patient, because the others wait for the main process while it evaluates, samples and saves.
+        patient = InitProcessGroupKwargs(timeout=timedelta(hours=6))
+        accelerator = Accelerator(cpu=not on_gpu, kwargs_handlers=[patient])
         if accelerator.num_processes != processes:
             raise StudyError(f"{processes} processes were started and found {accelerator.num_processes} in their group")
         function(**arguments)

@@ -11,7 +11,7 @@ Latent diffusion of **simulated** cerebral angiograms, conditioned on sentences.
 that notebook 00 draws, and everything these weights generate is simulated anatomy. They are for trying the compendium and for testing
 methods, not for any clinical use.
 
-Made by `make weights` (notebooks 00–04, run `{run}`), half precision, {million:.1f} M parameters together.
+Trained by notebooks 00–04 (run `{run}`; `make weights` repeats it), half precision, {million:.1f} M parameters together.
 
 ## What is here
 
@@ -22,9 +22,11 @@ Made by `make weights` (notebooks 00–04, run `{run}`), half precision, {millio
 The folder itself is a pipeline:
 
 ```python
+from dsa_lib.diffusion import sampler
 from dsa_lib.pipeline import DSAPipeline
 
 pipeline = DSAPipeline.from_pretrained("models/phantom")
+pipeline.scheduler = sampler("dpmsolver++", pipeline.scheduler)  # saved with DDPM, the published sampler of 1000 steps
 frames = pipeline([("anterior", "A", 0, 0)], seeds=[1], num_inference_steps=20)
 ```
 
@@ -47,7 +49,7 @@ The logs are in `logs/`, one line an evaluation. Code: commit {commit}.
 
 ## What they reach
 
-The figures measured on patients of another archive stand in `benchmarks/phantom_quality.json`, and in the README's section on limits.
+The figures measured on patients of another archive stand in `benchmarks/phantom_quality.json`.
 
 ## Limits
 

@@ -197,6 +197,7 @@ def compare_samplers(
     before, rows, frames = pipeline.scheduler, [], {}
     try:
         pipeline.scheduler = samplers["ddim"]
+        solved = min(solved, pipeline.scheduler.config.num_train_timesteps)
         solution = pipeline(asked, seeds=seeds, num_inference_steps=solved, allow_unseen=allow_unseen).astype(float)
         for name, scheduler in samplers.items():
             pipeline.scheduler = scheduler

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from dsa_lib import model_card
 from dsa_lib.errors import StudyError
 from dsa_lib.profiles import load_profile
+from dsa_lib.session import Study
 from dsa_lib.shipped import FOLDER, shapes
 from dsa_lib.workspace import Workspace, atomic_write, sha256, write_json
 
@@ -36,7 +37,8 @@ LOGS = {"classifier": "classifier", "vae": "vae", "ldm": "ldm", "ldm_uncondition
 def export(run: str, folder: Path = FOLDER) -> dict:
     """Write the networks, logs and card of `run` (profile `phantom`, phantom archive) to `folder`, in one step; returns the card.
 
-    Raises StudyError if the run is not finished as far as notebook 04, was made of another archive, or comes out larger than LARGEST_MB.
+    Raises StudyError if the run is not finished as far as notebook 04, its networks do not belong together or went on from weights of another run
+    (whose patients the card would not name), or they come out larger than LARGEST_MB.
     """
     ws = Workspace(run)
     notebooks = ("02_classifier", "03_vae", "04_ldm")
@@ -46,6 +48,14 @@ def export(run: str, folder: Path = FOLDER) -> dict:
     provenance = {name: json.loads((ws.root / "provenance" / f"{name}.json").read_text()) for name in notebooks}
     parameters = provenance["04_ldm"]["parameters"]
     profile = load_profile(parameters["profile"], parameters.get("overrides"))
+    study = Study("ship", run, profile, None, {})
+    for name in ("classifier", "vae", "ldm", "ldm_unconditional"):
+        study.read(name)  # raises StudyError where it is not as its notebook left it, or stale
+    for name in notebooks:
+        if (ws.manifest(name)["facts"].get("started_from") or "nothing") != "nothing":
+            raise StudyError(
+                f"notebook {name} of run {run!r} went on from weights that were trained before: set from_scratch and train anew"
+            )
     with atomic_write(folder) as temporary:
         temporary.mkdir(parents=True)
         for name, source in NETWORKS.items():
@@ -118,6 +128,9 @@ def main() -> int:
         print("usage: python -m dsa_lib.ship RUN", file=sys.stderr)
         return 2
     try:
+        manifest = Workspace(sys.argv[1]).manifest("04_ldm") or {"profile": "phantom"}
+        if manifest["profile"] != "phantom":
+            raise StudyError(f"run {sys.argv[1]!r} is of profile {manifest['profile']}: only weights of phantom ship")
         written = export(sys.argv[1])
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -34,7 +34,7 @@ CONTINUED_RATE = 0.02
 
 
 def card() -> dict:
-    """What card.json says: `run`, `commit`, `overrides`, `shapes`, `patients` (train, val), `files` with their sha256, `steps`, `seconds`."""
+    """What card.json says: `run`, `commit`, `device`, `archive`, `overrides`, `shapes`, `patients` (train, val), `parameters`, `files` with their sha256."""
     return json.loads((FOLDER / "card.json").read_text())
 
 
@@ -45,10 +45,15 @@ def start(study: Study, from_scratch: bool) -> Path | None:
     patient of the archive was trained on (the run's evaluation would not be of held-out patients), or a file is damaged.
     """
     why = _why_not(study, from_scratch)
+    study.note("started_from", "nothing" if why else sha256(FOLDER / "card.json"))
     if why:
         print(f"Trained from scratch: {why}.")
         return None
-    damaged = [name for name, digest in card()["files"].items() if sha256(FOLDER / name) != digest]
+    damaged = [
+        name
+        for name, digest in card()["files"].items()
+        if not (FOLDER / name).exists() or sha256(FOLDER / name) != digest
+    ]
     if damaged:
         raise StudyError(
             f"models/phantom/{damaged[0]} is not the file that card.json names: restore it from version control, or set from_scratch"
@@ -111,10 +116,14 @@ def log(name: str) -> pd.DataFrame:
 
 
 def stretch(folder: Path | None, settings, whole: dict) -> dict:
-    """What `training.fit` is to do: `whole` from scratch, or `settings.steps_continued` steps at a low rate that cannot end worse than they began."""
+    """What `training.fit` is to do: `whole` from scratch, or `settings.steps_continued` steps at a low rate.
+
+    The weights are judged before the first step, so that, where there are held-out samples, the stretch cannot end worse than it began.
+    """
     if folder is None:
         return whole
     steps = max(settings.steps_continued, 1)
+    print(f"  a stretch of {steps} steps (steps_continued) in the place of {whole['steps']}")
     return whole | {
         "steps": steps,
         "evaluate_every": max(steps // 4, 1),

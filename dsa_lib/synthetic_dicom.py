@@ -42,8 +42,8 @@ def uid(*parts: object) -> str:
     return f"2.25.{uuid.uuid5(_NAMESPACE, '|'.join(map(str, parts))).int}"
 
 
-def dataset(frame: np.ndarray, row: Mapping[str, object]) -> Dataset:
-    """The DICOM data set of one generated frame, uncompressed.
+def dataset(frame: np.ndarray, row: Mapping[str, object], plan: str = "") -> Dataset:
+    """The DICOM data set of one generated frame, uncompressed. `plan` tells the series of one set of images from that of another.
 
     `frame`: uint8 [H, W]; `row`: its row of a manifest of `dsa_lib.sampling` (sentence, seed, circulation, plane, angles in degrees, model hash, scheduler,
     steps, guidance, and its number in `image_id`). Raises StudyError for other pixels.
@@ -52,7 +52,8 @@ def dataset(frame: np.ndarray, row: Mapping[str, object]) -> Dataset:
         raise StudyError(
             f"a frame of {frame.dtype} and shape {frame.shape} cannot be exported: 8-bit grey [height, width] is needed"
         )
-    series = (row["model"], row["scheduler"], row["steps"], row["guidance"])
+    # Images of two plans, such as the reader and the Fréchet set, are two series: their numbers both begin at 1.
+    series = (row["model"], row["scheduler"], row["steps"], row["guidance"], plan)
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -113,10 +114,10 @@ def _maker(ds: Dataset, row: Mapping[str, object]) -> None:
     ds.ContributingEquipmentSequence = Sequence([maker])
 
 
-def write(path: Path, frame: np.ndarray, row: Mapping[str, object]) -> None:
+def write(path: Path, frame: np.ndarray, row: Mapping[str, object], plan: str = "") -> None:
     """Write one generated frame (uint8 [H, W]) with its row of the manifest as DICOM. The same inputs give the same bytes."""
     with atomic_write(path) as temporary:
-        pydicom.dcmwrite(temporary, dataset(frame, row), enforce_file_format=True)
+        pydicom.dcmwrite(temporary, dataset(frame, row, plan), enforce_file_format=True)
 
 
 def export(folder: Path, manifest: pd.DataFrame, track: Callable = iter) -> Path:
@@ -124,5 +125,5 @@ def export(folder: Path, manifest: pd.DataFrame, track: Callable = iter) -> Path
     target = Path(folder) / "dicom"
     target.mkdir(exist_ok=True)
     for row in track(manifest.to_dict("records")):
-        write(target / f"{row['image_id']}.dcm", read_images(folder, [row["file"]])[0], row)
+        write(target / f"{row['image_id']}.dcm", read_images(folder, [row["file"]])[0], row, Path(folder).name)
     return target

@@ -2,17 +2,17 @@
 
 Everything random is a function of (seed, step, position in the global batch), never of a generator that runs along. The state of a training is
 therefore the weights, the optimiser and the step; after a kill the same call continues and ends with the same weights, bit for bit, on the same
-machine. For the same reason neither micro-batches (`accumulate`) nor several processes change what is computed, beyond rounding.
+machine. For the same reason neither micro-batches (`accumulate`) nor several processes change what is computed, beyond rounding; batch normalisation is
+the exception, which sees each micro-batch for itself.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
@@ -155,8 +155,12 @@ def fit(
         )
     if processes > 1:
         _refuse_to_split(model, batch_size, processes, what)
-        # They leave their result in the checkpoint, and this process takes it up below like that of any training that was cut off.
         run_in_processes(fit, arguments | {"processes": 1, "live": False}, processes, what)
+        # They leave their result in the checkpoint. It is taken up without opening a GPU here: the next training could not be forked any more.
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        state = State(model, torch.optim.AdamW(trained), None, ema_decay, Path(folder), digest)
+        state.load()
+        return _finished(model, state)
     accelerator = _accelerator(precision)
     model.to(accelerator.device)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -235,18 +239,19 @@ def fit(
             stopped = torch.tensor(float(state.stopped), device=accelerator.device)
             state.stopped = bool(accelerator.reduce(stopped, "sum") > 0)
     monitor.close()
+    accelerator.free_memory()
+    return _finished(model, state)
+
+
+def _finished(model: nn.Module, state: State) -> pd.DataFrame:
     model.load_state_dict(state.final())
     model.eval()
-    accelerator.free_memory()
     return pd.DataFrame(state.records)
 
 
 def _accelerator(precision: str) -> Accelerator:
     AcceleratorState._reset_state()  # a notebook may train at one precision after another; accelerate would keep to the first
-    # Other processes wait for the main one while it evaluates, samples and saves.
-    patient = InitProcessGroupKwargs(timeout=timedelta(hours=6))
-    mixed = precision_for(precision)
-    return Accelerator(mixed_precision=mixed, cpu=not torch.cuda.is_available(), kwargs_handlers=[patient])
+    return Accelerator(mixed_precision=precision_for(precision), cpu=not torch.cuda.is_available())
 
 
 def _schedule(step: int, steps: int, warmup_steps: int, cosine: bool) -> float:

@@ -29,7 +29,7 @@
 run: str = "smoke"  # folder under runs/
 profile: str = "smoke"  # smoke, phantom or paper
 archive: str = ""  # "" is the phantom archive of notebook 00
-overrides: dict = {}  # dotted profile names, e.g. {"autoencoder.steps": 3000}
+overrides: dict = {}  # dotted profile names, e.g. {"autoencoder.steps": 3000}, from shipped weights {"autoencoder.steps_continued": 500}
 processes: int = 1  # that train together, one a GPU; a batch is split over them
 from_scratch: bool = (
     False  # True: train from random weights where profile phantom would go on from those that ship with the project
@@ -94,7 +94,9 @@ pd.Series(
 # %% [markdown]
 # ## Loss (Eq. 2, §4.5)
 # $$\mathcal{L}_{\text{VAE}} = \lambda_{p}\,\mathcal{L}_{\text{perceptual}}(x, \hat x) + \lambda_{1}\,\lVert x - \hat x \rVert_1 + \lambda_{\text{KL}}\, D_{\text{KL}}\big(q(z|x) \,\Vert\, \mathcal{N}(0, I)\big),
-# \qquad D_{\text{KL}} = \tfrac12 \sum_i \big(\mu_i^2 + \sigma_i^2 - 1 - \ln \sigma_i^2\big)\tag{2}$$
+# \qquad D_{\text{KL}} = \tfrac12 \sum_i \big(\mu_i^2 + \sigma_i^2 - 1 - \ln \sigma_i^2\big)$$
+#
+# §4.5 has the first and the last term; Eq. 2 is $\lVert x - \mathcal{D}(\mathcal{E}(x)) \rVert_1$ alone.
 #
 # $$\mathcal{L}_{\text{perceptual}} = \frac1L\sum_{l=1}^{L} \frac{1}{H_l W_l} \sum_{h,w} \big\lVert w_l \odot \big(\hat\phi_l(x) - \hat\phi_l(\hat x)\big)_{hw} \big\rVert_2^2$$
 #

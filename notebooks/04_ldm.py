@@ -29,7 +29,7 @@
 run: str = "smoke"  # folder under runs/
 profile: str = "smoke"  # smoke, phantom or paper
 archive: str = ""  # "" is the phantom archive of notebook 00
-overrides: dict = {}  # dotted profile names, e.g. {"diffusion.steps_conditional": 5000}
+overrides: dict = {}  # dotted profile names, e.g. {"diffusion.steps_conditional": 5000}, from shipped weights {"diffusion.steps_continued": 500}
 processes: int = 1  # that train together, one a GPU; a batch is split over them
 from_scratch: bool = (
     False  # True: train from random weights where profile phantom would go on from those that ship with the project
@@ -44,7 +44,7 @@ import pandas as pd
 import torch
 from IPython.display import display
 
-from dsa_lib import autoencoder, diffusion, pipeline, shipped, text, training
+from dsa_lib import autoencoder, diffusion, pipeline, sampling, shipped, text, training
 from dsa_lib.conditions import CANONICAL, SeenConditions
 from dsa_lib.figures import diffusion as figures
 from dsa_lib.figures import samples, style
@@ -137,7 +137,10 @@ readings = {
 }
 style.save(figures.schedule_curves(readings, chosen=config.beta_schedule), study.write("figures/ldm_schedule.png"))
 pd.DataFrame(
-    {name: {t: float(values[t - 1]) ** 0.5 for t in (1, 250, 500, 750, 1000)} for name, values in readings.items()}
+    {
+        name: {t: float(values[t - 1]) ** 0.5 for t in (1, *(config.timesteps * k // 4 for k in range(1, 5)))}
+        for name, values in readings.items()
+    }
 ).rename_axis("√ᾱ_t at t =").T.round(4)
 
 # %% [markdown]
@@ -152,7 +155,7 @@ pd.DataFrame(
 # At every evaluation a few images are made from noise that never changes, and kept with the checkpoint (`checkpoints/ldm*/samples`).
 
 # %%
-shown = study.profile.sampling.scheduler, study.profile.sampling.steps
+shown = sampling.FAST_SAMPLER, sampling.FAST_STEPS
 start = shipped.start(study, from_scratch)
 torch.manual_seed(study.profile.seed)
 unet = diffusion.build_unet(config, latent_channels, latent_size, context=None)
@@ -217,7 +220,8 @@ study.note("validation loss", float(log["val_loss"].min()))
 
 # %%
 steps = study.profile.sampling.steps
-conditional = pipeline.DSAPipeline.from_pretrained(study.ws.path("ldm"))
+device = "cuda" if torch.cuda.is_available() else "cpu"
+conditional = pipeline.DSAPipeline.from_pretrained(study.ws.path("ldm")).to(device)
 conditional.scheduler = diffusion.sampler(study.profile.sampling.scheduler, conditional.scheduler)
 times, moments = pipeline.watch(conditional, asked[0], seed=study.profile.seed, steps=steps)
 style.save(
@@ -232,7 +236,7 @@ style.save(
 # %%
 asked = [condition for condition in asked for _ in range(2)]
 frames = conditional(asked, seeds=range(len(asked)), num_inference_steps=steps)
-unconditional = pipeline.DSAPipeline.from_pretrained(study.ws.path("ldm_unconditional"))
+unconditional = pipeline.DSAPipeline.from_pretrained(study.ws.path("ldm_unconditional")).to(device)
 unconditional.scheduler = conditional.scheduler
 free = unconditional(seeds=range(len(asked)), num_inference_steps=steps)
 style.save(

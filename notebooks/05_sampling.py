@@ -131,11 +131,12 @@ plans = {
     "reader": sampling.stratified_plan(study.profile.seed, config.reader_per_condition, config.reader_batches),
     "fid": sampling.stratified_plan(study.profile.seed + 1, config.fid_per_condition),
 }
-manifests = {}
-for name, plan in plans.items():
-    manifests[name] = sampling.generate(
+
+
+def make(name):
+    return sampling.generate(
         dsa,
-        plan,
+        plans[name],
         study.write(f"samples/{name}"),
         steps=config.steps,
         guidance=config.guidance,
@@ -145,11 +146,20 @@ for name, plan in plans.items():
         shard=shard,
         num_shards=num_shards,
         allow_unseen=allow_unseen,
-        track=lambda items, name=name: track(items, what=f"batches of the {name} set"),
+        track=lambda items: track(items, what=f"batches of the {name} set"),
     )
+
+
+manifests = {name: make(name) for name in plans}
+# Another shard may have finished the first set while this one made the second.
+manifests |= {name: make(name) for name in plans if manifests[name] is None}
 for name, manifest in manifests.items():
     if manifest is None:
-        study.pause(f"of samples/{name} {shards.missing(study.ws.path(f'samples/{name}'))}")
+        missing = (
+            shards.missing(study.ws.path(f"samples/{name}"))
+            or "the last images are being made elsewhere: run once more"
+        )
+        study.pause(f"of samples/{name} {missing}")
     if dicom:
         synthetic_dicom.export(study.ws.path(f"samples/{name}"), manifest)
 

@@ -43,7 +43,8 @@ def weights(tmp_path, monkeypatch):
 
 def study(tmp_path, profile=PHANTOM, archive=None, patients=("PHANTOM-2-0001",)):
     pd.DataFrame({"patient_id": list(patients)}).to_parquet(tmp_path / "archive_truth.parquet")
-    return SimpleNamespace(profile=profile, archive=archive, ws=SimpleNamespace(root=tmp_path))
+    ws = SimpleNamespace(root=tmp_path)
+    return SimpleNamespace(profile=profile, archive=archive, ws=ws, note=lambda key, value: None)
 
 
 def test_the_phantom_profile_goes_on_from_the_weights(weights, tmp_path, capsys):
@@ -72,6 +73,12 @@ def test_every_other_run_trains_from_scratch_and_says_why(
 def test_a_patient_whom_the_weights_have_seen_is_an_error(weights, tmp_path, patient):
     with pytest.raises(StudyError, match=rf"{patient}.*another seed, or set from_scratch"):
         shipped.start(study(tmp_path, patients=("PHANTOM-2-0001", patient)), False)
+
+
+def test_a_missing_file_is_named(weights, tmp_path):
+    (weights[0] / "classifier" / "model.safetensors").unlink()
+    with pytest.raises(StudyError, match=r"classifier/model.safetensors is not the file"):
+        shipped.start(study(tmp_path), False)
 
 
 def test_a_damaged_file_is_named(weights, tmp_path):
