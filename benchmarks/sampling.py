@@ -61,11 +61,15 @@ def main() -> None:
     dsa = pipeline.DSAPipeline.from_pretrained(ws.root / "ldm").to("cuda" if torch.cuda.is_available() else "cpu")
     schedule, model = dsa.scheduler, sha256(ws.root / "ldm")
     code = sampling.code_digest([autoencoder, diffusion, pipeline, text])
+    machine = (
+        f"{_processor()}; {environment()['device']}; Python {platform.python_version()}, torch {torch.__version__}"
+    )
     rows, values = [], {}
     for steps in sorted(request.steps):
         for name in request.samplers:
             dsa.scheduler = diffusion.sampler(name, schedule)
-            key = hashlib.sha256(json.dumps([model, code, name, steps]).encode()).hexdigest()[:16]
+            # The machine too: the seconds of another one are not to stand under this one's name.
+            key = hashlib.sha256(json.dumps([model, code, name, steps, machine]).encode()).hexdigest()[:16]
             made, seconds = images_of(dsa, steps, cells, ws.checkpoints(f"sampling_benchmark/{name}-{steps}-{key}"))
             values[name, steps] = extractor(made, what=f"{name}, {steps} steps")
             distance = fidelity.frechet_distance(fidelity.statistics(values[name, steps]), real)
@@ -83,7 +87,7 @@ def main() -> None:
         "reference": f"ddpm, {max(request.steps)} steps",
         "default": chosen,
         "rows": table.to_dict("records"),
-        "machine": f"{_processor()}; {environment()['device']}; Python {platform.python_version()}, torch {torch.__version__}",
+        "machine": machine,
     }
     write_json(Path(request.write).with_suffix(".json"), result)
     style.save(

@@ -76,8 +76,8 @@ class State:
             values = {name: float(value) for name, value in parts.items()}
             if not math.isfinite(values["loss"]):
                 raise StudyError(
-                    f"{what}: the loss is {values['loss']} at step {first + number}; lower the learning rate, or set precision to fp32, "
-                    f"and run again, the last good checkpoint is kept"
+                    f"{what}: the loss is {values['loss']} at step {first + number}; lower the learning rate, or set precision to fp32, and run "
+                    f"again (a training with other numbers starts anew)"
                 )
             for name, value in values.items():
                 total, count = self.sums.get(name, (0.0, 0))
@@ -127,6 +127,14 @@ class State:
 
     def save(self) -> None:
         started = time.monotonic()
+        # A gradient can be infinite where the loss is not: then the checkpoint before this one stays the last.
+        if not all(
+            torch.isfinite(value).all() for value in self.model.state_dict().values() if value.is_floating_point()
+        ):
+            raise StudyError(
+                f"the weights are not finite any more at step {self.step}; lower the learning rate, or set precision to fp32, and run again (a "
+                f"training with other numbers starts anew)"
+            )
         for left in self.folder.glob(".writing-*"):  # by a write that a kill cut off
             shutil.rmtree(left, ignore_errors=True)
         content = {

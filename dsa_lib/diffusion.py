@@ -138,17 +138,26 @@ class UnconditionalDenoiser(nn.Module):
 class LatentSet:
     """Cached latents and sentences of the training frames, as `training.fit` draws from them.
 
-    mean, std: float16 [n, C, h, w]; `scale` is the autoencoder's 1/std; `sentences` has one entry a latent, or is None for the unconditional model.
+    mean, std: float16 [N, C, h, w], memory maps of which a batch at a time is read; `scale` is the autoencoder's 1/std; `sentences` has one entry a
+    latent, or is None for the unconditional model; `rows` [n] are those of the N latents (and sentences) that belong to the set, by default all.
     """
 
     def __init__(
-        self, mean: np.ndarray, std: np.ndarray, scale: float, sentences: Sequence[str] | None = None, tokenizer=None
+        self,
+        mean: np.ndarray,
+        std: np.ndarray,
+        scale: float,
+        sentences: Sequence[str] | None = None,
+        tokenizer=None,
+        rows: np.ndarray | None = None,
     ):
         self.mean, self.std, self.scale = mean, std, scale
+        self.rows = np.arange(len(mean)) if rows is None else np.asarray(rows)
         if sentences is None:
             self.tokens = None
         else:
             # The distinct sentences are few: each is tokenized once and looked up by number; the last one is empty.
+            sentences = [sentences[row] for row in self.rows]
             distinct = [*sorted(set(sentences)), EMPTY]
             self.tokens = tokenize(tokenizer, distinct)
             number = {sentence: index for index, sentence in enumerate(distinct)}
@@ -156,12 +165,12 @@ class LatentSet:
             self.number_of_empty = number[EMPTY]
 
     def __len__(self) -> int:
-        return len(self.mean)
+        return len(self.rows)
 
     def latents(self, indices: np.ndarray, noise: torch.Tensor) -> torch.Tensor:
         """z_0 = scale · (mean + std · noise), float32 [n, C, h, w] on the device of `noise`."""
-        mean = torch.from_numpy(self.mean[indices].astype(np.float32)).to(noise.device)
-        std = torch.from_numpy(self.std[indices].astype(np.float32)).to(noise.device)
+        mean = torch.from_numpy(self.mean[self.rows[indices]].astype(np.float32)).to(noise.device)
+        std = torch.from_numpy(self.std[self.rows[indices]].astype(np.float32)).to(noise.device)
         return self.scale * (mean + std * noise)
 
     def context(

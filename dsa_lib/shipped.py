@@ -96,6 +96,13 @@ def check_unseen(patients: Iterable[str]) -> None:
         )
 
 
+def check_given(study: Study, folder: Path) -> None:
+    """`check_unseen` where a network of the shipped weights is applied to a phantom archive by hand."""
+    truth = study.ws.root / "archive_truth.parquet"
+    if study.archive is None and Path(folder).resolve().is_relative_to(FOLDER) and truth.exists():
+        check_unseen(pd.read_parquet(truth, columns=["patient_id"])["patient_id"].unique())
+
+
 def digest(folder: Path | None) -> str:
     """What a checkpoint's digest has to add for weights that it started from: nothing from scratch."""
     return "" if folder is None else sha256(folder / "card.json")

@@ -139,7 +139,9 @@ with pd.option_context("display.max_colwidth", None):
 # %%
 history, start = None, None
 if classifier:
-    model, facts = phase.load_classifier(phase.find_classifier(classifier), study.profile.curation)
+    given = phase.find_classifier(classifier)
+    shipped.check_given(study, given)
+    model, facts = phase.load_classifier(given, study.profile.curation)
     print(f"Applied, not trained: the classifier of {facts['trained']}.")
 else:
     labels.require_enough(split["train"])

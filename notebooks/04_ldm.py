@@ -98,11 +98,12 @@ latent_channels, latent_size = mean.shape[1:3]
 def latent_sets(with_text):
     return {
         split: diffusion.LatentSet(
-            mean[rows],
-            std[rows],
+            mean,
+            std,
             vae.config.scaling_factor,
-            index["sentence"].iloc[rows].tolist() if with_text else None,
+            index["sentence"].tolist() if with_text else None,
             tokenizer,
+            rows,
         )
         for split, rows in part.items()
     }

@@ -217,6 +217,19 @@ def dataset(tokenizer, n=2, side=8):
     return LatentSet(mean, np.zeros_like(mean), 1.0, [c.sentence() for c in CANONICAL.values()][:n], tokenizer)
 
 
+def test_rows_of_one_store_are_a_set_of_their_own(tokenizer):
+    whole = dataset(tokenizer, n=4)
+    rows = np.array([1, 3])
+    sentences = [c.sentence() for c in CANONICAL.values()]
+    part = LatentSet(whole.mean, whole.std, 1.0, sentences, tokenizer, rows)
+    assert len(part) == 2 and part.mean is whole.mean  # nothing is copied
+    noise = torch.randn(2, 3, 8, 8)
+    assert torch.equal(part.latents(np.array([0, 1]), noise), whole.latents(rows, noise))
+    found, expected = part.context(np.array([0, 1]), noise.device), whole.context(rows, noise.device)
+    length = found["input_ids"].shape[1]
+    assert torch.equal(found["input_ids"], expected["input_ids"][:, :length])
+
+
 def test_condition_dropout_is_drawn_by_sample_and_off_without(tokenizer):
     data, schedule, heard = dataset(tokenizer), noise_schedule(SMOKE.diffusion), []
 

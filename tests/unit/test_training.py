@@ -276,7 +276,7 @@ def test_parts_that_come_later_are_averaged_over_their_own_steps(tmp_path):
 def test_weights_to_start_from_are_judged_and_never_ended_worse_than(tmp_path):
     given = network()
     before = {name: value.clone() for name, value in given.state_dict().items()}
-    truth = lambda model: {"loss": float((model(DATA) - 3 * DATA).square().mean())}  # noqa: E731
+    truth = lambda model: {"loss": float((model(DATA) - 3 * DATA).square().mean().detach())}  # noqa: E731
     first = truth(given.eval())["loss"]
     worse = lambda model, indices, draws: {"loss": -(model(DATA[indices]) - 3 * DATA[indices]).square().mean()}  # noqa: E731
     log = fit(given, worse, validate=truth, evaluate_first=True, **options(tmp_path / "worse", ema_decay=0.0))
@@ -286,3 +286,19 @@ def test_weights_to_start_from_are_judged_and_never_ended_worse_than(tmp_path):
     better = network()
     fit(better, regression, validate=truth, evaluate_first=True, **options(tmp_path / "better"))
     assert truth(better)["loss"] < first
+
+
+def test_weights_that_are_not_finite_do_not_replace_the_last_good_checkpoint(tmp_path):
+    """An infinite gradient of a finite loss: the checkpoint before it stays, and says nothing of NaN."""
+
+    def breaks(model, indices, draws):
+        loss = regression(model, indices, draws)["loss"]
+        if draws.step == 14:
+            loss = loss + 0 * (loss - loss.detach()).abs().sqrt()  # its gradient is 0 · ∞
+        return {"loss": loss}
+
+    with pytest.raises(StudyError, match=r"weights are not finite any more at step 15"):
+        fit(network(), breaks, **options(tmp_path))
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert json.loads(state["progress"])["step"] == 14
+    assert all(torch.isfinite(value).all() for value in state["model"].values())

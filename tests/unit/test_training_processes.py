@@ -1,5 +1,6 @@
 """Several processes, and several batches a step, compute what one process computes on the whole batch."""
 
+import os
 import signal
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from dsa_lib import autoencoder, diffusion, phase, text
+from dsa_lib import autoencoder, diffusion, phase, text, training
 from dsa_lib.conditions import CANONICAL
 from dsa_lib.errors import StudyError
 from dsa_lib.profiles import SMOKE
@@ -110,6 +111,21 @@ def test_two_processes_and_two_batches_a_step_give_the_curve_of_one(tmp_path, na
     largest = max(float(value.abs().max()) for value in model.state_dict().values())
     for a, b in zip(model.state_dict().values(), split.state_dict().values(), strict=True):
         assert float((a - b).abs().max()) < 1e-3 * largest
+
+
+def test_the_notebooks_own_process_opens_no_device(tmp_path, monkeypatch):
+    """It would open a GPU, after which a second training, as notebook 04 has it, could not be forked."""
+    here, accelerator = os.getpid(), training._accelerator
+
+    def only_in_children(precision):
+        assert os.getpid() != here, "opened in the process of the notebook"
+        return accelerator(precision)
+
+    monkeypatch.setattr(training, "_accelerator", only_in_children)
+    model, log = trained(MODELS["convolutions"](), tmp_path, processes=2)
+    again, same = trained(MODELS["convolutions"](), tmp_path, processes=2)
+    assert log.equals(same)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
 
 
 def test_the_curve_tells_a_wrong_share_or_noise(tmp_path):
