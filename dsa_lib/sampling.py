@@ -25,7 +25,8 @@ SYNTHETIC_MARK = "Synthetic image made by a latent diffusion model. It shows no 
 # Columns of a manifest: those of the plan, then who made the image (`made_by`).
 PLAN = ("image_id", "file", "batch", "cell", "circulation", "plane", "primary_angle_deg", "secondary_angle_deg", "sentence", "seed")  # fmt: skip
 MADE_BY = ("model", "scheduler", "steps", "guidance")
-FAST_SAMPLER, FAST_STEPS = "dpmsolver++", 20  # for a first look; `benchmarks/sampling.py` chooses
+# For a first look. A usual choice, not yet one by measurement: `benchmarks/sampling.py` is to make it.
+FAST_SAMPLER, FAST_STEPS = "dpmsolver++", 20
 ABANDONED_S = 3600.0  # a half-written file that old was left by a process that was killed
 
 
