@@ -24,6 +24,7 @@ import torch
 from dsa_lib import autoencoder, diffusion, features, fidelity, labels, phase, reconstruction, shipped, vessels
 from dsa_lib.errors import StudyError
 from dsa_lib.phantom import truth
+from dsa_lib.pipeline import DSAPipeline
 from dsa_lib.profiles import load_profile
 from dsa_lib.progress import track
 from dsa_lib.session import Study, environment
@@ -101,7 +102,7 @@ def named_right(study: Study) -> dict[str, float]:
 
 def generated(folder: Path, held_out: pd.DataFrame, count: int, settings) -> np.ndarray:
     """uint8 frames [count, H, W]; of the conditional model with sentences drawn from those of the held-out frames."""
-    dsa = diffusion.DSAPipeline.from_pretrained(folder).to("cuda" if torch.cuda.is_available() else "cpu")
+    dsa = DSAPipeline.from_pretrained(folder).to("cuda" if torch.cuda.is_available() else "cpu")
     dsa.set_progress_bar_config(disable=True)
     dsa.scheduler = diffusion.sampler(settings.scheduler, dsa.scheduler)
     rng = np.random.default_rng(SEED)

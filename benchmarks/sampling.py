@@ -28,6 +28,7 @@ from dsa_lib.conditions import CANONICAL, CELLS
 from dsa_lib.errors import StudyError
 from dsa_lib.figures import style
 from dsa_lib.figures.samples import quality_against_steps
+from dsa_lib.profiles import load_profile
 from dsa_lib.progress import track
 from dsa_lib.session import environment
 from dsa_lib.workspace import Workspace, atomic_write, sha256, write_json
@@ -60,6 +61,7 @@ def main() -> None:
 
     dsa = pipeline.DSAPipeline.from_pretrained(ws.root / "ldm").to("cuda" if torch.cuda.is_available() else "cpu")
     schedule, model = dsa.scheduler, sha256(ws.root / "ldm")
+    guidance = _guidance(ws)
     code = sampling.code_digest([autoencoder, diffusion, pipeline, text])
     machine = (
         f"{_processor()}; {environment()['device']}; Python {platform.python_version()}, torch {torch.__version__}"
@@ -69,8 +71,10 @@ def main() -> None:
         for name in request.samplers:
             dsa.scheduler = diffusion.sampler(name, schedule)
             # The machine too: the seconds of another one are not to stand under this one's name.
-            key = hashlib.sha256(json.dumps([model, code, name, steps, machine]).encode()).hexdigest()[:16]
-            made, seconds = images_of(dsa, steps, cells, ws.checkpoints(f"sampling_benchmark/{name}-{steps}-{key}"))
+            key = hashlib.sha256(json.dumps([model, code, name, steps, guidance, machine]).encode()).hexdigest()[:16]
+            made, seconds = images_of(
+                dsa, steps, guidance, cells, ws.checkpoints(f"sampling_benchmark/{name}-{steps}-{key}")
+            )
             values[name, steps] = extractor(made, what=f"{name}, {steps} steps")
             distance = fidelity.frechet_distance(fidelity.statistics(values[name, steps]), real)
             rows.append({"sampler": name, "steps": steps, "distance": distance, "s_per_image": seconds, "images_per_s": 1 / seconds})  # fmt: skip
@@ -82,6 +86,7 @@ def main() -> None:
         "distance": f"{extractor.distance}, {real.mean.size} features of the phase network",
         "run": request.run,
         "model": model,
+        "guidance": guidance,
         "floor": floor,
         "floor_images": floor_images,
         "reference": f"ddpm, {max(request.steps)} steps",
@@ -109,7 +114,15 @@ def in_proportion(counts: Mapping[str, int], images: int) -> list[str]:
     return order
 
 
-def images_of(dsa: pipeline.DSAPipeline, steps: int, cells: list[str], folder: Path) -> tuple[np.ndarray, float]:
+def _guidance(ws: Workspace) -> float:
+    """The guidance scale of the run's profile."""
+    asked = json.loads((ws.root / "provenance" / "04_ldm.json").read_text())["parameters"]
+    return load_profile(asked["profile"], asked.get("overrides")).sampling.guidance
+
+
+def images_of(
+    dsa: pipeline.DSAPipeline, steps: int, guidance: float, cells: list[str], folder: Path
+) -> tuple[np.ndarray, float]:
     """(uint8 frames [len(cells), H, W], seconds an image), from `folder` where they are there. Image i has seed SEED + i with every sampler."""
     blocks = []
     starts = range(0, len(cells), BLOCK)
@@ -120,7 +133,8 @@ def images_of(dsa: pipeline.DSAPipeline, steps: int, cells: list[str], folder: P
         if block is None:
             sentences = [CANONICAL[cell].sentence() for cell in wanted]
             began = time.perf_counter()
-            made = dsa(sentences, seeds=range(SEED + start, SEED + start + len(wanted)), num_inference_steps=steps)
+            seeds = range(SEED + start, SEED + start + len(wanted))
+            made = dsa(sentences, seeds=seeds, num_inference_steps=steps, guidance_scale=guidance)
             block = {"frames": made, "cells": np.array(wanted), "seconds": time.perf_counter() - began}
             with atomic_write(path) as temporary:
                 np.savez(temporary, **block)

@@ -14,7 +14,7 @@ from dsa_lib.discriminator import WithDiscriminator
 from dsa_lib.profiles import Autoencoder
 from dsa_lib.training import Draws
 
-VESSEL_GREY_LEVELS = 12  # darker than the field by so much: a pixel that a training crop may be centred on
+CROP_GREY_LEVELS = 12  # darker than the field by so much: a pixel that a training crop may be centred on
 CROPS_AT_VESSELS = 0.8  # share of the training crops (`crops`) that are centred on such a pixel
 
 
@@ -144,7 +144,7 @@ def training_loss(frames: np.ndarray, rows: np.ndarray, config: Autoencoder, per
 def crops(frames: np.ndarray, side: int, u: np.ndarray) -> np.ndarray:
     """One square crop of `side` pixels out of each uint8 frame [n, H, W]; `u` [n, 4] are uniform draws in [0, 1).
 
-    Most of a frame is empty field: CROPS_AT_VESSELS of the crops are centred on a pixel darker than the frame's median by VESSEL_GREY_LEVELS (where there
+    Most of a frame is empty field: CROPS_AT_VESSELS of the crops are centred on a pixel darker than the frame's median by CROP_GREY_LEVELS (where there
     is one), the others anywhere. The networks are convolutional, so that what they learn on crops they do on whole frames.
     """
     n, height, width = frames.shape
@@ -152,7 +152,7 @@ def crops(frames: np.ndarray, side: int, u: np.ndarray) -> np.ndarray:
     for k, frame in enumerate(frames):
         row, column = int(u[k, 1] * height), int(u[k, 2] * width)
         if u[k, 3] < CROPS_AT_VESSELS:
-            at = np.flatnonzero(frame < np.median(frame) - VESSEL_GREY_LEVELS)
+            at = np.flatnonzero(frame < np.median(frame) - CROP_GREY_LEVELS)
             if len(at):
                 row, column = divmod(int(at[int(u[k, 0] * len(at))]), width)
         top, left = (min(max(c - side // 2, 0), extent - side) for c, extent in ((row, height), (column, width)))

@@ -23,7 +23,7 @@ from transformers import BertModel, PreTrainedTokenizerFast
 from dsa_lib import shipped
 from dsa_lib.conditions import Condition
 from dsa_lib.errors import StudyError
-from dsa_lib.pipeline import DSAPipeline as DSAPipeline
+from dsa_lib.pipeline import DSAPipeline
 from dsa_lib.profiles import Diffusion, Profile
 from dsa_lib.text import EMPTY, encode, tokenize
 from dsa_lib.training import Draws, budget, fit
@@ -323,10 +323,12 @@ def fixed_samples(
     steps: int,
     conditions: Sequence[Condition] | int,
     tokenizer: PreTrainedTokenizerFast | None = None,
+    guidance: float = 1.0,
 ):
     """What a training shows at intervals: `sample(model)`, uint8 frames [n, H, W], one a condition, of the same noise every time.
 
-    `conditions` is their number for the unconditional model. `name` and `steps` as in `sampler`.
+    `conditions` is their number for the unconditional model. `name` and `steps` as in `sampler`, `guidance` as
+    the pipeline takes it (1: none).
     """
     count, asked = (conditions, None) if isinstance(conditions, int) else (len(conditions), conditions)
 
@@ -334,7 +336,7 @@ def fixed_samples(
         vae.to(next(model.parameters()).device)
         pipeline = DSAPipeline(vae, model.unet, sampler(name, schedule), getattr(model, "encoder", None), tokenizer)
         pipeline.set_progress_bar_config(disable=True)
-        return pipeline(asked, seeds=range(count), num_inference_steps=steps)
+        return pipeline(asked, seeds=range(count), num_inference_steps=steps, guidance_scale=guidance)
 
     return sample
 

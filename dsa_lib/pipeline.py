@@ -218,7 +218,7 @@ def _is_one(conditions: object) -> bool:
 
 
 def watch(
-    pipeline: DSAPipeline, condition: Asked | None, seed: int, steps: int, shown: int = 8
+    pipeline: DSAPipeline, condition: Asked | None, seed: int, steps: int, shown: int = 8, guidance: float = 1.0
 ) -> tuple[list[int], np.ndarray]:
     """One image on its way from noise: t (T to 0, as in Eq. 5) and the latents z_t decoded, uint8 [shown, H, W], at about equal distances."""
     moments = {}
@@ -227,7 +227,7 @@ def watch(
         moments[step] = tensors["latents"]
         return tensors
 
-    pipeline(condition, seeds=[seed], num_inference_steps=steps, callback_on_step_end=keep)
+    pipeline(condition, seeds=[seed], num_inference_steps=steps, guidance_scale=guidance, callback_on_step_end=keep)
     # After step i the latent is z at the timestep of step i + 1; after the last one it is z_0. diffusers counts t from 0, the paper from 1.
     times = [*(int(t) + 1 for t in pipeline.scheduler.timesteps), 0]
     latents = [

@@ -187,6 +187,7 @@ def compare_samplers(
     samplers: dict[str, object],
     steps: int,
     solved: int = 200,
+    guidance: float = 1.0,
     allow_unseen: bool = False,
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """The same noise through several samplers: a table, one row a sampler, and their frames, uint8 [n, H, W] each.
@@ -196,14 +197,15 @@ def compare_samplers(
     absolute difference, in grey levels, from its solution by DDIM in `solved` steps; NaN for a sampler that draws noise on the way (DDPM).
     """
     before, rows, frames = pipeline.scheduler, [], {}
+    options = {"seeds": seeds, "guidance_scale": guidance, "allow_unseen": allow_unseen}
     try:
         pipeline.scheduler = samplers["ddim"]
         solved = min(solved, pipeline.scheduler.config.num_train_timesteps)
-        solution = pipeline(asked, seeds=seeds, num_inference_steps=solved, allow_unseen=allow_unseen).astype(float)
+        solution = pipeline(asked, num_inference_steps=solved, **options).astype(float)
         for name, scheduler in samplers.items():
             pipeline.scheduler = scheduler
             started = time.perf_counter()
-            frames[name] = pipeline(asked, seeds=seeds, num_inference_steps=steps, allow_unseen=allow_unseen)
+            frames[name] = pipeline(asked, num_inference_steps=steps, **options)
             seconds = (time.perf_counter() - started) / len(seeds)
             apart = np.nan if name == "ddpm" else np.abs(frames[name] - solution).mean()
             rows.append({"sampler": name, "steps": steps, "s_per_image": seconds, "grey_from_solution": apart})

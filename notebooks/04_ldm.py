@@ -204,7 +204,9 @@ log = diffusion.train(
     folder=study.ws.checkpoints("ldm"),
     start=start,
     processes=processes,
-    sample=diffusion.fixed_samples(vae, schedule, *shown, [each for each in asked for _ in range(2)], tokenizer),
+    sample=diffusion.fixed_samples(
+        vae, schedule, *shown, [each for each in asked for _ in range(2)], tokenizer, study.profile.sampling.guidance
+    ),
     digest=study.digest("diffusion", "text", code=[diffusion, text, training]) + shipped.digest(start),
     what="conditional diffusion",
 )
@@ -220,11 +222,11 @@ study.note("validation loss", float(log["val_loss"].min()))
 # One sentence, one image, from the saved pipeline, as this profile samples. Each picture is the latent of that moment, decoded: pure noise at the left.
 
 # %%
-steps = study.profile.sampling.steps
+steps, guidance = study.profile.sampling.steps, study.profile.sampling.guidance
 device = "cuda" if torch.cuda.is_available() else "cpu"
 conditional = pipeline.DSAPipeline.from_pretrained(study.ws.path("ldm")).to(device)
 conditional.scheduler = diffusion.sampler(study.profile.sampling.scheduler, conditional.scheduler)
-times, moments = pipeline.watch(conditional, asked[0], seed=study.profile.seed, steps=steps)
+times, moments = pipeline.watch(conditional, asked[0], seed=study.profile.seed, steps=steps, guidance=guidance)
 style.save(
     samples.image_grid([moments], [asked[0].cell()], titles=[f"t = {t}" for t in times]),
     study.write("figures/ldm_from_noise.png"),
@@ -236,7 +238,7 @@ style.save(
 
 # %%
 asked = [condition for condition in asked for _ in range(2)]
-frames = conditional(asked, seeds=range(len(asked)), num_inference_steps=steps)
+frames = conditional(asked, seeds=range(len(asked)), num_inference_steps=steps, guidance_scale=guidance)
 unconditional = pipeline.DSAPipeline.from_pretrained(study.ws.path("ldm_unconditional")).to(device)
 unconditional.scheduler = conditional.scheduler
 free = unconditional(seeds=range(len(asked)), num_inference_steps=steps)

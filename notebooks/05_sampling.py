@@ -182,7 +182,9 @@ style.save(samples.image_grid(rows, list(chosen)), study.write("figures/sampling
 
 # %%
 compared = {name: diffusion.sampler(name, schedule) for name in diffusion.SAMPLERS}
-table, shown = sampling.compare_samplers(dsa, asked, seeds, compared, sampling.FAST_STEPS, allow_unseen=allow_unseen)
+table, shown = sampling.compare_samplers(
+    dsa, asked, seeds, compared, sampling.FAST_STEPS, guidance=config.guidance, allow_unseen=allow_unseen
+)
 display(table.round(3))
 style.save(samples.image_grid(list(shown.values()), list(shown)), study.write("figures/sampling_samplers.png"))
 

@@ -27,7 +27,7 @@ class Pipeline:
     def __init__(self):
         self.made = []
 
-    def __call__(self, sentences, seeds, num_inference_steps):
+    def __call__(self, sentences, seeds, num_inference_steps, guidance_scale):
         self.made += list(seeds)
         return np.stack([np.full((4, 4), seed % 251, np.uint8) for seed in seeds])
 
@@ -35,13 +35,13 @@ class Pipeline:
 def test_images_are_kept_and_more_images_make_only_the_further_ones(tmp_path):
     pipeline = Pipeline()
     cells = benchmark.in_proportion({"AC A": 1, "PC A": 1}, 48)
-    first, seconds = benchmark.images_of(pipeline, 5, cells[:32], tmp_path)
+    first, seconds = benchmark.images_of(pipeline, 5, 1.0, cells[:32], tmp_path)
     assert len(pipeline.made) == 32 and seconds > 0
-    again, same_seconds = benchmark.images_of(pipeline, 5, cells[:32], tmp_path)
+    again, same_seconds = benchmark.images_of(pipeline, 5, 1.0, cells[:32], tmp_path)
     assert len(pipeline.made) == 32 and np.array_equal(first, again) and same_seconds == seconds
-    more, _ = benchmark.images_of(pipeline, 5, cells, tmp_path)
+    more, _ = benchmark.images_of(pipeline, 5, 1.0, cells, tmp_path)
     assert len(pipeline.made) == 48 and np.array_equal(more[:32], first)
-    benchmark.images_of(pipeline, 5, cells[::-1], tmp_path)  # other conditions
+    benchmark.images_of(pipeline, 5, 1.0, cells[::-1], tmp_path)  # other conditions
     assert len(pipeline.made) > 48
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dsa_lib import diffusion, phase, shipped
+from dsa_lib import diffusion, phase, ship, shipped
 from dsa_lib.conditions import CANONICAL
 from dsa_lib.errors import StudyError
 from dsa_lib.phantom.plan import plan_archive
+from dsa_lib.pipeline import DSAPipeline
 from dsa_lib.profiles import PHANTOM, load_profile
 from dsa_lib.workspace import sha256
 
@@ -129,10 +130,20 @@ def test_no_patient_of_the_default_phantom_archive_was_trained_on():
 
 @SHIPPED
 def test_the_shipped_folder_is_a_pipeline():
-    pipeline = diffusion.DSAPipeline.from_pretrained(shipped.FOLDER, torch_dtype=torch.float32)
+    pipeline = DSAPipeline.from_pretrained(shipped.FOLDER, torch_dtype=torch.float32)
     pipeline.scheduler = diffusion.sampler("dpmsolver++", pipeline.scheduler)
     frames = pipeline([CANONICAL["AC B"]], seeds=[3], num_inference_steps=12)
     size = PHANTOM.curation.image_size
     assert frames.shape == (1, size, size)
     assert abs(float(pd.Series(frames.ravel()).mode()[0]) - PHANTOM.curation.background_grey) <= 3
     assert (frames < PHANTOM.curation.background_grey - 30).mean() > 0.005, "no vessel in the picture"
+
+
+def test_weights_of_another_profile_or_of_an_unfinished_run_do_not_ship(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DSA_RUNS", str(tmp_path))
+    manifests = tmp_path / "small" / "manifests"
+    manifests.mkdir(parents=True)
+    monkeypatch.setattr("sys.argv", ["ship", "small"])
+    assert ship.main() == 2 and "has not finished notebook 00_phantom_archive" in capsys.readouterr().err
+    (manifests / "04_ldm.json").write_text(json.dumps({"profile": "smoke", "status": "finished"}))
+    assert ship.main() == 2 and "is of profile smoke: only weights of phantom ship" in capsys.readouterr().err
