@@ -19,6 +19,7 @@ from dsa_lib.autoencoder import to_model
 from dsa_lib.workspace import atomic_write, runs_folder, sha256, write_json
 
 PARTS = ("mean", "std")
+FILES = (*(f"{name}.npy" for name in PARTS), "digests.npy")  # of a store, beside its record latents.json
 BATCH = 32  # frames encoded at a time
 KEPT_EVERY_S = 20.0  # what a kill can lose
 
@@ -39,17 +40,14 @@ def frame_digests(frames: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def stores(weights: str) -> list[Path]:
-    """Finished stores of latents of the autoencoder `weights` (`weights_digest`) in the runs folder, whose files are as their notebook 03 recorded them."""
+    """Finished stores of latents of the autoencoder `weights` (`weights_digest`) in the runs folder, whose files are as their record has them."""
     found = []
-    for record in sorted(runs_folder().glob("*/latents/latents.json")):
-        manifest = record.parent.parent / "manifests" / "03_vae.json"
-        if not manifest.exists() or json.loads(record.read_text())["weights"] != weights:
-            continue
-        recorded = json.loads(manifest.read_text())["outputs"]
-        files = ("latents.json", "digests.npy", *(f"{name}.npy" for name in PARTS))
-        paths = {f"latents/{name}": record.parent / name for name in files}
-        if all(path.exists() and recorded.get(name) == sha256(path) for name, path in paths.items()):
-            found.append(record.parent)
+    for path in sorted(runs_folder().glob("*/latents/latents.json")):
+        record, folder = json.loads(path.read_text()), path.parent
+        if record["weights"] == weights and all(
+            (folder / name).exists() and sha256(folder / name) == record.get("files", {}).get(name) for name in FILES
+        ):
+            found.append(folder)
     return found
 
 
@@ -69,7 +67,7 @@ def encode(
     Both mean and std are kept, and a latent is drawn anew at every use: one frozen sample an image would set a floor under the diffusion loss.
     `frames`: uint8 [N, H, W], a memory map is read batch by batch; `work`: a folder for what is unfinished, which the same call takes up after a kill;
     `known`: finished stores of this autoencoder to copy from (`stores`). Every file appears whole. Returns how many latents were `encoded`, `copied` from a
-    store, and `resumed` from an unfinished call.
+    store (this folder's own too, where the call had finished before), and `resumed` from an unfinished call.
     """
     weights, digests = weights_digest(model), frame_digests(frames, rows)
     unfinished = _Unfinished(
@@ -151,7 +149,7 @@ class _Unfinished:
             os.replace(self.work / f"{name}.npy", folder / f"{name}.npy")
         with atomic_write(folder / "digests.npy") as temporary:
             np.save(temporary, digests)
-        write_json(folder / "latents.json", facts)
+        write_json(folder / "latents.json", facts | {"files": {name: sha256(folder / name) for name in FILES}})
 
 
 def latent_scale(mean: np.ndarray, std: np.ndarray, rows: np.ndarray) -> float:

@@ -154,6 +154,6 @@ def sha256(path: Path) -> str:
                 digest.update(f"{relative.as_posix()} {sha256(item)}\n".encode())
         return digest.hexdigest()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
+        while block := file.read(1 << 16):
             digest.update(block)
     return digest.hexdigest()

@@ -15,7 +15,6 @@ import torch
 from dsa_lib import latents
 from dsa_lib.autoencoder import build_autoencoder, latent_shape, to_model
 from dsa_lib.profiles import SMOKE
-from dsa_lib.workspace import sha256, write_json
 
 CONFIG = SMOKE.autoencoder
 SHAPE = latent_shape(CONFIG)
@@ -69,10 +68,12 @@ def test_only_verified_stores_of_the_same_weights_are_offered(model, frames, tmp
     monkeypatch.setenv("DSA_RUNS", str(tmp_path))
     folder, weights = tmp_path / "first" / "latents", latents.weights_digest(model)
     latents.encode(model, frames, np.arange(4), SHAPE, folder, tmp_path / "work")
-    assert latents.stores(weights) == []  # its notebook has not finished
-    manifest = tmp_path / "first" / "manifests" / "03_vae.json"
-    write_json(manifest, {"outputs": {f"latents/{path.name}": sha256(path) for path in folder.iterdir()}})
     assert latents.stores(weights) == [folder]
+    # A notebook that was killed after this step encodes nothing again.
+    before = np.load(folder / "mean.npy").copy()
+    counts = latents.encode(model, frames, np.arange(4), SHAPE, folder, tmp_path / "work", latents.stores(weights))
+    assert counts == {"resumed": 0, "copied": 4, "encoded": 0}
+    assert np.array_equal(np.load(folder / "mean.npy"), before) and latents.stores(weights) == [folder]
     model.register_to_config(scaling_factor=2.0)  # the scale is no weight
     assert latents.weights_digest(model) == weights
     torch.manual_seed(1)
