@@ -14,7 +14,7 @@ import pandas as pd
 import pingouin
 from statsmodels.stats.inter_rater import cohens_kappa
 
-from dsa_lib.reader_models import leniency
+from dsa_lib.mixed_model import leniency
 from dsa_lib.readers import REGIONS, SEGMENTS, ReaderStudy, image_scores, rating_matrix
 
 FEW = 5  # images: below this the large-sample p values of rank tests are rough
@@ -115,7 +115,7 @@ def segments(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def rater_leniency(study: ReaderStudy) -> pd.DataFrame:
-    """Leniency of every rater by region: `reader_models.leniency` on all available ratings.
+    """Leniency of every rater by region: `mixed_model.leniency` on all available ratings.
 
     Columns: region, rater, role, n (ratings of that rater; for "overall", images), effect (rating points above the average
     rater), low, high (95 %), p_holm (family: the raters of a region), f_value, p_equal (all raters alike), reason.
