@@ -40,7 +40,9 @@ def conditions(scores: pd.DataFrame, cells: Sequence[str]) -> pd.DataFrame:
         elif len(np.unique(np.concatenate(list(rated.values())))) == 1:
             reason.append("all scores are equal")
         else:
-            long = pd.DataFrame([(cell, v) for cell, values in rated.items() for v in values], columns=["cell", "score"])
+            long = pd.DataFrame(
+                [(cell, v) for cell, values in rated.items() for v in values], columns=["cell", "score"]
+            )
             test = pingouin.kruskal(long, dv="score", between="cell").iloc[0]
             row |= dict(h=test["H"], df=test["ddof1"], p=test["p_unc"], epsilon_squared=test["H"] / (n - 1))
             reason += _few(rated)
@@ -65,7 +67,8 @@ def condition_pairs(scores: pd.DataFrame, cells: Sequence[str]) -> pd.DataFrame:
             row = dict(region=region, a=a, b=b, n_a=len(x), n_b=len(y))
             if not len(x) or not len(y):
                 empty = " and ".join(c for c in (a, b) if not len(groups[c]))
-                rows.append(row | dict.fromkeys(("difference", "u", "p", "rank_biserial", "superiority"), NAN) | dict(reason=f"no scored image: {empty}"))  # fmt: skip
+                nothing = dict.fromkeys(("difference", "u", "p", "rank_biserial", "superiority"), NAN)
+                rows.append(row | nothing | dict(reason=f"no scored image: {empty}"))
                 continue
             test = pingouin.mwu(x, y).iloc[0]
             superiority = test["U_val"] / (len(x) * len(y))

@@ -111,9 +111,7 @@ def simulated_icc_half_width(
     return {"mean": float(mean), "median": float(median), "p90": float(p90), "same_raters": float(same)}
 
 
-def mean_half_width(
-    c: Components, images: int, raters: int, other_raters: bool = False, level: float = 0.95
-) -> float:
+def mean_half_width(c: Components, images: int, raters: int, other_raters: bool = False, level: float = 0.95) -> float:
     """Half the width of the t interval of a condition's mean score over `images`, each the mean of `raters`.
 
     Same raters: t(n-1) sqrt((image² + error²/k) / n), the interval of Figure 4e. Other raters: leniency adds rater²/k, which
@@ -159,7 +157,9 @@ def images_for_difference(
     Holm's correction never falls below). NaN beyond `MOST_IMAGES`.
     """
     if not difference > 0:
-        raise StudyError(f"a difference of {difference} cannot be planned for: give one above 0, in points of the scale")
+        raise StudyError(
+            f"a difference of {difference} cannot be planned for: give one above 0, in points of the scale"
+        )
     effect = difference / np.sqrt(c.image_sd**2 + c.error_sd**2 / raters)
 
     def shortfall(images: int) -> float:
@@ -179,7 +179,9 @@ def requirements(
     what is generated is kept and ratable. NaN: no number of images reaches it.
     """
     if not 0 < yield_share <= 1:
-        raise StudyError(f"the share of generated images that can be rated is {yield_share}: give one above 0 and up to 1")
+        raise StudyError(
+            f"the share of generated images that can be rated is {yield_share}: give one above 0 and up to 1"
+        )
     rows = []
     for k in raters:
         same = fewest_images(lambda n, k=k: mean_half_width(c, n, k), mean_half)
