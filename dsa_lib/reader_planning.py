@@ -60,6 +60,23 @@ class Components:
         return MeanSquares(*map(np.array, (raters * image + error, images * rater + error, error)))
 
 
+# Where no pilot study tells: ratings as good agreement among readers of angiograms would give them. An assumption.
+ASSUMED = Components(image_sd=0.7, rater_sd=0.3, error_sd=0.6)
+
+
+def from_pilot(fit: MixedFit, name: str) -> tuple[Components, str]:
+    """Components of a pilot study's mixed model and a sentence on where they come from; `ASSUMED` where it has none.
+
+    `name`: whose ratings they are. The pilot's image_sd includes differences between its conditions, so that plans for one
+    condition's mean are on the safe side.
+    """
+    if fit.reason or not fit.image_var > 0:
+        why = fit.reason or "images do not differ beyond error"
+        return ASSUMED, f"standard deviations are assumed, since the {name} determine none: {why}"
+    found = Components.of(fit)
+    return found, f"standard deviations are those of the {name}, {fit.n_images} images by {fit.k_raters} raters"
+
+
 def _check(images: int, raters: int) -> None:
     if images < 2 or raters < 2:
         raise StudyError(

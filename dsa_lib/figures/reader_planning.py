@@ -12,8 +12,7 @@ MARKERS = "os^Dvp"
 def half_widths(precision: pd.DataFrame, icc_half: float, mean_half: float, source: str) -> Figure:
     """Two panels from `reader_planning.precision`: ICC(2,k) and a condition's mean; dashed: the half width aimed at.
 
-    Lines are the formulas. Left, bars: from the mean half width of simulated studies to that which one in ten exceeds. Right:
-    solid for these raters, dotted for other raters too.
+    Left: the F method's interval by formula. Right: solid for these raters, dotted for other raters too.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 2.9))
     raters = list(dict.fromkeys(precision["raters"]))
@@ -23,8 +22,6 @@ def half_widths(precision: pd.DataFrame, icc_half: float, mean_half: float, sour
         n = own["images"].to_numpy(float)
         look = dict(color=colour, marker=MARKERS[i % len(MARKERS)], ms=3.5, lw=1.2)
         left.plot(n, own["icc_half"], label=f"{k} raters, ICC(2,k) = {own['icc'].iloc[0]:.2f}", **look)
-        beside = n * 1.03 ** (i - (len(raters) - 1) / 2)  # bars of different raters side by side
-        left.vlines(beside, own["icc_half_simulated"], own["icc_half_p90"], color=colour, lw=1, alpha=0.6)
         right.plot(n, own["mean_half"], label=f"{k} raters", **look)
         right.plot(n, own["mean_half_other_raters"], **look | dict(ls=":", ms=2.5))
     for axis, target, title in (
@@ -46,7 +43,7 @@ def half_widths(precision: pd.DataFrame, icc_half: float, mean_half: float, sour
         axis.yaxis.set_minor_locator(NullLocator())
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.grid(color="#EAEAEA", lw=0.5)
-    left.legend(fontsize=6, loc="lower left", handlelength=1.6)
+    left.legend(fontsize=6, loc="upper right", handlelength=1.6)
     right.legend(
         handles=[
             plt.Line2D([], [], color="#333333", lw=1.2, label="these raters, other images"),
