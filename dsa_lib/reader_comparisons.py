@@ -189,6 +189,14 @@ def all_comparisons(study: ReaderStudy) -> dict[str, pd.DataFrame]:
     }
 
 
+def readable(table: pd.DataFrame, decimals: int = 2) -> pd.DataFrame:
+    """For the eye: numbers rounded, p values to three decimals and below that as "<0.001"; columns without content dropped."""
+    shown = table.round(decimals)
+    for column in table.columns[table.columns.str.match(r"p(_|$)")]:
+        shown[column] = ["" if np.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}" for p in table[column]]
+    return shown.drop(columns=[c for c in shown if shown[c].eq("").all()])
+
+
 def _groups(scores: pd.DataFrame, region: str, cells: Sequence[str]) -> dict[str, np.ndarray]:
     return {cell: scores.loc[scores["cell"].eq(cell), region].dropna().to_numpy(float) for cell in cells}
 

@@ -53,6 +53,7 @@ from dsa_lib import rater_model, reader_comparisons, reader_files, reader_planni
 from dsa_lib.figures import reader_planning as planning_figures
 from dsa_lib.figures import reader_study, style
 from dsa_lib.images import read_images
+from dsa_lib.reader_comparisons import readable
 from dsa_lib.reader_files import collect, open_reader_study, write_study
 from dsa_lib.reliability import icc2
 from dsa_lib.session import begin
@@ -183,14 +184,14 @@ keep("icc", details).drop(columns=["f_value", "p_value"]).round(3)
 comparisons = reader_comparisons.all_comparisons(data)
 for name, table in comparisons.items():
     keep(name, table)
-display(comparisons["conditions"].round(3))
-comparisons["condition_pairs"].query("region == 'overall'").round(3)
+display(readable(comparisons["conditions"]))
+readable(comparisons["condition_pairs"].query("region == 'overall'"))
 
 # %% [markdown]
 # Segments are compared within images that have all three: Friedman's test, then Wilcoxon's of each pair.
 
 # %%
-comparisons["segments"].round(3)
+readable(comparisons["segments"])
 
 # %% [markdown]
 # ## Raters
@@ -199,14 +200,14 @@ comparisons["segments"].round(3)
 # model with raters fixed and images random over all available ratings. `p_equal` tests whether the raters are alike.
 
 # %%
-comparisons["leniency"].round(3)
+readable(comparisons["leniency"])
 
 # %% [markdown]
 # Every pair of raters by Cohen's kappa with quadratic weights, over the images that both graded. `equal` is the share of
 # identical grades.
 
 # %%
-comparisons["kappa"].round(3)
+readable(comparisons["kappa"])
 
 # %% [markdown]
 # ## Figure 4
