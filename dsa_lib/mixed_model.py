@@ -104,16 +104,20 @@ def patterns(ratings: np.ndarray, weights: np.ndarray | None = None) -> Patterns
     )
 
 
-def _by_raters(p: Patterns, image_ratio: np.ndarray) -> tuple[np.ndarray, ...]:
-    """With W = I + image_ratio Z_image Z_image': Z'W⁻¹Z [B, k, k], Z'W⁻¹y [B, k], y'W⁻¹y [B], log|W| [B]; Z picks the rater."""
-    each = p.seen.sum(axis=1)
-    shrink = image_ratio[:, None] / (1 + image_ratio[:, None] * each)  # [B, P]
+def _sums(p: Patterns, shrink: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Z'MZ [B, k, k], Z'My [B, k], y'My [B]: Z picks the rater, M takes from each image `shrink` [B, P] times its own sum."""
     zz = -np.einsum("bp,pj,pl->bjl", p.count * shrink, p.seen, p.seen, optimize=True)
     diagonal = np.arange(p.seen.shape[1])
     zz[:, diagonal, diagonal] += p.count @ p.seen
     zy = p.total.sum(axis=1) - (shrink * p.total.sum(axis=2)) @ p.seen
-    yy = p.squares - (shrink * p.row_squares).sum(axis=1)
-    return zz, zy, yy, (p.count * np.log1p(image_ratio[:, None] * each)).sum(axis=1)
+    return zz, zy, p.squares - (shrink * p.row_squares).sum(axis=1)
+
+
+def _by_raters(p: Patterns, image_ratio: np.ndarray) -> tuple[np.ndarray, ...]:
+    """`_sums` with M = W⁻¹, where W = I + image_ratio Z_image Z_image' (image_ratio [B]); and log|W| [B]."""
+    each = p.seen.sum(axis=1)
+    grown = 1 + image_ratio[:, None] * each  # [B, P]
+    return *_sums(p, image_ratio[:, None] / grown), (p.count * np.log(grown)).sum(axis=1)
 
 
 def _random_raters(p: Patterns, deviations: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -154,26 +158,20 @@ def undetermined(ratings: np.ndarray) -> str:
         return "fewer than two rated images"
     if not (observed.sum(axis=1) >= 2).any():
         return "no image was rated by two raters"
-    _, rank, rest = _additive(ratings, observed)
-    if rank < images.sum() + raters.sum() - 1:
+    # Images and raters as fixed effects: what is left of the raters once every image's own mean is taken off.
+    p = patterns(ratings[images])
+    zz, zy, within = (x[0] for x in _sums(p, 1 / p.seen.sum(axis=1)[None]))
+    rank = int(np.linalg.matrix_rank(zz, tol=1e-9 * images.sum(), hermitian=True))
+    if rank < raters.sum() - 1:
         return "the raters fall into groups that share no image"
     values = ratings[observed]
     if np.ptp(values) == 0:
         return "all ratings are equal, so there is no variance to apportion"
     # A residual of zero has no likelihood: its logarithm falls without bound.
-    if observed.sum() <= rank or rest <= 1e-9 * ((values - values.mean()) ** 2).sum():
+    rest = within - zy @ np.linalg.pinv(zz, rcond=1e-9, hermitian=True) @ zy
+    if observed.sum() <= images.sum() + rank or rest <= 1e-9 * ((values - values.mean()) ** 2).sum():
         return "images and raters explain the ratings without a rest, so the residual variance has no estimate"
     return ""
-
-
-def _additive(ratings: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, int, float]:
-    """Least squares of images and raters as fixed effects: rater effects are free of the images. Fit, rank, residual sum."""
-    image, rater = np.nonzero(observed)
-    n, k = observed.shape
-    design = np.zeros((len(image), n + k))
-    design[np.arange(len(image)), image] = design[np.arange(len(image)), n + rater] = 1
-    fit, _, rank, _ = np.linalg.lstsq(design, ratings[observed], rcond=None)
-    return fit, int(rank), float(((ratings[observed] - design @ fit) ** 2).sum())
 
 
 def _maximise(p: Patterns, start: np.ndarray, iterations: int = 25) -> np.ndarray:

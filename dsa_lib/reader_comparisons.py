@@ -136,8 +136,8 @@ def rater_leniency(study: ReaderStudy) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def weighted_kappa(a: np.ndarray, b: np.ndarray) -> dict[str, float | int | str]:
-    """Cohen's kappa with quadratic weights of two raters' ratings 1-5 [n], pairs with a NaN left out (Cohen 1968).
+def weighted_kappa(a: np.ndarray, b: np.ndarray, grades: int = 5) -> dict[str, float | int | str]:
+    """Cohen's kappa with quadratic weights of two raters' ratings 1 to `grades` [n], pairs with a NaN left out (Cohen 1968).
 
     Returns n_images, equal (share of identical ratings), kappa, low, high (95 % by the large-sample standard error of Fleiss,
     Cohen & Everitt 1969), reason. Kappa is NaN without a common image and when both raters gave one and the same rating
@@ -151,9 +151,10 @@ def weighted_kappa(a: np.ndarray, b: np.ndarray) -> dict[str, float | int | str]
     result["equal"] = float((x == y).mean())
     if len(np.unique(np.concatenate([x, y]))) == 1:
         return result | dict(reason=f"both gave {x[0]} throughout, so that chance alone agrees completely")
-    table = np.zeros((5, 5))
+    table = np.zeros((grades, grades))
     np.add.at(table, (x - 1, y - 1), 1)
-    found = cohens_kappa(table, wt="quadratic")
+    with np.errstate(invalid="ignore", divide="ignore"):  # a constant rater has no standard error
+        found = cohens_kappa(table, wt="quadratic")
     constant = [name for name, values in (("first", x), ("second", y)) if len(np.unique(values)) == 1]
     if constant:
         return result | dict(kappa=float(found.kappa), reason=f"the {constant[0]} rater gave one rating throughout")
