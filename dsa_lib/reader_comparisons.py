@@ -175,6 +175,9 @@ def kappas(study: ReaderStudy) -> pd.DataFrame:
             pair = weighted_kappa(matrix[a].to_numpy(), matrix[b].to_numpy())
             reason = pair["reason"].replace("the first rater", a).replace("the second rater", b)
             rows.append(dict(segment=segment, rater_a=a, rater_b=b) | pair | dict(reason=reason))
+    if not rows:
+        alone = dict(rater_a=next(iter(study.raters), ""), rater_b="", n_images=0, reason="fewer than two raters")
+        rows = [dict(segment=segment) | alone for segment in SEGMENTS]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -195,7 +198,7 @@ def readable(table: pd.DataFrame, decimals: int = 2) -> pd.DataFrame:
     shown = table.round(decimals)
     for column in table.columns[table.columns.str.match(r"p(_|$)")]:
         shown[column] = ["" if np.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}" for p in table[column]]
-    return shown.drop(columns=[c for c in shown if shown[c].eq("").all()])
+    return shown.drop(columns=[c for c in shown if len(shown) and shown[c].eq("").all()])
 
 
 def _groups(scores: pd.DataFrame, region: str, cells: Sequence[str]) -> dict[str, np.ndarray]:

@@ -30,8 +30,8 @@ def half_widths(precision: pd.DataFrame, icc_half: float, mean_half: float, sour
     ):
         axis.axhline(target, color="#444444", lw=0.8, ls="--", zorder=0)
         axis.annotate(
-            f"± {target:g}", (0, target), (3, 2), xycoords=("axes fraction", "data"), textcoords="offset points",
-            ha="left", va="bottom", fontsize=6.5, color="#444444",
+            f"± {target:g}", (1, target), (3, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
+            ha="left", va="center", fontsize=6.5, color="#444444",
         )  # fmt: skip
         axis.set(xscale="log", yscale="log", title=title, ylabel="half width of the 95 % interval")
         axis.set_xlabel("images rated" + (" of the condition" if axis is right else ""))

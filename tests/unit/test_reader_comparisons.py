@@ -159,5 +159,6 @@ def test_every_study_gives_tables_with_reasons_for_what_is_nan(study):
     for name, column in (("conditions", "p"), ("condition_pairs", "p"), ("segments", "p"), ("leniency", "effect"), ("kappa", "kappa")):  # fmt: skip
         undefined = tables[name][tables[name][column].isna()]
         assert (undefined["reason"] != "").all(), name
+    assert len(tables["kappa"]) >= 3 and list(compare.readable(tables["kappa"][:0])) == list(tables["kappa"])
     _, details = readers.table4(readers.reliability(study, 20, 0), readers.mixed_reliability(study, 20, 0))
     assert (details.loc[details["icc"].isna() | details["mixed_icc"].isna(), "reason"] != "").all()
