@@ -13,7 +13,7 @@ import pandera.pandas as pa
 
 from dsa_lib.conditions import CELLS
 from dsa_lib.errors import StudyError
-from dsa_lib.readers import EXPERT_ROLES, EXTERNAL, NOT_RATABLE, SEGMENTS, ReaderStudy, experts
+from dsa_lib.readers import EXPERT_ROLES, EXTERNAL, NOT_RATABLE, SEGMENTS, ReaderStudy, experts, image_scores
 from dsa_lib.workspace import atomic_write
 
 ROLES = ("NR", "NS", "IM", "other")
@@ -50,7 +50,20 @@ RATINGS = pa.DataFrameSchema(
 )
 
 
-def open_reader_study(screening: str | Path, ratings: str | Path) -> ReaderStudy:
+def expert_roles(text: str) -> tuple[str, ...]:
+    """Roles given as "NR,NS"; StudyError for one that `ratings.csv` cannot hold, or none."""
+    roles = tuple(dict.fromkeys(role.strip() for role in text.split(",") if role.strip()))
+    if not roles or not set(roles) <= set(ROLES):
+        wrong = next((role for role in roles if role not in ROLES), "")
+        raise StudyError(
+            f"the parameter expert_roles names the role {wrong!r}: give one or more of {', '.join(ROLES)}, with commas"
+        )
+    return roles
+
+
+def open_reader_study(
+    screening: str | Path, ratings: str | Path, expert_roles: tuple[str, ...] = EXPERT_ROLES
+) -> ReaderStudy:
     """Read and check `screening.csv` and `ratings.csv`; StudyError at the first fault.
 
     Any number of raters, any roles of the contract, any conditions. Unusual but defined (a kept image nobody rated, a
@@ -63,7 +76,7 @@ def open_reader_study(screening: str | Path, ratings: str | Path) -> ReaderStudy
         raise StudyError(f"{empty} has no rows: fill in one row for each {'image' if screened.empty else 'rating'}")
     screened = _screening_rows(screened, Path(screening).name)
     rated = _rating_rows(rated, screened, Path(ratings).name, Path(screening).name)
-    study = ReaderStudy(screened, rated)
+    study = ReaderStudy(screened, rated, expert_roles=tuple(expert_roles))
     study.notes.extend(_notes(study))
     return study
 
@@ -142,7 +155,9 @@ def _screening_rows(table: pd.DataFrame, file: str) -> pd.DataFrame:
     if len(twice):
         _fault(file, twice, f"image {table.loc[twice[0], 'image_id']} was screened twice: keep one row an image")
     table = table.assign(kept=table["kept"].map(_KEPT).astype(bool))
-    table["cell"] = table["circulation"].map(lambda c: CIRCULATION_SHORT.get(c, c)) + " " + table["plane"]
+    # "Anterior" and plane "b" are the conditions they seem to be, and no further ones.
+    circulation = table["circulation"].map(lambda c: CIRCULATION_SHORT.get(c.lower(), c))
+    table["cell"] = circulation + " " + table["plane"].map(lambda p: p.upper() if len(p) == 1 else p)
     return table
 
 
@@ -157,6 +172,7 @@ def _rating_rows(table: pd.DataFrame, screened: pd.DataFrame, file: str, screeni
         external.groupby(image_rater).transform("all") & rows_of_image.eq(len(SEGMENTS))
     )
     one_role = table.groupby("rater")["role"].transform("first")
+    one_spelling = table.groupby(table["rater"].str.casefold())["rater"].transform("first")
     for faulty, sentence in [
         (kept.isna(), f"image {{image_id}} is not in {screening_file}: add it there or delete the row"),
         (
@@ -184,6 +200,10 @@ def _rating_rows(table: pd.DataFrame, screened: pd.DataFrame, file: str, screeni
             table["role"].ne(one_role),
             "{rater} has the role {role} here and another one before: give each rater one role",
         ),
+        (
+            table["rater"].ne(one_spelling),
+            "{rater} is spelled otherwise before, in upper and lower case: write each rater's name one way",
+        ),
     ]:
         rows = table.index[faulty.astype(bool)]
         if len(rows):
@@ -199,7 +219,7 @@ def _notes(study: ReaderStudy) -> list[str]:
         notes.append(f"There is one rater only ({raters[0]}), so no inter-rater reliability can be estimated (NaN).")
     elif len(experts(study)) < 2:
         notes.append(
-            f"Fewer than two raters have an expert role ({', '.join(EXPERT_ROLES)}), so the expert columns are NaN."
+            f"Fewer than two raters have an expert role ({', '.join(study.expert_roles)}), so the expert columns are NaN."
         )
     kept = set(study.kept["image_id"])
     if not kept:
@@ -222,10 +242,17 @@ def _notes(study: ReaderStudy) -> list[str]:
             notes.append(f"{rater} gave the rating {given[0]:.0f} throughout, which pulls every ICC towards zero.")
         elif len(given) == 0:
             notes.append(f"{rater} gave flags only and no rating, so ICCs that include this rater are NaN.")
-    scored = study.ratings.loc[study.ratings["rating"].notna(), "cell"]
+    scores = image_scores(study)
     for cell in study.cells:
-        if cell not in set(scored):
+        count = scores.loc[scores["cell"].eq(cell), [*SEGMENTS, "overall"]].notna().sum()
+        if not count["overall"]:
             notes.append(f"{cell} has no scored image; its entries in Table 3 are NaN.")
+            continue
+        for n, what in ((0, "mean and SD are"), (1, "SD is")):
+            if names := [name for name in count.index if count[name] == n]:
+                notes.append(
+                    f"{cell} has {n or 'no'} image{'s' * (n != 1)} with a score for {', '.join(names)}: the {what} NaN."
+                )
     further = [cell for cell in study.cells if cell not in CELLS]
     if further:
         notes.append(f"Conditions beyond the paper's four: {', '.join(further)}.")

@@ -15,6 +15,7 @@ import pandas as pd
 from scipy import stats
 
 from dsa_lib.conditions import CELLS
+from dsa_lib.mixed_model import MixedFit, mixed_icc
 from dsa_lib.reliability import Reliability, icc2
 
 SEGMENTS = ("proximal", "medium", "peripheral")
@@ -31,12 +32,14 @@ class ReaderStudy:
     """A checked reader study.
 
     `screening` [image_id, circulation, plane, kept (bool), cell]; `ratings` [image_id, rater, role, segment, rating (float,
-    NaN where flagged), flag ("" where rated), cell]; `notes`: what a reader of the results must know, one sentence each.
+    NaN where flagged), flag ("" where rated), cell]; `notes`: what a reader of the results must know, one sentence each;
+    `expert_roles`: whose raters are the domain experts of Table 4.
     """
 
     screening: pd.DataFrame
     ratings: pd.DataFrame
     notes: list[str] = field(default_factory=list)
+    expert_roles: tuple[str, ...] = EXPERT_ROLES
 
     @property
     def cells(self) -> list[str]:
@@ -142,42 +145,78 @@ def rating_matrix(study: ReaderStudy, region: str, raters: Sequence[str] | None 
     return matrix.reindex(columns=list(study.raters if raters is None else raters)).dropna(how="all")
 
 
-def experts(study: ReaderStudy, roles: Sequence[str] = EXPERT_ROLES) -> list[str]:
-    """Names of the raters with one of `roles`, in the order of `study.raters`."""
+def experts(study: ReaderStudy) -> list[str]:
+    """Names of the raters with one of the study's expert roles, in the order of `study.raters`."""
     role = study.ratings.drop_duplicates("rater").set_index("rater")["role"]
-    return [rater for rater in study.raters if role[rater] in roles]
+    return [rater for rater in study.raters if role[rater] in study.expert_roles]
+
+
+def rater_sets(study: ReaderStudy) -> dict[str, list[str]]:
+    """The two sets of raters of Table 4, by the name that stands there."""
+    return dict(zip(RATER_SETS, (study.raters, experts(study)), strict=True))
 
 
 def reliability(study: ReaderStudy, resamples: int, seed: int) -> dict[tuple[str, str], Reliability]:
     """Reliability of every region of Table 4, for all raters and for domain experts, over images that all of them rated."""
-    sets = dict(zip(RATER_SETS, (study.raters, experts(study)), strict=True))
     return {
         (region.capitalize(), name): icc2(rating_matrix(study, region, raters).to_numpy(), resamples, seed)
         for region in REGIONS
-        for name, raters in sets.items()
+        for name, raters in rater_sets(study).items()
     }
 
 
-def table4(results: dict[tuple[str, str], Reliability]) -> tuple[dict[tuple[str, str], float], pd.DataFrame]:
-    """Table 4 from `reliability`: the values keyed by (region, column), and all details, one row a coefficient.
+def mixed_reliability(study: ReaderStudy, resamples: int, seed: int) -> dict[tuple[str, str], MixedFit]:
+    """The same cells as `reliability` by a mixed model over all available ratings: no image is left out for a missing one."""
+    return {
+        (region.capitalize(), name): mixed_icc(rating_matrix(study, region, raters).to_numpy(), resamples, seed)
+        for region in REGIONS
+        for name, raters in rater_sets(study).items()
+    }
 
-    Details: region, raters, coefficient, n_images (complete cases), k_raters, icc, F-method and bootstrap interval (95 %),
-    F and p of the test against no reliability, reason (why a value is NaN, else empty).
+
+def table4(
+    results: dict[tuple[str, str], Reliability], mixed: dict[tuple[str, str], MixedFit] | None = None
+) -> tuple[dict[tuple[str, str], float], pd.DataFrame]:
+    """Table 4 from `reliability`: the complete-case ICCs keyed by (region, column), and all details, one row a coefficient.
+
+    Details: region, raters, coefficient; complete cases: n_images, k_raters, icc, F-method and bootstrap interval (95 %), F
+    and p of the test against no reliability; with `mixed` (of `mixed_reliability`), all available ratings: mixed_n_images,
+    mixed_n_ratings, mixed_icc and its bootstrap interval; reason (why a value is NaN, else empty).
     """
     values: dict[tuple[str, str], float] = {}
     rows = []
     for (region, raters), r in results.items():
-        for form, icc, ci, boot in [
-            ("ICC(2,1)", r.single, r.single_ci, r.single_boot),
-            ("ICC(2,k)", r.average, r.average_ci, r.average_boot),
-        ]:
+        for form, name in (("ICC(2,1)", "single"), ("ICC(2,k)", "average")):
+            icc, ci, boot = getattr(r, name), getattr(r, f"{name}_ci"), getattr(r, f"{name}_boot")
             values[region, f"{raters} {form}"] = icc
-            rows.append(
-                dict(region=region, raters=raters, coefficient=form, n_images=r.n_images, k_raters=r.k_raters, icc=icc)
-                | dict(f_low=ci[0], f_high=ci[1], boot_low=boot[0], boot_high=boot[1])
-                | dict(f_value=r.f_value, p_value=r.p_value, reason=r.reason if np.isnan(icc) else "")
-            )
+            row = dict(region=region, raters=raters, coefficient=form, n_images=r.n_images, k_raters=r.k_raters)
+            row |= dict(icc=icc, f_low=ci[0], f_high=ci[1], boot_low=boot[0], boot_high=boot[1])
+            row |= dict(f_value=r.f_value, p_value=r.p_value)
+            reasons = [r.reason if np.isnan(icc) else ""]
+            if mixed is not None:
+                m = mixed[region, raters]
+                low, high = getattr(m, f"{name}_boot")
+                row |= dict(mixed_n_images=m.n_images, mixed_n_ratings=m.n_ratings, mixed_icc=getattr(m, name))
+                row |= dict(mixed_low=low, mixed_high=high)
+                reasons.append(f"mixed model: {m.reason}" if m.reason and m.reason != r.reason else "")
+            rows.append(row | dict(reason="; ".join(filter(None, reasons))))
     return values, pd.DataFrame(rows)
+
+
+def entered(study: ReaderStudy, results: dict[tuple[str, str], Reliability] | None = None) -> dict[int, dict]:
+    """How many images entered the cells of Tables 3 and 4, by table number, keyed as the tables are.
+
+    Table 3: columns "Prox. n", "Med. n", "Peri. n" beside N_images (which is the number of the overall score). Table 4, from
+    `results` of `reliability`: columns "All raters n" and "Domain experts only n", images that all raters of the set rated.
+    Table 2 counts the images of its first column, N_keep.
+    """
+    scores = image_scores(study)
+    third = {
+        (cell, f"{SHORT[segment]} n"): int(scores.loc[scores["cell"].eq(cell), segment].notna().sum())
+        for cell in study.cells
+        for segment in SEGMENTS
+    }
+    return {3: third, 4: {(region, f"{raters} n"): r.n_images for (region, raters), r in (results or {}).items()}}
 
 
 def rating_shares(study: ReaderStudy) -> pd.DataFrame:

@@ -98,30 +98,37 @@ def single_interval(ms: MeanSquares, n: int, k: int, level: float = 0.95) -> tup
     Equal ratings within every image (MSC = MSE = 0) leave nothing to be uncertain about: the interval is (1, 1). Agreement
     so far below chance that the approximation has no degrees of freedom gives (NaN, NaN).
     """
-    msr, msc, mse = (float(x) for x in ms)
-    if msc == 0 and mse == 0:
-        return 1.0, 1.0
-    rho = float(coefficients(MeanSquares(msr, msc, mse), n, k)[0])
+    low, high = single_intervals(MeanSquares(*(np.asarray([float(x)]) for x in ms)), n, k, level)
+    return float(low[0]), float(high[0])
+
+
+def single_intervals(ms: MeanSquares, n: int, k: int, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """`single_interval` of many tables at once: mean squares are arrays, so are the two bounds."""
+    msr, msc, mse = (np.asarray(x, float) for x in ms)
+    rho = coefficients(MeanSquares(msr, msc, mse), n, k)[0]
     # a and b of McGraw & Wong, both multiplied by n(1-rho) so that rho = 1 needs no case of its own.
     a_msc = k * rho * msc
     b_mse = (n * (1 - rho) + k * rho * (n - 1)) * mse
     spread = a_msc**2 / (k - 1) + b_mse**2 / ((n - 1) * (k - 1))
-    df_error = (a_msc + b_mse) ** 2 / spread if spread > 0 else 0.0
-    if df_error <= 0:
-        return NAN_PAIR
     tail = 1 - (1 - level) / 2
-    f_low = stats.f.ppf(tail, n - 1, df_error)
-    f_high = stats.f.ppf(tail, df_error, n - 1)
-    noise = k * msc + (k * n - k - n) * mse
-    low = n * (msr - f_low * mse) / (f_low * noise + n * msr)
-    high = n * (f_high * msr - mse) / (noise + n * f_high * msr)
-    return float(low), float(high)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        df_error = np.where(spread > 0, (a_msc + b_mse) ** 2 / spread, np.nan)
+        f_low = stats.f.ppf(tail, n - 1, df_error)
+        f_high = stats.f.ppf(tail, df_error, n - 1)
+        noise = k * msc + (k * n - k - n) * mse
+        low = n * (msr - f_low * mse) / (f_low * noise + n * msr)
+        high = n * (f_high * msr - mse) / (noise + n * f_high * msr)
+    agree = (msc == 0) & (mse == 0)
+    return np.where(agree, 1.0, low), np.where(agree, 1.0, high)
 
 
-def spearman_brown(single: float, k: int) -> float:
+def spearman_brown(single, k: int):
     """Reliability of the mean of k raters from that of one: k r / (1 + (k-1) r); NaN where the denominator is <= 0."""
+    single = np.asarray(single, float)
     denominator = 1 + (k - 1) * single
-    return float(k * single / denominator) if denominator > 0 else float("nan")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        average = np.where(denominator > 0, k * single / denominator, np.nan)
+    return average if average.ndim else float(average)
 
 
 def bootstrap(ratings: np.ndarray, resamples: int, seed: int, chunk: int = 2000) -> tuple[np.ndarray, np.ndarray]:

@@ -28,6 +28,7 @@ CAPTIONS = {
 }
 FURTHER_CAPTIONS = {
     "paper_scale_figure1": "Figure 1 at the study's size · simulated records fitted to the published values: the bookkeeping, no study result",
+    "reader_planning": "Planning a reader study: half widths of 95 % intervals by number of images and raters",
     "phantom_conditions": "The phantom (simulated): four conditions over time",
 }
 FITTED = "Simulated records through the run's own filter and tables; it shows that the counting is right at the study's size, no study result."
@@ -45,7 +46,14 @@ FURTHER = {
     "tables/paper_scale_cohort.csv": ("Cohort at the study's size, fitted to the published values", FITTED),
     "tables/paper_scale_figure1.csv": ("Figure 1 at the study's size, fitted to the published values", FITTED),
     "tables/paper_scale_table1.csv": ("Table 1 at the study's size, fitted to the published values", FITTED),
-    "readers/icc.csv": ("Agreement with intervals", "95 % intervals by the F method and by resampling images."),
+    "readers/icc.csv": (
+        "Agreement with intervals",
+        "Complete cases with 95 % intervals by the F method and by resampling images; beside them a mixed model of all available ratings.",
+    ),
+    "readers/conditions.csv": ("Do the conditions differ in quality?", "Kruskal–Wallis tests of image scores; Holm's correction over the regions."),
+    "readers/condition_pairs.csv": ("Which conditions differ?", "Mann–Whitney tests of image scores; Holm's correction over the pairs of a region."),
+    "readers/leniency.csv": ("How lenient each rater is", "Points above the average rater on the same images, 95 % intervals; all available ratings."),
+    "readers/kappa.csv": ("Pairs of raters", "Cohen's kappa with quadratic weights, 95 % intervals; images that both rated."),
 }  # fmt: skip
 
 

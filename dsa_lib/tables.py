@@ -86,8 +86,8 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def side_by_side(frame: pd.DataFrame) -> pd.DataFrame:
-    """For the eye: published | this run | difference, one line a cell of the table."""
-    shown = frame.set_index(["row", "column"])[["published", "this_run"]].copy()
+    """For the eye: published | this run | difference, one line a cell of the table, the cells of a row together."""
+    shown = frame.set_index(["row", "column"]).loc[list(dict.fromkeys(frame["row"])), ["published", "this_run"]].copy()
     shown["difference"] = shown["this_run"] - shown["published"]
     sources = [source for source in frame["source"].dropna().unique() if source]
     return shown.rename(columns={"this_run": f"this run ({', '.join(sources) or 'nothing'})"})

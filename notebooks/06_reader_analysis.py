@@ -23,8 +23,9 @@
 # **Inputs.** `samples/reader/` of notebook 05, the arterial frames of notebook 02 (Figure 4e); or, given as parameters,
 # `screening.csv` and `ratings.csv` of real readers.
 #
-# **Outputs.** `readers/screening.csv`, `readers/ratings.csv`, `readers/icc.csv`, `tables/table2.csv` … `table4.csv`,
-# `figures/figure4.png` and its panels.
+# **Outputs.** `readers/screening.csv`, `readers/ratings.csv`; `tables/table2.csv` … `table4.csv`; `readers/icc.csv`,
+# `conditions.csv`, `condition_pairs.csv`, `segments.csv`, `leniency.csv`, `kappa.csv`, `planning.csv`;
+# `figures/figure4.png`, `figure4.pdf` and the panels, `figures/reader_planning.png`.
 #
 # Without reader files the ratings come from a model of readers with stated parameters, and everything made from them is
 # named *simulated ratings*: it shows that the analysis works, and says nothing about what clinicians would answer.
@@ -38,6 +39,9 @@ archive: str = ""  # taken by every notebook from 01 on; this one needs only wha
 overrides: dict = {}  # e.g. {"readers.bootstrap": 10000}
 screening: str = ""  # path of real readers' screening.csv; empty: simulated
 ratings: str = ""  # path of real readers' ratings.csv; goes together with `screening`
+expert_roles: str = (
+    "NR,NS"  # roles that are the domain experts of Table 4 (the paper: neuroradiologists and the neurosurgeon)
+)
 
 # %%
 import matplotlib.pyplot as plt
@@ -45,9 +49,11 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from dsa_lib import rater_model, readers, tables
+from dsa_lib import rater_model, reader_comparisons, reader_files, reader_planning, readers, tables
+from dsa_lib.figures import reader_planning as planning_figures
 from dsa_lib.figures import reader_study, style
 from dsa_lib.images import read_images
+from dsa_lib.reader_comparisons import readable
 from dsa_lib.reader_files import collect, open_reader_study, write_study
 from dsa_lib.reliability import icc2
 from dsa_lib.session import begin
@@ -95,7 +101,7 @@ else:
 # defined is said in a sentence below.
 
 # %%
-data = open_reader_study(*targets)
+data = open_reader_study(*targets, reader_files.expert_roles(expert_roles))
 study.note("source", source)
 study.note("reader_notes", data.notes)
 print(
@@ -120,10 +126,11 @@ tables.side_by_side(table2)
 # ## Image-wise quality (Table 3)
 #
 # Aggregation of §2.4: the segment score of an image is the mean over raters of what they graded there; its overall score
-# is the mean of the segment scores that exist. Mean and standard deviation (ddof = 1) are over images.
+# is the mean of the segment scores that exist. Mean and standard deviation (ddof = 1) are over images; the columns *n*,
+# which the paper does not have, count the images in which the segment has a score (N_images is that number for *Overall*).
 
 # %%
-table3 = tables.contract(3, readers.table3(data), source)
+table3 = tables.contract(3, readers.table3(data) | readers.entered(data)[3], source)
 tables.write_table(study.write("tables/table3.csv"), table3)
 tables.side_by_side(table3).round(2)
 
@@ -140,19 +147,67 @@ check = icc2(judges)
 print(f"ICC(2,1) {check.single:.2f} · ICC(2,4) {check.average:.2f}")
 
 # %%
-values, details = readers.table4(readers.reliability(data, study.profile.readers.bootstrap, study.profile.seed))
-table4 = tables.contract(4, values, source)
+resamples, seed = study.profile.readers.bootstrap, study.profile.seed
+complete = readers.reliability(data, resamples, seed)
+mixed = readers.mixed_reliability(data, min(resamples, 1000), seed)
+values, details = readers.table4(complete, mixed)
+table4 = tables.contract(4, values | readers.entered(data, complete)[4], source)
 tables.write_table(study.write("tables/table4.csv"), table4)
 tables.side_by_side(table4).round(3)
 
 # %% [markdown]
 # With 95 % intervals: `f_low`–`f_high` by the F method (raters random), `boot_low`–`boot_high` by resampling images (raters
-# as they are), and the number of images that entered.
+# as they are), and the number of images that entered. An image that one rater could not grade is lost to these complete
+# cases. `mixed_icc` is the estimate of the same model, images and raters random, from every available rating (REML), with an
+# interval by resampling images. Where few ratings are missing the two agree; where they part, the images left out were not
+# like the others. REML keeps variances from falling below zero, so it may also differ where agreement is very low.
+
 
 # %%
-details.insert(0, "source", source)
-details.to_csv(study.write("readers/icc.csv"), index=False)
-details.drop(columns=["source", "f_value", "p_value"]).round(3)
+def keep(name: str, table: pd.DataFrame) -> pd.DataFrame:
+    """Write one table of results under readers/, with what it was computed from."""
+    table.assign(source=source).to_csv(study.write(f"readers/{name}.csv"), index=False)
+    return table
+
+
+keep("icc", details).drop(columns=["f_value", "p_value"]).round(3)
+
+# %% [markdown]
+# ## Do conditions differ, and segments?
+#
+# §2.4 compares conditions and segments in words. Here the images are the units, one score an image, and tests go by ranks.
+# Kruskal–Wallis over all conditions, with Holm's correction over the four regions; then every pair by Mann–Whitney, corrected
+# over the pairs of a region. `rank_biserial` and `superiority` (the chance that an image of *a* scores higher than one of
+# *b*) say how large a difference is, which p values do not.
+
+# %%
+comparisons = reader_comparisons.all_comparisons(data)
+for name, table in comparisons.items():
+    keep(name, table)
+display(readable(comparisons["conditions"]))
+readable(comparisons["condition_pairs"].query("region == 'overall'"))
+
+# %% [markdown]
+# Segments are compared within images that have all three: Friedman's test, then Wilcoxon's of each pair.
+
+# %%
+readable(comparisons["segments"])
+
+# %% [markdown]
+# ## Raters
+#
+# Leniency: by how many points a rater lies above (+) or below (−) the average of all raters on the same images, from a mixed
+# model with raters fixed and images random over all available ratings. `p_equal` tests whether the raters are alike.
+
+# %%
+readable(comparisons["leniency"])
+
+# %% [markdown]
+# Every pair of raters by Cohen's kappa with quadratic weights, over the images that both graded. `equal` is the share of
+# identical grades.
+
+# %%
+readable(comparisons["kappa"])
 
 # %% [markdown]
 # ## Figure 4
@@ -175,10 +230,41 @@ parts = dict(
     source=source,
 )
 figure = reader_study.figure4(**parts)
-style.save(figure, study.write("figures/figure4.png"))
+for suffix in ("png", "pdf"):
+    style.save(figure, study.write(f"figures/figure4.{suffix}"), dpi=300)
 for letter, panel in reader_study.panels(**parts).items():
-    style.save(panel, study.write(f"figures/figure4{letter}.png"))
+    style.save(panel, study.write(f"figures/figure4{letter}.png"), dpi=300)
     plt.close(panel)  # only the combined figure is shown here
+
+# %% [markdown]
+# ## Planning a new study
+#
+# How many images and raters does it take? Three standard deviations decide: how much images differ, how much raters differ in
+# leniency, and what is left. They are taken from the overall scores of this run; **change the values below and run the two
+# cells**, for instance `components = reader_planning.Components(image_sd=0.7, rater_sd=0.3, error_sd=0.6)`.
+#
+# An interval for *other raters too* answers whether other readers of the same kind would find the same. Images cannot make up
+# for few raters there, which an empty entry (no number of images suffices) says.
+
+# %%
+components, origin = reader_planning.from_pilot(mixed["Overall", "All raters"], source)
+wanted_icc = 0.05  # half width of the 95 % interval of ICC(2,k)
+wanted_mean = 0.15  # half width of the 95 % interval of a condition's mean, in points of the scale
+wanted_difference = 0.3  # difference of two conditions' means to be found, in points of the scale
+raters = (2, 3, 4, 5, 6, 8)
+yield_share = max(int(parts["scores"]["scored"].sum()), 1) / len(
+    data.screening
+)  # of the generated images, can be rated
+
+# %%
+print(f"{origin}; {100 * yield_share:.0f} % of the images can be rated")
+print(" · ".join(f"{name} {value:.2f}" for name, value in vars(components).items()))
+plan = reader_planning.requirements(components, raters, wanted_icc, wanted_mean, wanted_difference, yield_share)
+precision = reader_planning.precision(components, (25, 50, 100, 200, 400), raters[:4], seed=seed)
+keep("planning", precision)
+figure = planning_figures.half_widths(precision, wanted_icc, wanted_mean, f"planned from {source}")
+style.save(figure, study.write("figures/reader_planning.png"), dpi=300)
+plan.round(2)
 
 # %%
 study.finish()

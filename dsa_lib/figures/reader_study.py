@@ -15,10 +15,14 @@ from dsa_lib.figures.style import CELL_COLOURS
 
 SEGMENTS = ("proximal", "medium", "peripheral")
 SEGMENT_TICKS = ("prox.", "med.", "peri.")
-# Diverging around the middle grade, readable in grey and with colour-vision deficiency.
-GRADE_COLOURS = ("#B2402B", "#EBA37E", "#E6E3DC", "#86B3D1", "#2A6496")
+# One map for the grades of panel a and the means of panel c: lightness falls from 1 to 5, so that grey print keeps the order.
+GRADES = plt.get_cmap("YlGnBu")
+GRADE_COLOURS = tuple(GRADES(i / 4) for i in range(5))
+# Raters are told apart by marker (role) and lightness (within a role); conditions by colour and marker. Neither needs colour.
 ROLE_MARKERS = {"NR": "o", "NS": "s", "IM": "^", "other": "D"}
-RATER_COLOURS = ("#1B1B1B", "#6F6F6F", "#8A5FA8", "#2E8B6F", "#B8860B", "#A0522D", "#4169A1", "#C2185B")
+ROLE_COLOURS = {"NR": "#1B1B1B", "NS": "#7B3F98", "IM": "#1B7F5C", "other": "#9A6A00"}
+CELL_MARKERS = {"AC A": "o", "AC B": "s", "PC A": "^", "PC B": "D"}
+SMALL = 6  # points; the smallest type in print
 LIKERT = (0.8, 5.2)
 
 
@@ -30,11 +34,11 @@ def panel_a(axis, shares: pd.DataFrame, cells: Sequence[str]) -> None:
     for (cell, segment), x in positions.items():
         bottom = 0.0
         if total.get((cell, segment), 0) == 0:
-            axis.text(x, 0.5, "no rating", rotation=90, ha="center", va="center", color="#777777", fontsize=6)
+            axis.text(x, 0.5, "no rating", rotation=90, ha="center", va="center", color="#777777", fontsize=SMALL)
             continue
         for grade, colour in enumerate(GRADE_COLOURS, start=1):
             share = table.loc[(cell, segment), grade]
-            axis.bar(x, share, 0.82, bottom=bottom, color=colour, edgecolor="white", linewidth=0.5)
+            axis.bar(x, share, 0.82, bottom=bottom, color=colour, edgecolor="#555555", linewidth=0.3)
             if share >= 0.07:
                 axis.text(
                     x,
@@ -42,15 +46,17 @@ def panel_a(axis, shares: pd.DataFrame, cells: Sequence[str]) -> None:
                     f"{100 * share:.0f}",
                     ha="center",
                     va="center",
-                    fontsize=5.5,
-                    color="white" if grade in (1, 5) else "#222222",
+                    fontsize=SMALL,
+                    color=_ink(colour),
                 )
             bottom += share
-        axis.text(x, 1.015, f"{total[cell, segment]}", ha="center", va="bottom", fontsize=5.5, color="#555555")
+        axis.text(x, 1.015, f"{total[cell, segment]}", ha="center", va="bottom", fontsize=SMALL, color="#555555")
     axis.set(ylim=(0, 1), yticks=np.linspace(0, 1, 5), yticklabels=[f"{v:.0f}" for v in np.linspace(0, 100, 5)])
     axis.set_ylabel("share of ratings (%)")
     _segment_axis(axis, positions, cells, gap)
-    handles = [Patch(color=c, label=str(g)) for g, c in enumerate(GRADE_COLOURS, start=1)]
+    handles = [
+        Patch(facecolor=c, edgecolor="#555555", linewidth=0.3, label=str(g)) for g, c in enumerate(GRADE_COLOURS, 1)
+    ]
     axis.legend(
         handles=handles,
         loc="lower right",
@@ -82,7 +88,7 @@ def panel_b(axis, scores: pd.DataFrame, cells: Sequence[str]) -> None:
             capprops=dict(color=colour, linewidth=0.9),
             flierprops=dict(marker="o", markersize=2.2, markerfacecolor=colour, markeredgecolor="none", alpha=0.7),
         )
-        axis.text(x, 5.28, f"{len(values)}", ha="center", va="bottom", fontsize=5.5, color="#555555")
+        axis.text(x, 5.28, f"{len(values)}", ha="center", va="bottom", fontsize=SMALL, color="#555555")
     _likert(axis, "image-wise score")
     _segment_axis(axis, positions, cells, gap)
 
@@ -92,16 +98,15 @@ def panel_c(axis, means: pd.DataFrame) -> None:
     values = means.to_numpy(float)
     image = axis.imshow(
         np.ma.masked_invalid(values),
-        cmap=plt.get_cmap("YlGnBu").with_extremes(bad="#EEEEEE"),
+        cmap=GRADES.with_extremes(bad="#EEEEEE"),
         vmin=1,
         vmax=5,
         aspect="auto",
     )
     for i, j in np.ndindex(values.shape):
         missing = np.isnan(values[i, j])
-        dark = not missing and np.dot(image.cmap(image.norm(values[i, j]))[:3], (0.3, 0.59, 0.11)) < 0.5
-        text = "–" if missing else f"{values[i, j]:.2f}"
-        axis.text(j, i, text, ha="center", va="center", fontsize=7.5, color="white" if dark else "#222222")
+        ink = "#222222" if missing else _ink(image.cmap(image.norm(values[i, j])))
+        axis.text(j, i, "–" if missing else f"{values[i, j]:.2f}", ha="center", va="center", fontsize=7.5, color=ink)
     axis.set(
         xticks=range(values.shape[1]), xticklabels=SEGMENT_TICKS, yticks=range(len(means)), yticklabels=means.index
     )
@@ -116,19 +121,31 @@ def panel_d(axis, means: pd.DataFrame, cells: Sequence[str], raters: Sequence[st
     """Rater-wise mean ratings with 95 % intervals by condition and segment (`readers.rater_means`)."""
     positions, gap = _positions(cells)
     shift = (np.arange(len(raters)) - (len(raters) - 1) / 2) * min(0.2, 0.72 / max(len(raters), 1))
-    handles = []
+    handles, of_role = [], {}
     for j, rater in enumerate(raters):
         own = means[means["rater"].eq(rater)]
         role = own["role"].iloc[0] if len(own) else "other"
-        marker, colour = ROLE_MARKERS.get(role, "D"), RATER_COLOURS[j % len(RATER_COLOURS)]
+        colour, marker = ROLE_COLOURS.get(role, "#555555"), ROLE_MARKERS.get(role, "D")
+        tint = (1.0, 0.0, 0.45)[of_role.setdefault(role, 0) % 3]  # filled, open, half: raters of one role
+        of_role[role] += 1
+        look = dict(marker=marker, color=colour, markerfacecolor=_tint(colour, tint), markeredgewidth=0.8)
         x = np.array([positions[c, s] for c, s in zip(own["cell"], own["segment"], strict=True)]) + shift[j]
         half = (own["high"] - own["mean"]).fillna(0)
-        axis.errorbar(x, own["mean"], yerr=half, fmt=marker, ms=3.2, color=colour, elinewidth=0.9, capsize=0)
-        handles.append(Line2D([], [], marker=marker, color=colour, ms=4, linewidth=0.9, label=rater))
+        axis.errorbar(x, own["mean"], yerr=half, ls="", ms=3.2, elinewidth=0.8, capsize=0, **look)
+        handles.append(Line2D([], [], ms=4, linewidth=0.9, label=rater, **look))
     _likert(axis, "mean rating, 95 % CI")
+    if len(means):  # as many whole grades as the intervals reach
+        low = np.floor(np.nanmin(means[["mean", "low"]].to_numpy()))
+        high = np.ceil(np.nanmax(means[["mean", "high"]].to_numpy()))
+        axis.set_ylim(max(low, 1) - 0.2, min(high, 5) + 0.2)
     _segment_axis(axis, positions, cells, gap)
     axis.legend(
-        handles=handles, loc="lower right", bbox_to_anchor=(1.0, 0.98), ncols=5, handlelength=1.2, columnspacing=1
+        handles=handles,
+        loc="lower right",
+        bbox_to_anchor=(1.0, 0.98),
+        ncols=max(1, min(len(raters), 60 // (6 + max(map(len, raters), default=0)))),
+        handlelength=1.2,
+        columnspacing=1,
     )
 
 
@@ -136,21 +153,6 @@ def panel_e(axis, table: pd.DataFrame) -> None:
     """Share of a condition among all arterial frames against its mean overall score, 95 % CI (`readers.richness`)."""
     shown = table[np.isfinite(table["mean"])].sort_values("percent", ignore_index=True)
     low, high = shown["low"].fillna(shown["mean"]), shown["high"].fillna(shown["mean"])
-    for i, row in shown.iterrows():
-        colour = CELL_COLOURS.get(row["cell"], CELL_COLOURS["Others"])
-        bars = [[row["mean"] - low[i]], [high[i] - row["mean"]]]
-        axis.errorbar(row["percent"], row["mean"], yerr=bars, fmt="o", ms=5, color=colour, elinewidth=1.2, capsize=0)
-        above = i % 2 == 0  # neighbours on the axis carry their labels on opposite sides
-        axis.annotate(
-            f"{row['cell']}\nn = {row['n']:.0f}",
-            (row["percent"], high[i] if above else low[i]),
-            xytext=(0, 3 if above else -3),
-            textcoords="offset points",
-            ha="center",
-            va="bottom" if above else "top",
-            fontsize=6.5,
-            color="#333333",
-        )
     span = max(shown["percent"].max() if len(shown) else 1.0, 1.0)
     axis.set_xlim(-0.14 * span, 1.14 * span)
     axis.set_xlabel("share of arterial frames (%)")
@@ -158,6 +160,13 @@ def panel_e(axis, table: pd.DataFrame) -> None:
     if len(shown):
         axis.set_ylim(max(LIKERT[0], low.min() - 0.45), min(LIKERT[1], high.max() + 0.45))
         axis.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5]))
+    for i, row in shown.iterrows():
+        colour = CELL_COLOURS.get(row["cell"], CELL_COLOURS["Others"])
+        bars = [[row["mean"] - low[i]], [high[i] - row["mean"]]]
+        marker = CELL_MARKERS.get(row["cell"], "o")
+        axis.errorbar(row["percent"], row["mean"], yerr=bars, fmt=marker, ms=5, color=colour, elinewidth=1.2, capsize=0)
+    texts = [f"{cell}\nn = {n:.0f}" for cell, n in zip(shown["cell"], shown["n"], strict=True)]
+    _label_bars(axis, texts, shown["percent"].to_numpy(float), low.to_numpy(float), high.to_numpy(float))
 
 
 def figure4(
@@ -171,11 +180,17 @@ def figure4(
 ) -> Figure:
     """Figure 4 a-e on one sheet (7.2 in wide, a journal's two columns). `source` names whose ratings they are.
 
-    `richness` None leaves panel e as a sentence: there is no arterial-frame count to set the scores against.
+    `richness` None leaves panel e as a sentence: there is no arterial-frame count to set the scores against. With more than
+    the paper's four conditions panels a, b and d have the whole width.
     """
-    figure = plt.figure(figsize=(7.2, 7.0))
-    grid = figure.add_gridspec(3, 2, width_ratios=(1.7, 1))
-    places = (grid[0, :], grid[1, 0], grid[1, 1], grid[2, 0], grid[2, 1])
+    if len(cells) <= 4:
+        figure = plt.figure(figsize=(7.2, 7.0))
+        grid = figure.add_gridspec(3, 2, width_ratios=(1.7, 1))
+        places = (grid[0, :], grid[1, 0], grid[1, 1], grid[2, 0], grid[2, 1])
+    else:
+        figure = plt.figure(figsize=(7.2, 9.2))
+        grid = figure.add_gridspec(4, 2)
+        places = (grid[0, :], grid[1, :], grid[3, 0], grid[2, :], grid[3, 1])
     axes = [figure.add_subplot(place) for place in places]
     panel_a(axes[0], shares, cells)
     panel_b(axes[1], scores, cells)
@@ -187,11 +202,11 @@ def figure4(
     else:
         panel_e(axes[4], richness)
     titles = (
-        "raw ratings, 1 (very poor) to 5 (excellent)",
-        "image-wise scores (images above)",
-        "mean image-wise score",
-        "raters",
-        "data and quality",
+        "Raw ratings, 1 (very poor) to 5 (excellent); their number above",
+        "Image-wise scores; number of images above",
+        "Mean image-wise score",
+        "Raters",
+        "Data and quality",
     )
     for letter, axis, title in zip("abcde", axes, titles, strict=True):
         axis.set_title(title, loc="left", x=0.02, pad=11 if letter in "ab" else 5)
@@ -247,7 +262,7 @@ def _segment_axis(axis, positions: dict, cells: Sequence[str], gap: float) -> No
         middle = i * (3 + gap) + 1
         axis.annotate(
             cell, (middle, 0), (0, -14), xycoords=("data", "axes fraction"), textcoords="offset points",
-            ha="center", va="top", fontsize=8, fontweight="bold", color=CELL_COLOURS.get(cell, "#444444"),
+            ha="center", va="top", fontsize=8, fontweight="bold", color=_shade(CELL_COLOURS.get(cell, "#444444")),
         )  # fmt: skip
         if i:
             axis.axvline(middle - 2 + 0.5 - gap / 2, color="#DDDDDD", linewidth=0.6, zorder=0)
@@ -258,6 +273,68 @@ def _likert(axis, label: str) -> None:
     axis.set(ylim=LIKERT, yticks=range(1, 6), ylabel=label)
     axis.grid(axis="y", color="#E8E8E8", linewidth=0.6)
     axis.set_axisbelow(True)
+
+
+def _label_bars(
+    axis, texts: Sequence[str], x: np.ndarray, low: np.ndarray, high: np.ndarray, size: float = 6.5
+) -> None:
+    """Write a label at each vertical bar (x, low to high), where it touches no bar and no other label.
+
+    Of the places around its own bar the first free one is taken, near ones before far ones (those with a thin line to the
+    bar); where none is free, the one that overlaps least. Works in points on the page, so the axis must have its final size:
+    the canvas is laid out once for that.
+    """
+    axis.figure.draw_without_rendering()
+    to_points = 72 / axis.figure.dpi
+    frame = axis.get_window_extent().extents * to_points
+    ends = [axis.transData.transform(np.column_stack([x, y])) * to_points for y in (low, high)]
+    taken = [(a[0] - 3, a[1], a[0] + 3, b[1]) for a, b in zip(*ends, strict=True)]
+    for text, bottom, top in zip(texts, *ends, strict=True):
+        lines = text.split("\n")
+        width, height = 0.62 * size * max(map(len, lines)), 1.25 * size * len(lines)
+        (centre, middle), half = (bottom + top) / 2, (top[1] - bottom[1]) / 2
+        around = [(0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1)]
+        places = [
+            (centre + right * (5 + width / 2 + far), middle + up * ((0 if right else 3) + half + height / 2 + far / 2))
+            for far in (0, 12, 24, 36)
+            for right, up in around
+        ]
+        boxes = [(px - width / 2, py - height / 2, px + width / 2, py + height / 2) for px, py in places]
+        cost = [
+            sum(_overlap(box, other) for other in taken) + width * height - _overlap(box, tuple(frame)) for box in boxes
+        ]
+        best = int(np.argmin(np.round(cost, 3)))
+        taken.append(boxes[best])
+        axis.annotate(
+            text,
+            axis.transData.inverted().transform((centre / to_points, middle / to_points)),
+            np.subtract(places[best], (centre, middle)),
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontsize=size,
+            color="#333333",
+            arrowprops=dict(arrowstyle="-", color="#999999", linewidth=0.5, shrinkA=0, shrinkB=4)
+            if best >= len(around)
+            else None,
+        )
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    """Area shared by two boxes (left, bottom, right, top)."""
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+def _ink(colour) -> str:
+    """Black or white, whichever stands out more from `colour` (relative luminance of WCAG 2.1)."""
+    channels = np.asarray(to_rgb(colour))
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return "white" if linear @ (0.2126, 0.7152, 0.0722) < 0.18 else "#111111"
+
+
+def _shade(colour: str, share: float = 0.72) -> tuple[float, ...]:
+    """Darker, for type: the light colours of two conditions are too faint for letters."""
+    return tuple(share * c for c in to_rgb(colour))
 
 
 def _tint(colour: str, share: float = 0.35) -> tuple[float, ...]:

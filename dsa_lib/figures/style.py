@@ -27,11 +27,13 @@ def apply() -> None:
             "figure.constrained_layout.use": True,
             "image.cmap": "gray",
             "image.interpolation": "nearest",
+            "pdf.fonttype": 42,  # type that a journal can edit
         }
     )
 
 
 def save(figure, path: Path, dpi: int = 200) -> None:
-    """Write `figure` to `path` atomically; no software tag, so that equal figures are equal bytes."""
+    """Write `figure` to `path` (.png or .pdf) atomically; no software tag or date, so that equal figures are equal bytes."""
+    metadata = {".png": {"Software": None}, ".pdf": {"CreationDate": None}}.get(path.suffix)
     with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=dpi, metadata={"Software": None} if path.suffix == ".png" else None)
+        figure.savefig(temporary, dpi=dpi, metadata=metadata)

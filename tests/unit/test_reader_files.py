@@ -3,9 +3,9 @@
 import pytest
 
 from dsa_lib.errors import StudyError
-from dsa_lib.reader_files import FLAGS, RATINGS, ROLES, collect, open_reader_study
+from dsa_lib.reader_files import FLAGS, RATINGS, ROLES, collect, expert_roles, open_reader_study
 from dsa_lib.reader_files import SCREENING as SCREENING_SCHEMA
-from dsa_lib.readers import SEGMENTS
+from dsa_lib.readers import SEGMENTS, experts
 from dsa_lib.workspace import PROJECT
 
 SCREENING = """image_id,circulation,plane,kept
@@ -72,6 +72,9 @@ def test_good_files(tmp_path):
             "row 2: role 'neuroradiologist' must be one of NR, NS, IM, other",
         ),
         (GOOD.replace("NR1,NR,medium", "NR1,NS,medium", 1), "row 3: NR1 has the role NS here and another one before"),
+        (GOOD.replace("x2,NR1", "x2,nr1"), "row 5: nr1 is spelled otherwise before, in upper and lower case"),
+        (GOOD.replace("4,\n", "nan,\n", 1), "row 2: rating 'nan' must be a whole number from 1 to 5"),
+        (GOOD.replace("4,\n", "-1,\n", 1), "row 2: rating '-1' must be a whole number from 1 to 5"),
         (GOOD.replace(",not_present", ",absent", 1), "row 4: flag 'absent' must be empty or one of not_present"),
         (
             GOOD + rows("x9"),
@@ -136,6 +139,28 @@ def test_missing_file_and_binary_file(tmp_path):
 )
 def test_unusual_studies_are_analysed_and_noted(tmp_path, ratings, expected):
     assert any(expected in note for note in open_texts(tmp_path, ratings).notes)
+
+
+def test_conditions_and_planes_in_another_case_are_the_same_conditions(tmp_path):
+    study = open_texts(tmp_path, GOOD, SCREENING.replace("anterior", "Anterior").replace("posterior,B", "POSTERIOR,b"))
+    assert study.cells == ["AC A", "PC A", "PC B"]
+
+
+def test_a_segment_without_a_score_or_with_one_is_named(tmp_path):
+    notes = open_texts(tmp_path, HEADER + rows() + rows("x2") + rows(rater="NS1", role="NS")).notes
+    assert "AC A has no images with a score for peripheral: the mean and SD are NaN." in notes
+    assert "AC A has 1 image with a score for proximal, medium, overall: the SD is NaN." in notes
+
+
+def test_whose_ratings_are_the_experts_can_be_said(tmp_path):
+    open_texts(tmp_path, GOOD + rows(rater="IM1", role="IM") + rows("x2", rater="IM1", role="IM"))
+    study = open_reader_study(tmp_path / "screening.csv", tmp_path / "ratings.csv", expert_roles(" NS, IM,NS"))
+    assert study.expert_roles == ("NS", "IM") and experts(study) == ["NS1", "IM1"]
+    few = open_reader_study(tmp_path / "screening.csv", tmp_path / "ratings.csv", expert_roles("IM"))
+    assert any("Fewer than two raters have an expert role (IM)" in note for note in few.notes)
+    for text, wrong in (("NR,neurologist", "'neurologist'"), ("", "''"), (" , ", "''")):
+        with pytest.raises(StudyError, match=rf"expert_roles names the role {wrong}: give one or more of NR, NS, IM"):
+            expert_roles(text)
 
 
 def test_nothing_kept_is_a_study_without_ratings(tmp_path):

@@ -5,6 +5,8 @@ import numpy as np
 import pandas as pd
 import pingouin
 import pytest
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 from dsa_lib import readers, tables
 from dsa_lib.figures import reader_study
@@ -137,6 +139,33 @@ def test_table4_equals_pingouin_on_the_same_ratings():
             assert (row["n_images"], row["k_raters"]) == (len(table), len(raters))
 
 
+def test_number_of_images_that_entered_each_cell(worked):
+    counts = readers.entered(worked, readers.reliability(worked, 0, 0))
+    assert [counts[3]["AC A", column] for column in ("Prox. n", "Med. n", "Peri. n")] == [3, 3, 2]
+    assert counts[3]["AC B", "Prox. n"] == counts[3]["PC B", "Peri. n"] == 0
+    # image a alone has a proximal grade from all four; no image has all four medium ones; experts share image a
+    assert counts[4]["Proximal", "All raters n"] == 1
+    assert counts[4]["Medium", "All raters n"] == 0
+    assert counts[4]["Overall", "Domain experts only n"] == 1
+    third = readers.table3(worked)
+    assert all(
+        np.isfinite(third[cell, column.replace(" n", " mean")]) == (n > 0) for (cell, column), n in counts[3].items()
+    )
+
+
+def test_mixed_model_stands_beside_the_complete_cases():
+    study = random_study()
+    complete, mixed = readers.reliability(study, 0, 0), readers.mixed_reliability(study, 50, 0)
+    values, details = readers.table4(complete, mixed)
+    assert values == readers.table4(complete)[0]  # the headline is that of the complete cases
+    row = details.query("region == 'Proximal' and raters == 'All raters' and coefficient == 'ICC(2,1)'").iloc[0]
+    rated = study.ratings.query("segment == 'proximal'").dropna(subset="rating")
+    assert (row["mixed_n_images"], row["mixed_n_ratings"]) == (rated["image_id"].nunique(), len(rated))
+    assert row["n_images"] < row["mixed_n_images"]
+    assert row["icc"] != row["mixed_icc"] == pytest.approx(row["icc"], abs=0.08)
+    assert row["mixed_low"] < row["mixed_icc"] < row["mixed_high"]
+
+
 def test_one_expert_only_gives_nan_with_a_reason():
     study = make(
         {f"{i}": {"NR1": (i % 5 + 1,) * 3, "IM1": (3, 2, i % 4 + 1)} for i in range(9)},
@@ -179,6 +208,29 @@ def test_figure4_draws_every_study(case, worked):
     if case == "ordinary":  # panel c prints the mean of images a, b and e
         assert f"{(4 + 2 + 3) / 3:.2f}" in drawn
     plt.close("all")
+
+
+@pytest.mark.parametrize("percents", [(1, 8, 9, 27), (10, 10.2, 10.4, 10.6)], ids=["paper-like", "crowded"])
+def test_labels_of_panel_e_touch_no_bar_and_no_other_label(percents):
+    table = pd.DataFrame(
+        dict(cell=["PC A", "PC B", "AC A", "AC B"], percent=percents, n=60, mean=[3.3, 3.58, 3.62, 3.55])
+    ).assign(low=lambda t: t["mean"] - 0.15, high=lambda t: t["mean"] + 0.15)
+    figure, axis = plt.subplots(figsize=(2.6, 2.2), layout="constrained")
+    reader_study.panel_e(axis, table)
+    figure.canvas.draw()
+    labels = [Text.get_window_extent(text) for text in axis.texts]  # without the line that leads to the bar
+    assert len(labels) == 4
+    ends = [axis.transData.transform(table[["percent", side]].to_numpy()) for side in ("low", "high")]
+    bars = [Bbox([low - [1, 0], high + [1, 0]]) for low, high in zip(*ends, strict=True)]
+    for i, label in enumerate(labels):
+        assert not label.count_overlaps(bars) and not label.count_overlaps(labels[:i] + labels[i + 1 :])
+        assert axis.figure.bbox.x0 <= label.x0 and label.x1 <= axis.figure.bbox.x1
+    plt.close(figure)
+
+
+def test_grades_keep_their_order_in_grey_print():
+    light = [np.dot(colour[:3], (0.299, 0.587, 0.114)) for colour in reader_study.GRADE_COLOURS]
+    assert min(-np.diff(light)) > 0.1  # each grade clearly darker than the one below
 
 
 def test_files_written_are_read_back_alike(tmp_path):

@@ -5,7 +5,15 @@ import pandas as pd
 import pingouin
 import pytest
 
-from dsa_lib.reliability import bootstrap, icc2, mean_squares, single_interval, spearman_brown
+from dsa_lib.reliability import (
+    MeanSquares,
+    bootstrap,
+    icc2,
+    mean_squares,
+    single_interval,
+    single_intervals,
+    spearman_brown,
+)
 
 # Shrout & Fleiss 1979, Table 2 (6 targets x 4 judges); mean squares from Table 3, ICCs from Table 4 there.
 SHROUT_FLEISS = np.array([[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]], float)
@@ -39,6 +47,23 @@ def test_shrout_and_fleiss_1979():
     assert r.single_ci == pytest.approx((0.019, 0.76), abs=0.005)
     assert r.average_ci == pytest.approx((0.071, 0.93), abs=0.005)
     assert r.p_value == pytest.approx(0.00013, abs=5e-6)
+
+
+def test_wine_as_pingouin_documents_it():
+    """pingouin's data set "icc" (8 wines, 4 judges); its documentation prints ICC1 = 0.727526 and, rounded, 0.728 and 0.914."""
+    wine = pingouin.read_dataset("icc").pivot(index="Wine", columns="Judge", values="Scores").to_numpy(float)
+    r = icc2(wine)
+    assert (round(r.single, 3), round(r.average, 3)) == (0.728, 0.914)
+    assert r.single_ci == pytest.approx((0.43, 0.93), abs=0.006)
+    assert r.average_ci == pytest.approx((0.75, 0.98), abs=0.006)
+
+
+def test_intervals_of_many_tables_at_once_are_those_of_each():
+    tables = [likert(12, 3, seed) for seed in range(5)]
+    ms = MeanSquares(*(np.array([x[0] for x in part]) for part in zip(*map(mean_squares, tables), strict=True)))
+    low, high = single_intervals(ms, 12, 3)
+    for i, table in enumerate(tables):
+        assert (low[i], high[i]) == pytest.approx(icc2(table).single_ci, abs=1e-12)
 
 
 def test_irr_anxiety_published_to_six_digits():
