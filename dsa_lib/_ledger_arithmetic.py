@@ -172,12 +172,23 @@ def sd_within(paper: Paper, number: Number, mean: str, low: str, high: str, size
 @check("reproduced by the simulated cohort at the study's size, which is fitted to the published values")
 def simulated(paper: Paper, number: Number) -> Outcome:
     """Shows that records exist which have this number together with all others of §2.1–2.2; no second measurement of it."""
+    return _fitted(paper, number, "the simulated cohort at the study's size", "notebook 01 has not run")
+
+
+@check("reproduced by the reconstructed ratings, which are fitted to the published values")
+def reconstructed(paper: Paper, number: Number) -> Outcome:
+    """Shows that whole-number ratings exist which have this number together with all others of Tables 2–4; no second measurement of it."""
+    return _fitted(paper, number, "the reconstructed ratings", "there are no reconstructed ratings")
+
+
+def _fitted(paper: Paper, number: Number, what: str, otherwise: str) -> Outcome:
     if number.cell not in paper.simulated:
-        return Outcome("not run", "the simulation at the study's size (notebook 01) was not at hand")
+        return Outcome("not run", f"{what} {'were' if what.endswith('s') else 'was'} not at hand: {otherwise}")
     value = paper.simulated[number.cell]
     holds = number.low - 1e-9 <= value <= number.high + 1e-9
-    text = f"{show(value, number.decimals)} in the simulated cohort at the study's size, fitted to the published values"
-    return Outcome("reproduced" if holds else "not run", text, show(value, number.decimals), number.value - value)
+    shown = show(value, number.decimals + (0 if holds else 2))
+    text = f"{shown} in {what}, fitted to the published values"
+    return Outcome("reproduced" if holds else "missed", text, shown, number.value - value)
 
 
 @check("a choice of the authors, which nothing else gives; beside it the value that profile `paper` computes with")

@@ -111,7 +111,8 @@ def covariance_rank(paper: Paper, number: Number, *cells: str) -> Outcome:
 @check("equal numbers generated, equal numbers analysed?")
 def matched(paper: Paper, number: Number, *sizes: str) -> Outcome:
     values = [n.value for n in paper.pick(sizes)]
-    text = f"equal numbers were generated, but {among(show(v) for v in values)} images entered the analysis, the largest {show(max(values) / min(values), 1)} times the smallest"
+    gap = f"the largest {show(max(values) / min(values), 1)} times the smallest"
+    text = f"equal numbers were generated, but {among(show(v) for v in values)} images entered the analysis, {gap}"
     return Outcome(
         "agrees" if len(set(values)) == 1 else "in doubt", text, f"{show(min(values))} to {show(max(values))}"
     )

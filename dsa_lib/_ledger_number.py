@@ -8,8 +8,20 @@ from dataclasses import dataclass
 
 WORDS = {"no": 0, "one": 1, "single": 1, "two": 2, "three": 3, "third": 3, "four": 4, "five": 5, "ten": 10}
 KINDS = ("exact", "rounded", "words")
-# What one check can find. "no power": the test cannot fail here, so that passing it says nothing. "setting": a choice of the authors.
-OUTCOMES = ("disagrees", "in doubt", "agrees", "restated", "reproduced", "possible", "setting", "no power", "not run")
+# What one check can find, gravest first. "missed": a simulation that was fitted to the number prints another; "setting": a choice of the authors;
+# "no power": the test cannot fail here, so that passing it says nothing; "not run": the simulation is not at hand.
+OUTCOMES = (
+    "disagrees",
+    "in doubt",
+    "agrees",
+    "restated",
+    "reproduced",
+    "possible",
+    "missed",
+    "setting",
+    "no power",
+    "not run",
+)
 # Inner spaces, commas and thin spaces that group digits.
 _GROUPED = re.compile(r"(?<=\d)[,   ](?=\d{3}(?!\d))")
 _NUMERAL = re.compile(r"(?:(\d+)×)?10\^(-?\d+)|(?<![\d.])-?\d+(?:\.\d+)?")
@@ -93,7 +105,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Paper:
-    """All published numbers by id, and what a run has simulated at the study's size: cell → value."""
+    """All published numbers by id, and what was simulated or reconstructed to fit them: cell → value."""
 
     numbers: Mapping[str, Number]
     simulated: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -152,6 +164,8 @@ def compare(number: Number, formula: str, low: float, middle: float, high: float
     if not agrees and number.kind == "rounded":
         text += f", which prints as {show(middle, number.decimals)}{unit}"
     text += f"; printed {number.text}"
+    if not agrees:
+        text += f", a difference of {show(number.value - middle, places, sign=True)}"
     return Outcome("agrees" if agrees else "disagrees", text, computed, number.value - middle)
 
 

@@ -70,7 +70,7 @@ def unscored_fit(paper: Paper, number: Number, kept: str, scored: str, external:
     outer = paper[external].value
     bound = min(n.value for n in paper.pick(segments)) + outer
     holds = outer <= lost <= bound and max(n.value for n in paper.pick(segments)) <= paper[kept].value
-    text = f"{paper[kept].text} kept, {paper[scored].text} scored: {show(lost)} without a score, at least {show(outer)} and at most {show(bound)} by the marks"
+    text = f"{paper[kept].text} kept, {paper[scored].text} scored: {show(lost)} without a score; by the marks it can be {show(outer)} to {show(bound)}"
     return Outcome("possible" if holds else "in doubt", text, f"{show(lost)}")
 
 
@@ -93,8 +93,10 @@ def segment_bounds(
 def _bounded(number: Number, low: float, high: float, by: str) -> Outcome:
     if math.isnan(low):
         return Outcome("disagrees", f"no scores meet the other numbers of the row {by}", "none")
+    if low <= LIKERT[0] and high >= LIKERT[1]:
+        return Outcome("no power", f"the other numbers of the row leave the whole scale open {by}")
     holds = number.high >= low and number.low <= high
-    text = f"between {show(low, 2)} and {show(high, 2)} {by}, printed {number.text}"
+    text = f"between {show(low, 2)} and {show(high, 2)} {by}; printed {number.text}"
     return Outcome("possible" if holds else "disagrees", text, f"{show(low, 2)} to {show(high, 2)}")
 
 
@@ -171,7 +173,7 @@ def grim(paper: Paper, number: Number, images: str, kind: str, absent: str = "")
     n, steps, unit = _size(paper, images, absent), score_steps(kind), 10.0**-number.decimals
     if 1 / (n * steps) <= unit:
         few = math.ceil(1 / (unit * steps))
-        when = f"; it could fail below {few}" if few > 1 else ""
+        when = f"; it could fail below {few} images" if few > 2 else ""
         text = f"GRIM cannot fail: means over {n} come in steps of 1/{show(n * steps)}, finer than the printed {unit:g}{when}"
         return Outcome("no power", text)
     reachable = math.floor(number.high * n * steps + 1e-9) >= math.ceil(number.low * n * steps - 1e-9)

@@ -12,7 +12,7 @@ Nothing about the result of a check is written down: `verdicts` computes each of
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,7 @@ VERDICTS = {
     DOUBT: "holds only under conditions that the paper does not show",
     AGREES: "follows from other published numbers within what their printed digits allow",
     RESTATED: "printed in another place too, and the same there",
-    REPRODUCED: "simulated records at the study's size have it together with all others of §2.1–2.2, to which they are fitted",
+    REPRODUCED: "simulated records (§2.1–2.2) or reconstructed ratings (Tables 2–4), fitted to the published values, have it together with the others",
     POSSIBLE: "lies within bounds that other published numbers set",
     NOT_CHECKABLE: "nothing in the paper bears on it, or only a test that cannot fail: the reason is given",
 }
@@ -124,14 +124,26 @@ def cells() -> list[str]:
     return [f"{name}/{cell}" for name in names for cell in _published(name)]
 
 
-def simulated_values(folder: Path) -> dict[str, float]:
-    """What a run simulated at the study's size, by `cell` of the ledger; empty if notebook 01 of that run has not done so. `folder`: the run's."""
+def fitted_values(simulations: Mapping[str, Path], ratings: Path = MANIFESTS / "reader_study") -> dict[str, float]:
+    """What was simulated or reconstructed so as to fit the published values, by `cell` of the ledger.
+
+    `simulations`: files of SIMULATIONS that a run has, by name. `ratings`: folder with `screening.csv` and `ratings.csv` of reconstructed ratings, whose
+    Tables 2–4 are computed as those of real ones. What is not there is left out.
+    """
     values = {}
-    for name, file in SIMULATIONS.items():
-        path = Path(folder) / file
-        if path.exists():
-            for row, column, value in pd.read_csv(path)[["row", "column", "fitted"]].itertuples(index=False):
-                values[f"{name}/{row}" if name == "figure1" else f"{name}/{row}/{column}"] = float(value)
+    for name, path in simulations.items():
+        for row, column, value in pd.read_csv(path)[["row", "column", "fitted"]].itertuples(index=False):
+            values[f"{name}/{row}" if name == "figure1" else f"{name}/{row}/{column}"] = float(value)
+    if (ratings / "ratings.csv").exists():
+        from dsa_lib import reader_files, readers
+
+        study = reader_files.open_reader_study(ratings / "screening.csv", ratings / "ratings.csv")
+        for number, table in (
+            (2, readers.table2(study)),
+            (3, readers.table3(study)),
+            (4, readers.table4(readers.reliability(study, resamples=0, seed=0))[0]),
+        ):
+            values |= {f"table{number}/{row}/{column}": float(value) for (row, column), value in table.items()}
     return values
 
 
@@ -148,14 +160,20 @@ def outcomes(paper: Paper, number: Number) -> list[tuple[str, Outcome]]:
     return found
 
 
-def verdicts(numbers: Mapping[str, Number] | None = None, simulated: Mapping[str, float] | None = None) -> pd.DataFrame:
+def verdicts(
+    numbers: Mapping[str, Number] | None = None,
+    fitted: Mapping[str, float] | None = None,
+    only: Collection[str] | None = None,
+) -> pd.DataFrame:
     """One row a published number: id, place, quantity, printed, kind, times, how, computed, residual, verdict, because, against.
 
-    `simulated` as from `simulated_values`. `residual` is printed minus computed where both are numbers; `against` the id of the row that says otherwise,
-    where it is one. With several checks the verdict is that of the gravest: a number that one relation contradicts stays contradicted.
+    `fitted` as from `fitted_values`; `only`: ids of the rows wanted. `residual` is printed minus computed where both are numbers; `against` the id of the
+    row that says otherwise, where it is one. With several checks the verdict is that of the gravest: a number that one relation contradicts stays
+    contradicted.
     """
-    paper = Paper(read() if numbers is None else numbers, simulated or {})
-    return pd.DataFrame([_row(number, outcomes(paper, number)) for number in paper.numbers.values()])
+    paper = Paper(read() if numbers is None else numbers, fitted or {})
+    chosen = paper.numbers if only is None else only
+    return pd.DataFrame([_row(paper[name], outcomes(paper, paper[name])) for name in chosen])
 
 
 def _row(number: Number, found: list[tuple[str, Outcome]]) -> dict:
@@ -181,8 +199,8 @@ def _row(number: Number, found: list[tuple[str, Outcome]]) -> dict:
 
 
 def _sentence(text: str) -> str:
-    """With a capital, unless it begins with a symbol such as p or β."""
-    return text[0].upper() + text[1:] if text[1:2].isalpha() else text
+    """With a capital, unless it begins with a symbol."""
+    return text if text.startswith(("p =", "β")) else text[0].upper() + text[1:]
 
 
 def findings(ledger: pd.DataFrame) -> pd.DataFrame:
