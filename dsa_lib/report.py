@@ -50,13 +50,13 @@ FURTHER = {
 }  # fmt: skip
 
 
-def write_report(study: Study, path: Path) -> None:
-    """Write the HTML report of `study.run` to `path`. Upstream files are verified: a changed or stale one raises StudyError."""
+def write_report(study: Study, path: Path, content: dict | None = None) -> None:
+    """Write the HTML report of `study.run` to `path`; `content` as from `contents`, where it is at hand. A changed or stale upstream file raises StudyError."""
     import jinja2
 
     template = Path(__file__).with_name("report.html.j2").read_text()
     environment = jinja2.Environment(autoescape=True, trim_blocks=False, undefined=jinja2.StrictUndefined)
-    content = environment.from_string(template).render(**contents(study))
+    content = environment.from_string(template).render(**(contents(study) if content is None else content))
     with atomic_write(path) as temporary:
         temporary.write_text(content)
 

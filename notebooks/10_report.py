@@ -100,5 +100,5 @@ ledger["findings"][["place", "quantity", "verdict"]]
 
 # %%
 ledger["frame"].to_csv(study.write("ledger.csv"), index=False)
-report.write_report(study, study.write("report.html"))
+report.write_report(study, study.write("report.html"), content)
 study.finish()
