@@ -23,7 +23,10 @@ from dsa_lib._ledger_number import CHECKS, KINDS, OUTCOMES, Number, Outcome, Pap
 from dsa_lib.errors import StudyError
 from dsa_lib.workspace import PROJECT
 
-MANIFESTS = PROJECT / "data_manifests"
+# Written out, so that the workflow sees which files a report depends on (workflow/plan.py).
+FILE = PROJECT / "data_manifests" / "published.csv"
+CELLS = PROJECT / "data_manifests" / "published"
+RATINGS = FILE.with_name("reader_study")  # notebook 06, which a report follows, depends on it
 COLUMNS = ["id", "place", "quantity", "printed", "unit", "kind", "times", "cell", "checks", "note"]
 # What a run's simulation at the study's size wrote (dsa_lib.paper_cohort, notebook 01), by the file of published values it was fitted to.
 SIMULATIONS = {name: f"tables/paper_scale_{name}.csv" for name in ("cohort", "figure1", "table1")}
@@ -50,7 +53,7 @@ _BY_OUTCOME = {
 }
 
 
-def read(path: Path = MANIFESTS / "published.csv") -> dict[str, Number]:
+def read(path: Path = FILE) -> dict[str, Number]:
     """All published numbers by id, in the paper's order. Raises StudyError for a row that cannot be what its columns say."""
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     if list(frame.columns) != COLUMNS:
@@ -102,7 +105,7 @@ def _check_references(file: str, number: Number, numbers: Mapping[str, Number]) 
 @functools.cache
 def _published(name: str) -> dict[str, str]:
     """Cells of data_manifests/published/<name>.csv as printed: "row/column" (or the stage of figure1) → text."""
-    path = MANIFESTS / "published" / f"{name}.csv"
+    path = CELLS / f"{name}.csv"
     if not path.exists():
         return {}
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -120,11 +123,11 @@ def _cell(name: str, fault) -> str:
 
 def cells() -> list[str]:
     """Every published cell that a row of the ledger can point at."""
-    names = sorted(path.stem for path in (MANIFESTS / "published").glob("*.csv"))
+    names = sorted(path.stem for path in CELLS.glob("*.csv"))
     return [f"{name}/{cell}" for name in names for cell in _published(name)]
 
 
-def fitted_values(simulations: Mapping[str, Path], ratings: Path = MANIFESTS / "reader_study") -> dict[str, float]:
+def fitted_values(simulations: Mapping[str, Path], ratings: Path = RATINGS) -> dict[str, float]:
     """What was simulated or reconstructed so as to fit the published values, by `cell` of the ledger.
 
     `simulations`: files of SIMULATIONS that a run has, by name. `ratings`: folder with `screening.csv` and `ratings.csv` of reconstructed ratings, whose
