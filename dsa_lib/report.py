@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from dsa_lib import ledger
 from dsa_lib.session import Study
 from dsa_lib.tables import TITLES, published, read_table
 from dsa_lib.workspace import NOTEBOOKS, Workspace, atomic_write
@@ -57,13 +58,13 @@ FURTHER = {
 }  # fmt: skip
 
 
-def write_report(study: Study, path: Path) -> None:
-    """Write the HTML report of `study.run` to `path`. Upstream files are verified: a changed or stale one raises StudyError."""
+def write_report(study: Study, path: Path, content: dict | None = None) -> None:
+    """Write the HTML report of `study.run` to `path`; `content` as from `contents`, where it is at hand. A changed or stale upstream file raises StudyError."""
     import jinja2
 
     template = Path(__file__).with_name("report.html.j2").read_text()
     environment = jinja2.Environment(autoescape=True, trim_blocks=False, undefined=jinja2.StrictUndefined)
-    content = environment.from_string(template).render(**contents(study))
+    content = environment.from_string(template).render(**(contents(study) if content is None else content))
     with atomic_write(path) as temporary:
         temporary.write_text(content)
 
@@ -82,6 +83,7 @@ def contents(study: Study) -> dict:
         "cost": cost(ws),
         "tables": [_table(study, number) for number in TITLES],
         "classifier": _classifier(study, manifests),
+        "ledger": published_numbers(study),
         "extras": _further(study),
         **_figures(study, manifests),
         "provenance": _provenance(ws, manifests),
@@ -230,6 +232,25 @@ def _classifier(study: Study, manifests: dict) -> dict:
         if row["split"] == "test":
             rows.append({"reference": "", "patients": "difference", **{name: row[name] - published[name] for name in published if name in row}})  # fmt: skip
     return {"missing": "", "html": _html(pd.DataFrame(rows)), "sentences": sentences}
+
+
+def published_numbers(study: Study) -> dict:
+    """The ledger of the paper's own numbers: findings, tally and every row. The run adds what it simulated at the study's size; its results play no part."""
+    simulations = {name: study.read(file) for name, file in ledger.SIMULATIONS.items() if study.has(file)}
+    rows = ledger.verdicts(fitted=ledger.fitted_values(simulations))
+    shown = rows.assign(residual=[_residual(value) for value in rows["residual"]])
+    return {
+        "frame": rows,
+        "findings": ledger.findings(rows),
+        "tally": ledger.tally(rows),
+        "places": [(place, part.to_dict("records")) for place, part in shown.groupby("place", sort=False)],
+        "flagged": (ledger.DISAGREES, ledger.DOUBT),
+    }
+
+
+def _residual(value: float) -> str:
+    """Signed, to four significant digits; empty where there is none, or none to speak of beside the rounding of floats."""
+    return "" if pd.isna(value) or abs(value) < 1e-9 else f"{value:+.4g}".replace("-", "−")
 
 
 def _further(study: Study) -> list[dict]:

@@ -49,7 +49,7 @@ PRODUCERS = (
         r"tables/table5\.csv|fidelity\.csv|faithfulness\.csv|privacy\.csv|judge(/.*)?|figures/(fidelity|faithfulness|privacy).*",
         "07_fid",
     ),
-    (r"report\.html", "10_report"),
+    (r"report\.html|ledger\.csv", "10_report"),
 )
 
 

@@ -18,10 +18,10 @@
 # # 10 · Report
 #
 # **Purpose.** One HTML file with everything that this run found: Tables 1–5 beside the published ones, the classifier's scores, fidelity and
-# faithfulness, Figures 1–5, and the provenance of each notebook.
+# faithfulness, Figures 1–5, and the provenance of each notebook. Before that, the ledger: every number that the paper prints, held against its others.
 #
 # **Reads** the manifests, tables and figures of notebooks 00–07, verified against their recorded hashes. What an archive did not allow is missing here too,
-# with the reason. **Writes** `report.html`, which needs no other file and no network.
+# with the reason; and `data_manifests/published.csv`. **Writes** `report.html`, which needs no other file and no network, and `ledger.csv`.
 #
 # **Measured time**: printed by the last cell; seconds in every profile.
 
@@ -68,8 +68,37 @@ for table in content["tables"]:
 pd.Series({f"Table {number}": len(tables.published(number)) for number in tables.TITLES}, name="published cells")
 
 # %% [markdown]
+# ## The ledger of published numbers
+# Each number of the paper's text, tables and captions has a row in `data_manifests/published.csv`, with the relations to other numbers that it has to
+# meet; statements in words that a number can confirm or contradict have one too. What a number is rounded to is taken into account: it stands for all
+# that prints so. A verdict is computed here, never written down. None of this depends on the run, except that its simulated cohort (notebook 01, fitted to the
+# published values) shows which numbers of §2.1–2.2 records can have together.
+
+# %%
+ledger = content["ledger"]
+for finding in ledger["findings"].itertuples():
+    print(f"{finding.place}, {finding.quantity} ({finding.verdict.split(': ')[1]})\n  {finding.because}.\n")
+
+# %%
+ledger["tally"].set_index("verdict")
+
+# %% [markdown]
+# All rows, with how each was checked:
+
+# %%
+with pd.option_context("display.max_rows", None, "display.max_colwidth", 200):
+    display(ledger["frame"].drop(columns=["kind", "times", "against"]).set_index("id"))
+
+# %% [markdown]
+# What disagrees or is in doubt does so whatever the run:
+
+# %% tags=["nbval-check-output"]
+ledger["findings"][["place", "quantity", "verdict"]]
+
+# %% [markdown]
 # ## The report
 
 # %%
-report.write_report(study, study.write("report.html"))
+ledger["frame"].to_csv(study.write("ledger.csv"), index=False)
+report.write_report(study, study.write("report.html"), content)
 study.finish()

@@ -115,6 +115,28 @@ def test_what_was_fitted_is_named_so_and_is_no_panel_of_figure_1():
     assert ">859<" in page and ">0.970<" in page
 
 
+def test_the_ledger_tells_its_findings_before_its_rows_and_takes_the_run_s_simulation():
+    study = opened("01_curation")
+    fitted = {"row": ["SD of age (years)"], "column": "Value", "published": 15.32, "fitted": 15.32, "source": "fitted"}
+    pd.DataFrame(fitted).to_csv(study.write("tables/paper_scale_cohort.csv"), index=False)
+    study.finish()
+    page = made()
+    text = text_of(page)
+    assert 'href="#ledger"' in page and page.index('id="ledger"') < page.index('id="further"')
+    order = [
+        "The paper's own numbers",
+        "Disagreements",
+        "351 are 41.15 % of 853",
+        "In doubt",
+        "verdict numbers statements",
+    ]
+    places = [text.index(words) for words in order]
+    assert places == sorted(places)
+    assert "SD of age 15.32 15.32 reproduced by simulation 15.32 in the simulated cohort" in text
+    assert "share of women 41.15 % 40.8615 +0.2885 recomputed: disagrees" in text
+    assert page.count("<ul") == page.count("</ul>") == 2
+
+
 def test_the_page_needs_nothing_from_outside():
     curated()
     page = made()
