@@ -14,11 +14,23 @@ OVERRIDES =
 PARAMETERS =
 SNAKEMAKE =
 PROFILE = phantom
+# Of the rating page; what they mean stands in dsa_lib/rating/__main__.py.
+CONTROLS =
+HOST =
+MODE =
+PORT =
+RATERS =
+SCREENER =
+SEED =
+SERIES =
+STUDY =
+TO =
+TURING =
 # A run of one's own archive must be named, so that it never lands in a phantom run.
 RUN = $(if $(ARCHIVE),,$(PROFILE))
-export ARCHIVE CLASSIFIER OVERRIDES PARAMETERS PROFILE RUN SNAKEMAKE
+export ARCHIVE CLASSIFIER OVERRIDES PARAMETERS PROFILE RUN SNAKEMAKE CONTROLS HOST MODE PORT RATERS SCREENER SEED SERIES STUDY TO TURING
 
-.PHONY: help reproduce smoke test lab weights clean-run venv
+.PHONY: help reproduce smoke test lab readers readers-export weights clean-run venv
 .DEFAULT_GOAL := help
 
 help:
@@ -26,6 +38,8 @@ help:
 	@echo "make smoke       the same in minutes, far too small to be good: does everything run here?"
 	@echo "make test        style, unit tests, notebooks and one whole run of the workflow"
 	@echo "make lab         JupyterLab on the notebooks"
+	@echo "make readers     the page on which readers screen and rate a run's images; MODE=annotate: on which an expert marks arterial frames"
+	@echo "make readers-export   their answers as files for notebook 06 (or 02)"
 	@echo "make weights     train the phantom weights that ship with the project anew (hours), and write models/phantom"
 	@echo "make clean-run RUN=name   remove one run"
 	@echo
@@ -36,6 +50,8 @@ help:
 	@echo "OVERRIDES='{\"diffusion.batch_size\": 8}'   change single numbers of the profile (dsa_lib/profiles.py)"
 	@echo "PARAMETERS='{\"name\": \"value\"}'   a further parameter of any notebook, as its parameters cell declares it"
 	@echo "SNAKEMAKE='...'   options passed on to snakemake"
+	@echo "of make readers: RATERS=NR1:NR,NS1:NS  SCREENER=name  CONTROLS=20 (real frames mixed in)  TURING=1 (ask which are real)  SERIES=n"
+	@echo "                 SEED=n  STUDY=name  PORT=number  HOST=address (default: this machine alone); of readers-export: TO=folder"
 
 LAUNCH = exec $(BIN)/python workflow/launch.py --run "$$RUN" --profile "$$PROFILE" --archive "$$ARCHIVE" --classifier "$$CLASSIFIER" \
 	--overrides "$$OVERRIDES" --parameters "$$PARAMETERS" --snakemake "$$SNAKEMAKE"
@@ -54,6 +70,13 @@ test: $(READY)
 
 lab: $(READY)
 	@exec $(BIN)/jupyter lab notebooks
+
+readers: $(READY)
+	@exec $(BIN)/python -m dsa_lib.rating serve --run "$$RUN" --mode "$$MODE" --study "$$STUDY" --raters "$$RATERS" --screener "$$SCREENER" \
+	  --controls "$$CONTROLS" --turing "$$TURING" --series "$$SERIES" --seed "$$SEED" --port "$$PORT" --host "$$HOST"
+
+readers-export: $(READY)
+	@exec $(BIN)/python -m dsa_lib.rating export --run "$$RUN" --mode "$$MODE" --study "$$STUDY" --to "$$TO"
 
 # Another phantom archive than that of `make reproduce`: the patients whom the weights have seen are never those that they are judged on.
 weights: RUN = weights

@@ -224,6 +224,11 @@ def lock(ws: Workspace) -> Iterator[TextIO]:
 def clean(ws: Workspace) -> int:
     if not ws.root.is_dir():
         raise StudyError(f"there is no run {ws.run!r} in {_shown(ws.root.parent)}: nothing was removed")
+    if studies := sorted(ws.root.glob("private/reader_study/*.db")):
+        folder = _shown(studies[0].parent)
+        raise StudyError(
+            f"the run {ws.run!r} holds what readers have answered: move {folder} elsewhere first, nothing was removed"
+        )
     with lock(ws):
         shutil.rmtree(ws.root)
     print(f"removed {_shown(ws.root)}")

@@ -13,7 +13,7 @@ from dsa_lib.workspace import NOTEBOOKS, PROJECT, Workspace
 
 def test_every_cell_runs_and_checked_outputs_are_the_stored_ones(tmp_path, monkeypatch):
     monkeypatch.setenv("DSA_RUNS", str(tmp_path))
-    notebooks = [f"notebooks/{name}.ipynb" for name in NOTEBOOKS]
+    notebooks = [f"notebooks/{name}.ipynb" for name in (*NOTEBOOKS, "rating_page")]
     command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-kernel-name", "python3", "-x", "-p", "no:cacheprovider",
                "--nbval-cell-timeout", "600", "--nbval-kernel-startup-timeout", "180", "--timeout", "900", *notebooks]  # fmt: skip
     environment = os.environ | {"JUPYTER_PREFER_ENV_PATH": "1", "OMP_NUM_THREADS": "1"}

@@ -15,6 +15,9 @@ CHECKED = "nbval-check-output"
 MENDED = {"diffusers", "transformers", "torchvision", "lpips", "torch_fidelity"}
 
 
+PAGES = ("rating_page",)  # served to readers, no step of the workflow
+
+
 def cells(name):
     return json.loads((FOLDER / f"{name}.ipynb").read_text())["cells"]
 
@@ -24,11 +27,11 @@ def tags(cell):
 
 
 def test_every_notebook_of_the_workflow_is_there_and_no_other():
-    assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == sorted(NOTEBOOKS)
-    assert sorted(path.stem for path in FOLDER.glob("*.py")) == sorted(NOTEBOOKS)
+    assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == sorted((*NOTEBOOKS, *PAGES))
+    assert sorted(path.stem for path in FOLDER.glob("*.py")) == sorted((*NOTEBOOKS, *PAGES))
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize("name", (*NOTEBOOKS, *PAGES))
 def test_notebook_and_twin_say_the_same(name):
     def content(suffix):
         notebook = jupytext.read(FOLDER / f"{name}{suffix}")
@@ -37,7 +40,7 @@ def test_notebook_and_twin_say_the_same(name):
     assert content(".ipynb") == content(".py"), f"run: jupytext --sync notebooks/{name}.py"
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize("name", (*NOTEBOOKS, *PAGES))
 def test_only_checked_cells_carry_outputs_and_they_do(name):
     for cell in cells(name):
         if cell["cell_type"] != "code":
