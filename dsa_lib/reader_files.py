@@ -19,6 +19,7 @@ from dsa_lib.workspace import atomic_write
 ROLES = ("NR", "NS", "IM", "other")
 FLAGS = (*NOT_RATABLE, EXTERNAL)
 CIRCULATION_SHORT = {"anterior": "AC", "posterior": "PC"}
+RECONSTRUCTED = "reconstructed-"  # how the image names of `dsa_lib.reader_reconstruction` begin: they must not pass for readers' answers
 _KEPT = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _RATINGS = [str(r) for r in range(1, 6)]
 
