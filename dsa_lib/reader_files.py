@@ -77,6 +77,11 @@ def collect(screening: str | Path, ratings: str | Path, screening_to: Path, rati
             "give the paths of both screening.csv and ratings.csv"
         )
     study = open_reader_study(screening, ratings)
+    if study.screening["image_id"].str.startswith(RECONSTRUCTED).any():
+        raise StudyError(
+            f"{Path(ratings).name} holds reconstructed ratings, fitted to the published values, which must not pass for readers' own: "
+            "give the files of readers (notebook 06 shows the reconstruction by itself)"
+        )
     for source, target in ((screening, screening_to), (ratings, ratings_to)):
         with atomic_write(target) as temporary:
             shutil.copyfile(source, temporary)

@@ -17,6 +17,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -24,19 +25,25 @@ import numpy as np
 import pandas as pd
 
 from dsa_lib import tables
-from dsa_lib._rating_search import FLAGGED, Found, RunningSums, Targets, anneal
+from dsa_lib._rating_search import FLAGGED, Found, RunningSums, anneal
 from dsa_lib.conditions import CANONICAL, CELLS
 from dsa_lib.errors import StudyError
 from dsa_lib.progress import Lines
+from dsa_lib.reader_constraints import (
+    RATERS,
+    flag_counts,
+    implied_scores,
+    printed_interval,
+    published_cells,
+    rater_sets,
+    targets,
+)
 from dsa_lib.reader_files import RATINGS, RECONSTRUCTED, SCREENING, open_reader_study, write_study
 from dsa_lib.readers import (
     EXPERT_ROLES,
     EXTERNAL,
     NOT_RATABLE,
-    RATER_SETS,
-    REGIONS,
     SEGMENTS,
-    SHORT,
     ReaderStudy,
     rating_shares,
     reliability,
@@ -48,116 +55,13 @@ from dsa_lib.workspace import PROJECT, atomic_write
 
 NAME = "reconstructed, fitted to the published values, not the readers' own"
 FOLDER = PROJECT / "data_manifests" / "reader_study"
-TABLES = (2, 3, 4)
-RATERS = (("NR1", "NR"), ("NR2", "NR"), ("NS1", "NS"), ("IM1", "IM"))  # §2.4, Figure 4d: two NR, one NS, one IM
 GENERATED = 100  # images of each condition before screening (§2.3: 10 batches of 10)
 LENIENCY_SD = 0.2  # of the raters where the search starts: chosen, Figure 4d prints no digits
 LONE_FLAG = 0.02  # chance that one rater alone flags a segment that others rate: chosen, the paper does not say
-MOVES, HOT, COLD = 2_000_000, 5.0, 0.001  # of the search: tried on seeds 1 to 5
-
-
-# --- what the published tables ask for --------------------------------------------------------------------------------------------------------
-
-
-def printed_interval(text: str) -> tuple[float, float]:
-    """The values that print as `text`: "0.49" -> (0.485, 0.495)."""
-    value = Decimal(text)
-    half = Decimal(5).scaleb(value.as_tuple().exponent - 1)
-    return float(value - half), float(value + half)
-
-
-def single_interval(single: str, average: str, k: int) -> tuple[float, float]:
-    """The values of ICC(2,1) that print as `single` and whose ICC(2,k) prints as `average`; low >= high: there are none.
-
-    ICC(2,k) is the Spearman–Brown step of ICC(2,1), r -> k r / (1 + (k-1) r), by their definitions; so r = a / (k - (k-1) a).
-    """
-    (low, high), ends = printed_interval(single), printed_interval(average)
-    from_average = [a / (k - (k - 1) * a) for a in ends]
-    return max(low, from_average[0]), min(high, from_average[1])
-
-
-def published_cells() -> dict[tuple[str, str], str]:
-    """Every printed cell of Tables 2–4 as text, keyed by (row, column); no key occurs in two tables."""
-    return {
-        (r, c): text for number in TABLES for r, c, text in tables.published(number, text=True).itertuples(index=False)
-    }
-
-
-def targets(cells: Mapping[tuple[str, str], str]) -> Targets:
-    """Intervals of Tables 3 and 4. Raises StudyError where an ICC(2,1) and its ICC(2,k) exclude each other."""
-    scores = [
-        [[printed_interval(cells[cell, f"{SHORT[r]} {what}"]) for r in REGIONS] for cell in CELLS]
-        for what in ("mean", "SD")
-    ]
-    icc = np.empty((len(REGIONS), len(RATER_SETS), 2))
-    for (region, row), (a, members) in ((x, y) for x in enumerate(REGIONS) for y in enumerate(rater_sets())):
-        texts = [cells[row.capitalize(), f"{RATER_SETS[a]} {form}"] for form in ("ICC(2,1)", "ICC(2,k)")]
-        icc[region, a] = single_interval(*texts, len(members))
-        if icc[region, a, 0] >= icc[region, a, 1]:
-            raise StudyError(
-                f"published Table 4, {row}, {RATER_SETS[a]}: no ICC(2,1) prints as {texts[0]} and steps up to {texts[1]} with k = {len(members)}"
-            )
-    return Targets(np.array(scores[0]), np.array(scores[1]), icc)
-
-
-def rater_sets() -> tuple[tuple[int, ...], ...]:
-    """Indices into RATERS of all raters, and of the domain experts."""
-    return tuple(range(len(RATERS))), tuple(j for j, (_, role) in enumerate(RATERS) if role in EXPERT_ROLES)
-
-
-def flag_counts(cells: Mapping[tuple[str, str], str]) -> pd.DataFrame:
-    """Table 2 read as §2.4 has it, one row a condition: images by what is flagged.
-
-    kept, scored, external: as printed. empty: kept, neither scored nor external; read as NA in all three segments by all raters, so that each counts once
-    in every NA column. proximal, medium, peripheral: scored images of which that segment is NA. missing: their sum. Raises StudyError for a count below
-    zero, or more flags than the scored images can bear.
-    """
-    rows = []
-    for cell in CELLS:
-        kept, scored, external = (int(cells[cell, name]) for name in ("N_keep", "N_scored", "Ext. circ."))
-        empty = kept - scored - external
-        na = {s: int(cells[cell, f"{SHORT[s]} NA"]) - empty for s in SEGMENTS}
-        if min(empty, *na.values()) < 0 or sum(na.values()) > 2 * scored or max(na.values()) > scored:
-            raise StudyError(
-                f"published Table 2, {cell}: its counts of NA and of external images do not fit {kept - scored} images without a score"
-            )
-        rows.append(
-            dict(cell=cell, kept=kept, scored=scored, external=external, empty=empty)
-            | na
-            | {"missing": sum(na.values())}
-        )
-    return pd.DataFrame(rows).set_index("cell")
-
-
-def implied_scores(cells: Mapping[tuple[str, str], str]) -> pd.DataFrame:
-    """What Tables 2 and 3 say together about images that lack a segment: their overall score, one row a condition.
-
-    An image's overall score o is the mean of the a segments that it has, so its segment scores sum to a·o. Summed over a condition,
-    Σ o·(3 - a) = 3 Σ o - Σ (segment scores): the mean of o, each image counting once for each segment it lacks. `implied` with the bounds that the rounding
-    of the printed means leaves; `overall`: the printed mean of all images. A value outside 1–5 would be a contradiction between the tables.
-    """
-    counts = flag_counts(cells)
-    rows = []
-    for cell, row in counts.iterrows():
-        parts = {"overall": 3 * row["scored"]} | {s: -(row["scored"] - row[s]) for s in SEGMENTS}
-        ends = np.array(
-            [
-                sorted(np.array(printed_interval(cells[cell, f"{SHORT[name]} mean"])) * factor)
-                for name, factor in parts.items()
-            ]
-        )
-        low, high = ends.sum(axis=0) / row["missing"] if row["missing"] else (np.nan, np.nan)
-        rows.append(
-            dict(
-                cell=cell,
-                segments_missing=row["missing"],
-                overall=float(cells[cell, "Overall mean"]),
-                implied=(low + high) / 2,
-                low=low,
-                high=high,
-            )
-        )
-    return pd.DataFrame(rows).set_index("cell")
+MOVES = 2_000_000
+# The search in two stages: (share of the moves, half width below which no ICC interval falls, temperature at the beginning and at the end). With the narrow
+# intervals of experts from the start, all other wishes would be met by the one rater who does not enter there, and disfigure him.
+STAGES = ((0.2, 0.004, 2.0, 0.1), (0.8, 0.0, 0.5, 0.001))
 
 
 # --- where the search starts ------------------------------------------------------------------------------------------------------------------
@@ -233,17 +137,23 @@ def _absent_segments(
 def search(seed: int, moves: int = MOVES) -> tuple[Found, np.ndarray]:
     """(what the search found, condition of each scored image) for the published tables. The same seed takes the same path."""
     cells = published_cells()
-    start, condition = draw_start(cells, np.random.default_rng([seed, 239]))
-    lines = Lines("moves", moves)
-    found = anneal(
-        RunningSums(start, condition, rater_sets(), targets(cells)),
-        seed,
-        moves,
-        HOT,
-        COLD,
-        lambda tried, now: lines.at(tried, f"misfit {now:.3f}"),
-    )
-    return found, condition
+    wanted = targets(cells)
+    ratings, condition = draw_start(cells, np.random.default_rng([seed, 239]))
+    tried = 0
+    for share, widest, hot, cold in STAGES:
+        goal = replace(wanted, icc=_widened(wanted.icc, widest))
+        budget = round(share * moves)
+        lines = Lines("moves", budget)
+        sums = RunningSums(ratings, condition, rater_sets(), goal)
+        found = anneal(sums, seed, budget, hot, cold, lambda at, now, lines=lines: lines.at(at, f"misfit {now:.3f}"))
+        ratings, tried = found.ratings, tried + found.moves
+    return replace(found, moves=tried), condition
+
+
+def _widened(intervals: np.ndarray, half: float) -> np.ndarray:
+    """`intervals` [..., 2], each at least `half` to both sides of its middle."""
+    middle, own = intervals.mean(axis=-1), np.diff(intervals, axis=-1)[..., 0] / 2
+    return np.stack([middle - np.maximum(own, half), middle + np.maximum(own, half)], axis=-1)
 
 
 def frames(ratings: np.ndarray, condition: np.ndarray, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -298,6 +208,24 @@ def residuals(study: ReaderStudy) -> pd.DataFrame:
         )
         parts.append(part[["table", "row", "column", "published", "fitted", "difference", "printed_alike"]])
     return pd.concat(parts, ignore_index=True)
+
+
+def side_by_side(left: pd.DataFrame) -> pd.DataFrame:
+    """`residuals` for the eye: published | reconstructed | difference, one line a cell."""
+    shown = left.set_index(["table", "row", "column"])[["published", "fitted", "difference"]]
+    return shown.round(4).rename(columns={"fitted": "from the reconstruction (fitted)"})
+
+
+def worst(left: pd.DataFrame) -> pd.DataFrame:
+    """By table: number of cells, how many print as published, and the largest difference in units of half the last printed digit."""
+    half = [np.diff(printed_interval(text))[0] / 2 for text in left["published"].astype(str)]
+    frame = left.assign(largest=left["difference"].abs() / half).groupby("table")
+    return frame.agg(cells=("row", "size"), printed_alike=("printed_alike", "sum"), largest=("largest", "max")).round(2)
+
+
+def alternatives() -> pd.DataFrame:
+    """`alternatives.csv` as shipped: one line a seed, the shipped reconstruction first; see `undetermined`."""
+    return pd.read_csv(FOLDER / "alternatives.csv")
 
 
 def undetermined(study: ReaderStudy) -> dict[str, float]:
