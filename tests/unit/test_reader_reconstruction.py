@@ -276,7 +276,16 @@ def test_shipped_files_are_the_whole_study_and_no_more(shipped):
     assert sum(path.stat().st_size for path in reconstruction.FOLDER.iterdir()) < 300_000
 
 
-def test_one_changed_rating_is_noticed(shipped):
+def test_for_the_eye_every_cell_stands_with_its_difference(shipped):
+    shown = reconstruction.side_by_side(reconstruction.residuals(shipped))
+    assert len(shown) == 76 and shown.loc[(2, "AC A", "N_keep")].tolist() == ["78", "78", "0"]
+    value = readers.table3(shipped)["AC A", "Overall SD"]
+    assert shown.loc[(3, "AC A", "Overall SD")].tolist() == ["0.50", f"{value:.4f}", f"{value - 0.5:+.4f}"]
+    worst = reconstruction.worst(reconstruction.residuals(shipped))
+    assert worst["cells"].tolist() == [24, 36, 16] and worst.loc[2, "largest"] == 0 and (worst["largest"] < 1).all()
+
+
+def test_changed_ratings_are_noticed(shipped):
     """The residuals look at the ratings: a rater who is one step kinder throughout no longer gives the published tables."""
     kinder = shipped.ratings.assign(
         rating=(shipped.ratings["rating"] + shipped.ratings["rater"].eq("NR1")).clip(upper=5)
