@@ -58,7 +58,7 @@ FOLDER = PROJECT / "data_manifests" / "reader_study"
 GENERATED = 100  # images of each condition before screening (§2.3: 10 batches of 10)
 LENIENCY_SD = 0.15  # of the raters where the search starts: chosen, Figure 4d prints no digits
 LONE_FLAG = 0.02  # chance that one rater alone flags a segment that others rate: chosen, the paper does not say
-MOVES = 3_000_000  # at most: a search ends when everything is met, usually before half of them
+MOVES = 3_000_000  # at most: a search ends when everything is met
 # Stages of the search: (share of the moves, half width below which no ICC interval falls, temperature at the beginning and at the end). With the narrow
 # intervals of experts from the start, all other wishes would be met by the one rater who does not enter there, and disfigure him. The last stage
 # warms up once more what the second left frozen.
@@ -72,7 +72,7 @@ def draw_start(cells: Mapping[tuple[str, str], str], rng: np.random.Generator) -
     """(ratings [images, raters, 3], 0 where flagged; condition [images]) of the scored images: Table 2's flags, and normal effects for Tables 3 and 4.
 
     A rater's impression is the image's quality in that segment times the rater's slope, plus noise. With r the published ICC(2,1) of experts and r' that
-    between an expert and the fourth rater (2 r_all - r, by the mean over pairs), slopes are 1 and r'/r, and noise fills up to equal variances.
+    between an expert and the fourth rater (2 r_all - r, by the mean over pairs), slopes are √r and r'/√r of a rater's SD; noise and leniency fill up to it.
     """
     counts, implied, wanted = flag_counts(cells), implied_scores(cells), targets(cells)
     middle = {name: getattr(wanted, name).mean(axis=-1) for name in ("mean", "sd", "icc")}
