@@ -19,6 +19,7 @@ from dsa_lib.workspace import atomic_write
 ROLES = ("NR", "NS", "IM", "other")
 FLAGS = (*NOT_RATABLE, EXTERNAL)
 CIRCULATION_SHORT = {"anterior": "AC", "posterior": "PC"}
+RECONSTRUCTED = "reconstructed-"  # how the image names of `dsa_lib.reader_reconstruction` begin: they must not pass for readers' answers
 _KEPT = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _RATINGS = [str(r) for r in range(1, 6)]
 
@@ -89,6 +90,11 @@ def collect(screening: str | Path, ratings: str | Path, screening_to: Path, rati
             "give the paths of both screening.csv and ratings.csv"
         )
     study = open_reader_study(screening, ratings)
+    if study.screening["image_id"].str.startswith(RECONSTRUCTED).any():
+        raise StudyError(
+            f"{Path(ratings).name} holds reconstructed ratings, fitted to the published values, which must not pass for readers' own: "
+            "give the files of readers (notebook 06 shows the reconstruction by itself)"
+        )
     for source, target in ((screening, screening_to), (ratings, ratings_to)):
         with atomic_write(target) as temporary:
             shutil.copyfile(source, temporary)

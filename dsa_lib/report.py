@@ -33,6 +33,7 @@ FURTHER_CAPTIONS = {
     "phantom_conditions": "The phantom (simulated): four conditions over time",
 }
 FITTED = "Simulated records through the run's own filter and tables; it shows that the counting is right at the study's size, no study result."
+RECONSTRUCTED = "One of very many sets of ratings that lead to these tables, found by a search; no reader gave them, and they are no result of this run."
 FURTHER = {
     "faithfulness.csv": (
         "Does the image show the condition that was asked for?",
@@ -47,6 +48,10 @@ FURTHER = {
     "tables/paper_scale_cohort.csv": ("Cohort at the study's size, fitted to the published values", FITTED),
     "tables/paper_scale_figure1.csv": ("Figure 1 at the study's size, fitted to the published values", FITTED),
     "tables/paper_scale_table1.csv": ("Table 1 at the study's size, fitted to the published values", FITTED),
+    **{
+        f"tables/reconstructed_table{n}.csv": (f"Table {n} from ratings reconstructed: fitted to the published values, not the readers' own", RECONSTRUCTED)
+        for n in (2, 3, 4)
+    },
     "readers/icc.csv": (
         "Agreement with intervals",
         "Complete cases with 95 % intervals by the F method and by resampling images; beside them a mixed model of all available ratings.",

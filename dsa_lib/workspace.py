@@ -44,7 +44,7 @@ PRODUCERS = (
     (r"(vae|latents)(/.*)?|vae_quality\.csv|figures/vae_.*", "03_vae"),
     (r"ldm(_unconditional)?(/.*)?|figures/ldm_.*", "04_ldm"),
     (r"samples(/.*)?|figures/(figure[235]|sampling_).*", "05_sampling"),
-    (r"readers(/.*)?|tables/table[234]\.csv|figures/(figure4|reader_).*", "06_reader_analysis"),
+    (r"readers(/.*)?|tables/(reconstructed_)?table[234]\.csv|figures/(figure4|reader_).*", "06_reader_analysis"),
     (
         r"tables/table5\.csv|fidelity\.csv|faithfulness\.csv|privacy\.csv|judge(/.*)?|figures/(fidelity|faithfulness|privacy).*",
         "07_fid",

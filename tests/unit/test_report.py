@@ -6,7 +6,7 @@ import re
 import pandas as pd
 import pytest
 
-from dsa_lib import readme, report, tables
+from dsa_lib import reader_reconstruction, readme, report, tables
 from dsa_lib.errors import StudyError
 from dsa_lib.session import begin
 from dsa_lib.workspace import NOTEBOOKS, PROJECT, Workspace
@@ -135,6 +135,18 @@ def test_the_ledger_tells_its_findings_before_its_rows_and_takes_the_run_s_simul
     assert "SD of age 15.32 15.32 reproduced by simulation 15.32 in the simulated cohort" in text
     assert "share of women 41.15 % 40.8615 +0.2885 recomputed: disagrees" in text
     assert page.count("<ul") == page.count("</ul>") == 2
+
+
+def test_reconstructed_ratings_are_named_so_and_never_fill_a_table_of_this_run():
+    curated()
+    study = opened("06_reader_analysis")
+    frame = reader_reconstruction.fitted_tables(reader_reconstruction.open_shipped())[4]
+    frame.to_csv(study.write("tables/reconstructed_table4.csv"), index=False)
+    study.finish()
+    page = made()
+    assert "reconstructed: fitted to the published values, not the readers&#39; own" in page
+    assert "no reader gave them" in page and reader_reconstruction.NAME.partition("'")[0] in page
+    assert "notebook 06_reader_analysis did not write it" in text_of(page)  # Table 4 itself stays empty
 
 
 def test_the_page_needs_nothing_from_outside():

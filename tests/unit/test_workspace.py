@@ -99,6 +99,7 @@ def test_atomic_write_replaces_folders(tmp_path):
         ("ldm_unconditional", "04_ldm"),
         ("samples/fid", "05_sampling"),
         ("tables/table4.csv", "06_reader_analysis"),
+        ("tables/reconstructed_table2.csv", "06_reader_analysis"),
         ("tables/table5.csv", "07_fid"),
         ("report.html", "10_report"),
     ],
