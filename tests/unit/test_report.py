@@ -104,7 +104,13 @@ def test_what_was_fitted_is_named_so_and_is_no_panel_of_figure_1():
     study.write("figures/curation_series.png").write_bytes(PIXEL)
     study.write("figures/paper_scale_figure1.png").write_bytes(PIXEL)
     table = pd.DataFrame(
-        {"row": ["patients", "p"], "published": [859, 0.97], "fitted": [859, 0.97], "source": "fitted"}
+        {
+            "row": ["patients", "p"],
+            "column": "Value",
+            "published": [859, 0.97],
+            "fitted": [859, 0.97],
+            "source": "fitted",
+        }
     )
     table.to_csv(study.write("tables/paper_scale_cohort.csv"), index=False)
     study.finish()
