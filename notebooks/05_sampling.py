@@ -190,8 +190,8 @@ style.save(samples.image_grid(list(shown.values()), list(shown)), study.write("f
 
 # %% [markdown]
 # ## Figure 2
-# Held-out frames of each condition beside generated ones, none selected by eye: at the left the most probably arterial frame of each of the series
-# in which the classifier is surest; at the right the generated images in the order of their numbers.
+# Held-out frames of each condition beside generated ones, neither selected: at the left arterial frames drawn at random, each of another series, so that early and
+# late filling show as they occur; at the right the generated images in the order of their numbers.
 
 # %%
 arterial = pd.read_parquet(study.read("arterial.parquet"))
@@ -199,7 +199,8 @@ frames = np.load(study.read("frames.npy"), mmap_mode="r")
 real, generated, columns = {}, {}, 4
 for cell in CANONICAL:
     held_out = arterial[(arterial["cell"] == cell) & (arterial["split"] != "train")]
-    one_each = held_out.sort_values("probability", ascending=False).drop_duplicates("series")["frame_id"].head(columns)
+    shuffled = held_out.sample(frac=1, random_state=study.profile.seed % 2**32)
+    one_each = shuffled.drop_duplicates("series")["frame_id"].head(columns)
     real[cell] = frames[np.sort(one_each)]
     chosen = manifests["reader"].loc[manifests["reader"]["cell"] == cell, "file"].head(columns)
     generated[cell] = images.read_images(study.ws.path("samples/reader"), chosen.tolist())
