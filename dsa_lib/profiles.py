@@ -1,4 +1,4 @@
-"""Every number of the study, as frozen and typed profiles: `smoke` (seconds), `phantom` (half an hour on two cores), `paper` (as published).
+"""Every number of the study, as frozen and typed profiles: `smoke` (seconds), `phantom` (ten minutes on two cores), `paper` (as published).
 
 `load_profile("phantom", {"diffusion.batch_size": 8})` returns a checked `Profile`. An unknown name, a wrong type or an impossible combination
 is a `StudyError` before anything runs. Where the paper is silent or contradicts itself the choice is a named field; its comment names both readings.

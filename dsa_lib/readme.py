@@ -7,13 +7,17 @@ import argparse
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from dsa_lib import report
+from dsa_lib.conditions import CELLS
 from dsa_lib.errors import StudyError
 from dsa_lib.tables import TITLES, read_table
+from dsa_lib.vessels import CLASSES
 from dsa_lib.workspace import NOTEBOOKS, PROJECT, Workspace, runs_folder
 
+QUALITY = PROJECT / "benchmarks" / "phantom_quality.json"
 FIGURES = ("phantom_conditions", "figure1", "figure2", "figure4", "faithfulness", "classifier_confusion")
 
 
@@ -47,6 +51,30 @@ def times(ws: Workspace) -> str:
     return "\n".join(lines) + f"\n\nRun `{ws.run}`: {report.cost(ws)}"
 
 
+def quality(measured: Mapping) -> str:
+    """How good the phantom models are, a line a measure, from the content of `benchmarks/phantom_quality.json`."""
+    decoder, distance = measured["autoencoder against the truth"], measured["DSA-feature distance"]
+    named, areas = measured["condition named right"], measured["vessels, area, generated / held-out"]
+    rates = ", ".join(f"{cell} {100 * named[cell]:.0f}" for cell in CELLS)
+    distances = f"{distance['ldm']:.1f} conditional, {distance['ldm_unconditional']:.1f} unconditional; floor {distance['floor']:.1f}"
+    nearer = distance["draws in which conditional is nearer than unconditional"]
+
+    def kept(measure: str) -> str:
+        return " / ".join(f"{100 * decoder[f'{measure} {calibre}']:.0f}" for calibre in CLASSES) + " %"
+
+    rows = [
+        (f"decoded against noise-free frames ({decoder['frames']})", f"PSNR {decoder['psnr_truth_db']:.1f} dB"),
+        ("their vessel contrast kept, over the vessels' area", kept("area")),
+        ("their vessel contrast kept, along the vessels' darkest lines", kept("ridge")),
+        (f"condition named as asked ({named['images']} generated)", f"{100 * named['overall']:.1f} %; {rates}"),
+        (f"distance to held-out frames ({distance['images']} images)", distances),
+        ("conditional nearer than unconditional", f"in {nearer} of {distance['draws']} draws of the reference"),
+        ("vessel area, generated / held-out", " / ".join(f"{areas[calibre]['ratio']:.2f}" for calibre in CLASSES)),
+    ]
+    lines = [f"| {what} | {value} |" for what, value in rows]
+    return "\n".join(["| measured on phantom patients whom no model was trained on | |", "|---|---|", *lines])
+
+
 def fill(text: str, name: str, block: str) -> str:
     """`text` with what stands between `<!-- name:begin -->` and `<!-- name:end -->` replaced by `block`. Raises StudyError without the markers."""
     pattern = re.compile(rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)", re.DOTALL)
@@ -64,6 +92,7 @@ def main() -> None:
     path = PROJECT / "README.md"
     try:
         text = fill(fill(path.read_text(), "results", results(ws)), "times", times(ws))
+        text = fill(text, "quality", quality(json.loads(QUALITY.read_text())))
     except StudyError as error:
         raise SystemExit(f"error: {error}") from None
     path.write_text(text)

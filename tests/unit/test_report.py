@@ -195,6 +195,15 @@ def test_readme_is_filled_between_its_markers_and_nowhere_else():
         readme.fill(text, "times", "x")
 
 
+def test_readme_tells_the_quality_as_it_was_measured():
+    measured = json.loads(readme.QUALITY.read_text())
+    measured["autoencoder against the truth"] |= {"ridge medium": 0.4321, "psnr_truth_db": 39.96}
+    measured["vessels, area, generated / held-out"]["peripheral"]["ratio"] = 1.234
+    block = readme.quality(measured)
+    assert "PSNR 40.0 dB" in block and " / 43 / " in block and block.endswith("/ 1.23 |")
+    assert readme.quality(json.loads(readme.QUALITY.read_text())) in (PROJECT / "README.md").read_text()
+
+
 def test_readme_tables_come_from_the_runs_files():
     for number in tables.TITLES:
         tables.write_table(Workspace("t").table(number), tables.contract(number, {}, "phantom"))
