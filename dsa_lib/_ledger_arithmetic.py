@@ -70,6 +70,15 @@ def share(paper: Paper, number: Number, whole: str, *parts: str) -> Outcome:
     return Outcome(found.outcome, ". ".join([found.text, *remarks]), found.computed, found.residual)
 
 
+@check("a share of a whole that the text does not name: of the nearest, and of others that it may be")
+def share_of(paper: Paper, number: Number, part: str, nearest: str, *others: str) -> Outcome:
+    """100 · part / whole, in doubt where it is right for another whole than the nearest in the text."""
+    found = share(paper, number, nearest, part)
+    if found.outcome != "disagrees" or all(share(paper, number, of, part).outcome != "agrees" for of in others):
+        return found
+    return Outcome("in doubt", f"{found.text}. The text does not say of what", found.computed, found.residual)
+
+
 def _what_would_fit(paper: Paper, number: Number, of: Number, count: float) -> list[str]:
     """Whole numbers in place of the printed ones under which the printed share would be right (the GRIM test of a percentage)."""
     remarks = []

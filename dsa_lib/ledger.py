@@ -183,7 +183,9 @@ def _row(number: Number, found: list[tuple[str, Outcome]]) -> dict:
     found = sorted(found, key=lambda pair: OUTCOMES.index(pair[1].outcome))
     first = found[0][1] if found else Outcome("no power", "")
     # That a profile holds the value, or that nothing was simulated, is worth saying only where there is nothing else to say.
-    shown = [o.text for _, o in found if o.outcome == first.outcome or o.outcome not in ("not run", "setting")]
+    # Nor does a fit to a number speak for it where the others contradict it: the fit found some way around them.
+    silent = {"not run", "setting"} | ({"reproduced"} if first.outcome == "disagrees" else set())
+    shown = [o.text for _, o in found if o.outcome == first.outcome or o.outcome not in silent]
     reasons = [_sentence(reason) for reason in [*shown, number.note] if reason]
     return {
         "id": number.id,

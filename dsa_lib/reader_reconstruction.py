@@ -6,7 +6,7 @@ and says nothing about any single rating, image or reader.
 
     python -m dsa_lib.reader_reconstruction --seed 1 --out data_manifests/reader_study
 
-searches (minutes on one core) and writes `screening.csv`, `ratings.csv` and `residuals.csv` there; `--compare 2 3 4` searches with further seeds and
+searches (half a minute of one core) and writes `screening.csv`, `ratings.csv` and `residuals.csv` there; `--compare 2 3 4 5` searches with further seeds and
 writes `alternatives.csv`, how much the results differ. Every figure written is computed by the public functions of `dsa_lib.readers` on the files as read back.
 
 How: flags are drawn so that Table 2 holds exactly; ratings are drawn from normal effects whose sizes follow from Tables 3 and 4; then

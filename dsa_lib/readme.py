@@ -37,6 +37,8 @@ def results(ws: Workspace) -> str:
             for place, line in enumerate(group["lines"]):
                 name = group["name"] if place == 0 else ""
                 lines.append(f"| {name} | {line['label']} | " + " | ".join(line["cells"]) + " |")
+        if number == 1:
+            lines += ["", "Shares of this run are rounded so that they add up to 100 (largest remainder)."]
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 

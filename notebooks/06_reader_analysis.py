@@ -327,7 +327,7 @@ print(reader_reconstruction.worst(left).to_string())
 
 # %% [markdown]
 # What the tables leave open differs from one reconstruction to the next: rater means and the distribution of ratings (Figures 4a and 4d, printed without
-# digits), one line a seed; where a search ended with a cell unmet, `printed_alike` shows it, and the other seeds that the tables do not forbid it. Nothing that varies here can be learned from Tables 2–4. Seeds start alike and stop at the first set that fits, so that more is
+# digits), one line a seed, seeds 1 to 5 with none left out; where a search ended with a cell unmet, `printed_alike` shows it, and the seeds that met it that the tables do not forbid it. Nothing that varies here can be learned from Tables 2–4. Seeds start alike and stop at the first set that fits, so that more is
 # open than their spread shows.
 
 # %%

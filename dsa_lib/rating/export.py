@@ -70,6 +70,11 @@ def _reader_study(store: Store, facts: dict[str, str]) -> tuple[dict[str, pd.Dat
         if store.screening_closed
         else [f"The screening is not closed: {len(screened)} of {of} images are decided, and no rating has begun."]
     )
+    if facts["controls"] != "0":
+        kept = screened.loc[screened["kind"] == "control", "kept"].eq("true").sum()
+        notes.append(
+            f"{kept} of {facts['controls']} real frames that were mixed in were kept by the screening; only these are rated."
+        )
     return tables, notes
 
 

@@ -34,7 +34,8 @@ class Viewer {
     this.readout = element("div", { class: "dsa-readout", "aria-live": "off" });
     this.box = element("div", { class: "dsa-viewer" }, this.canvas, this.readout);
     this.source = document.createElement("canvas");
-    this.window = { width: 256, level: 128, invert: false };
+    this.home = { width: 256, level: 128 };
+    this.window = { ...this.home, invert: false };
     this.fit();
     this.frames = []; this.index = 0;
     new ResizeObserver(() => this.draw()).observe(this.box);
@@ -65,7 +66,13 @@ class Viewer {
   clear() { this.frames = []; this.draw(); }
   select(index) { this.index = Math.max(0, Math.min(this.frames.length - 1, index)); this.render(); }
   fit() { this.scale = 1; this.x = 0; this.y = 0; }
-  reset() { this.fit(); Object.assign(this.window, { width: 256, level: 128, invert: false }); this.render(); }
+  reset() { this.fit(); Object.assign(this.window, this.home, { invert: false }); this.render(); }
+  // The study's own window, the same for every image; what a rater has changed stays.
+  begin([width, level]) {
+    if (this.home.width === width && this.home.level === level) return;
+    this.home = { width, level };
+    Object.assign(this.window, this.home);
+  }
   zoom(factor) { const before = this.scale; this.scale = Math.max(1, Math.min(12, before * factor)); const by = this.scale / before; this.x *= by; this.y *= by; this.draw(); }
   move(x, y) { this.x += x; this.y += y; this.draw(); }
   contrast(width, level) { this.window.width = Math.max(8, Math.min(512, this.window.width + width)); this.window.level = Math.max(0, Math.min(255, this.window.level + level)); this.render(); }
@@ -154,7 +161,7 @@ function render({ model, el }) {
   if (!inLab) document.title = "Reader study";
 
   let token = !inLab && TOKEN.test(location.hash) ? location.hash.slice(1) : "";
-  let reply = { show: "hello" }, segment = 0, turning = false, note = "", playing = null, resent = false;
+  let reply = { show: "hello" }, segment = 0, turning = false, note = "", playing = null, resent = false, closing = false;
   const connection = new Connection(model, receive, lost);
 
   // --- sending
@@ -168,6 +175,10 @@ function render({ model, el }) {
     reply.answers = { ...reply.answers, [field]: value };
     if (!value) delete reply.answers[field];
     note = ""; paint();
+  }
+  function grouped(typed) {  // a token as it stands in addresses, however it was typed
+    const bare = typed.toLowerCase().replace(/[^a-z0-9]/g, "");
+    return bare.length === 16 ? bare.match(/.{4}/g).join("-") : typed.trim().toLowerCase();
   }
   function hello(given) { token = given; connection.send({ do: "hello", token }); }
 
@@ -192,8 +203,9 @@ function render({ model, el }) {
     const another = message.key !== reply.key || message.stage !== reply.stage;
     if (another) { stop(); segment = 0; }
     let appear = () => {};
+    if (message.window) viewer.begin(message.window);
     if (message.show === "image" && buffers.length) appear = await viewer.show(buffers);
-    reply = message; note = message.note || ""; turning = false;
+    reply = message; note = message.note || ""; turning = closing = false;
     appear();
     if (message.show !== "image") viewer.clear();
     if (another && message.stage === "annotation") viewer.select(Number(message.answers?.frame) || 0);
@@ -244,7 +256,7 @@ function render({ model, el }) {
   function login(fault) {
     const input = element("input", { name: "token", autocomplete: "off", spellcheck: "false", placeholder: "xxxx-xxxx-xxxx-xxxx", "aria-label": "token" });
     setTimeout(() => input.focus());
-    const begin = () => { if (input.value.trim()) hello(input.value.trim().toLowerCase()); };
+    const begin = () => { if (input.value.trim()) hello(grouped(input.value)); };
     // Not a form: JupyterLab keeps Enter from submitting one.
     input.addEventListener("keydown", (e) => { e.stopPropagation(); if (e.key === "Enter") begin(); });
     return [...words("Reader study", "Please enter the token from your invitation."),
@@ -301,13 +313,21 @@ function render({ model, el }) {
       button("Mark this frame", "Enter", mark === String(viewer.index), markFrame, "dsa-wide dsa-strong"), button("No arterial frame", "N", mark === "none", () => answer("frame", "none", "continue"), "dsa-wide"),
       status(), element("div", { class: "dsa-moves" }, button("Back", "previous series (↑)", null, () => go("previous")), button("Forward", "next series (↓)", null, () => go("next")))];
   }
+  // What is closed stays closed, so it is asked for twice.
+  function close() {
+    if (reply.stage !== "screening" || !reply.of || turning) return;
+    if (closing) { turning = true; connection.send({ do: "close" }); }
+    closing = !closing;
+    paint();
+  }
   function end() {
     if (reply.stage === "waiting") return words("", "The images are still being selected. Rating begins on this page by itself as soon as that is done.");
     if (reply.stage === "thanks") return words("", "The screening is closed. Nothing more is asked of you.");
     if (!reply.of) return words("", "No image was kept in the screening, so there is none to rate.");
     const back = button("Look back", "←", null, () => go("here"));
-    if (reply.stage === "screening") return [...words("All images are decided", `You keep ${reply.kept} of ${reply.of}. Once the screening is closed, its decisions stand and rating can begin.`),
-      element("div", { class: "dsa-moves" }, back, button("Close screening", "C", null, () => { turning = true; connection.send({ do: "close" }); }, "dsa-strong")), keyList([["C", "close the screening"], ["←", "look back"]]), status()];
+    if (reply.stage === "screening") return [...words("All images are decided", `You keep ${reply.kept} of ${reply.of}. Once the screening is closed, its decisions stand and rating can begin.${closing ? " Close it now?" : ""}`),
+      element("div", { class: "dsa-moves" }, back, button(closing ? "Yes, close it for good" : "Close screening", "C", null, close, "dsa-strong")),
+      keyList([["C", closing ? "close for good" : "close the screening"], ...(closing ? [["Esc", "not yet"]] : []), ["←", "look back"]]), status()];
     return [...words("Everything is answered", "Thank you. All your answers are saved; you may close this page, or look back and correct."), element("div", { class: "dsa-moves" }, back), keyList([["←", "look back"]])];
   }
   function grade(n, value) { segment = n; answer(SEGMENTS[n][0], value); if (value && n < 2) segment = n + 1; paint(); }
@@ -327,11 +347,13 @@ function render({ model, el }) {
     annotation: { ArrowLeft: () => turnFrame(-1), ArrowRight: () => turnFrame(1), ArrowUp: () => go("previous"), ArrowDown: () => go("next"), " ": play, Enter: markFrame, n: () => answer("frame", "none", "continue") },
   };
   function key(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches?.("input:not([type=range]), textarea")) return;
+    // On German keyboards "[" and "]" are typed with AltGr (reported as Ctrl and Alt) or Alt.
+    const held = event.metaKey || ((event.ctrlKey || event.altKey) && event.key !== "[" && event.key !== "]");
+    if (held || event.target.matches?.("input:not([type=range]), textarea")) return;
     if (event.target.tagName === "BUTTON" && (event.key === "Enter" || event.key === " ")) return;
     const name = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     let act = null;
-    if (reply.show === "end") act = { ArrowLeft: () => reply.last && go("here"), c: () => reply.stage === "screening" && reply.of && (turning = true, connection.send({ do: "close" })) }[name];
+    if (reply.show === "end") act = { ArrowLeft: () => reply.last && go("here"), c: close, Escape: () => { if (closing) { closing = false; paint(); } } }[name];
     else if (reply.show === "image") act = event.shiftKey && shifted[name] ? shifted[name] : stages[reply.stage][name] || view[name];
     if (!act) return;
     event.preventDefault(); event.stopPropagation();

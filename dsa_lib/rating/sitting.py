@@ -148,6 +148,7 @@ class Sitting:
             "done": sum(self.complete(answers.get(p.image, {})) for p in places),
             "turing": self.facts["turing"] == "true" and self.stage == "rating",
             "origin": self.facts["origin"],
+            "window": json.loads(self.facts.get("window", "[256, 128]")),
             "note": note,
         }
         if place is None:

@@ -98,6 +98,7 @@ def _make(asked: Asked, path: Path, ws: Workspace) -> None:
     else:
         images, stages, artifact = _reader_set(ws), ("screening", "rating"), "samples/reader"
         images += _controls(ws, asked.controls or 0, seed, images)
+    window = _window(_some_frames(ws, images))
     orders = {}
     for number, (name, _, screens, rates, _) in enumerate(people):
         for stage in stages:
@@ -113,6 +114,7 @@ def _make(asked: Asked, path: Path, ws: Workspace) -> None:
         "turing": "true" if asked.turing else "false",
         "series": str(asked.series or 0),
         "images": _recorded(ws, artifact),
+        "window": json.dumps(window),
         "origin": "phantom" if ws.manifest("00_phantom_archive") else "archive",
     }
     _write_tokens(path, people)
@@ -201,6 +203,28 @@ def _need(ws: Workspace, artifact: str, what: str) -> Path:
     return ws.root / artifact
 
 
+def _some_frames(ws: Workspace, images: Sequence[tuple]) -> np.ndarray:
+    """Up to 200 of the study's images, or of the run's frames where series are to be marked, uint8 [n, H, W]."""
+    import io
+
+    from PIL import Image
+
+    pngs = [image[-1] for image in images if image[-1] is not None]
+    if pngs:
+        return np.stack([np.asarray(Image.open(io.BytesIO(png))) for png in pngs[:: len(pngs) // 200 + 1]])
+    frames = np.load(ws.root / "frames.npy", mmap_mode="r")
+    return frames[:: len(frames) // 200 + 1]
+
+
+def _window(frames: np.ndarray) -> list[int]:
+    """[width, level] that the page opens with: all but the darkest and brightest half percent of the pixels, one window for the whole study.
+
+    Subtracted frames are mostly field of one grey: shown over all 256 greys, their vessels would be faint. One window for all tells nothing of an image.
+    """
+    low, high = np.percentile(frames, [0.5, 99.5])
+    return [max(round(high - low), 32), round((high + low) / 2)]
+
+
 def _reader_set(ws: Workspace) -> list[tuple]:
     """The generated images, as pixels alone: what a file says of itself does not enter the study."""
     import pandas as pd
@@ -251,7 +275,7 @@ def _controls(ws: Workspace, count: int, seed: int, generated: Sequence[tuple]) 
             None,
             as_png(frames[row.frame_id]),
         )
-        for number, row in enumerate(held_out.head(count).itertuples())
+        for number, row in enumerate(held_out.head(count).itertuples(), 1)
     ]
 
 

@@ -251,6 +251,7 @@ async def four_readers(ws):
         state = await senior.until(lambda s: s["show"] == "end")
         assert "You keep 8 of 10" in state["text"]
         await senior.press("c")
+        await senior.press("c")
 
         # All four rate; the server is killed twice while they do.
         plans = {name: plan_of(name, 8) for name in RATERS}
@@ -275,7 +276,7 @@ async def four_readers(ws):
         for name in RATERS:
             assert acknowledged[name] <= set(range(1, 9))
             assert answers_of(name) == as_values(plans[name])
-            assert "Everything is answered" in (await tabs[name].state())["text"]
+            await tabs[name].until(lambda s: "Everything is answered" in s["text"])  # a page may just be coming back
         audit = Store(location(RUN, "ratings")).rows(
             "SELECT rater, image, field, count(*) FROM audit WHERE image IS NOT NULL GROUP BY 1, 2, 3"
         )
@@ -382,12 +383,14 @@ async def one_reader(ws):
     async with opened("--raters", "NR1:NR") as (server, browser):
         link = server.links()["NR1"] if server.links() else None
         wrong = await Tab.open(browser, f"{server.address}/#aaaa-aaaa-aaaa-aaaa")
-        assert "This token is not known" in (await wrong.state())["text"]
+        await wrong.until(lambda s: "This token is not known" in s["text"])
         # Typed into the form instead, and only keys from here on.
         token = link.partition("#")[2]
-        await wrong.page.fill("input[name=token]", token.upper())
+        await wrong.page.fill("input[name=token]", token.upper().replace("-", " "))  # however it is typed
         await wrong.press("Enter")
         one = wrong
+        await one.until(lambda s: s["position"] == 1)
+        assert one.page.url.partition("#")[2] == token  # so that a reload knows it
         for n in range(1, 9):
             await one.until(lambda s, n=n: s["position"] == n)
             await one.press("k")
@@ -397,19 +400,31 @@ async def one_reader(ws):
         await one.press("r")
         assert "You keep 7 of 8" in (await one.until(lambda s: s["show"] == "end"))["text"]
         await one.press("c")
+        assert "Close it now?" in (await one.until(lambda s: "Close it now?" in s["text"]))["text"]
+        await one.press("Escape")
+        await one.until(lambda s: "Close it now?" not in s["text"])
+        await one.press("c")
+        await one.press("c")
         await one.until(lambda s: s["stage"] == "rating" and s["position"] == 1)
 
         # What a reader does to the view is done at once and in the browser.
         grey = """() => { const c = document.querySelector('.dsa-canvas');
           return c.getContext('2d').getImageData(c.width / 2, c.height / 2 - 200, 1, 1).data[0] }"""
         before = await one.page.evaluate(grey)
+        # One window for the whole study, taken from its images, which do not fill the greys.
+        width = int(re.search(r"W (\d+)", await one.page.inner_text(".dsa-readout"))[1])
+        assert width < 256
         await one.press("i")
         assert abs(await one.page.evaluate(grey) - (255 - before)) <= 2
         await one.press("+")
         await one.press("]")
-        assert "×1.3" in await one.page.inner_text(".dsa-readout") and "W 272" in await one.page.inner_text(
-            ".dsa-readout"
+        readout = await one.page.inner_text(".dsa-readout")
+        assert "×1.3" in readout and f"W {width + 16}" in readout
+        # AltGr+8, as Chromium on Windows reports it with a German keyboard.
+        await one.page.evaluate(
+            "document.body.dispatchEvent(new KeyboardEvent('keydown', {key: '[', ctrlKey: true, altKey: true, bubbles: true}))"
         )
+        assert f"W {width} " in await one.page.inner_text(".dsa-readout")
         await one.press("0")
         assert await one.page.evaluate(grey) == before
 

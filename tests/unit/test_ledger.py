@@ -148,7 +148,6 @@ FOUND = {
     "2.1.female_share": 41.15 - 100 * 351 / 859,
     "2.2.joint_share": 45.4 - 100 * (9500 + 920 + 26720 + 7912) / 99349,
     "t1.others.share": 54.6 - 100 * 54297 / 99349,
-    "2.4.unscored_share": 5.5 - 100 * 22 / 239,
     "abs.rated": 400 - 239,
     "abs.overall_low": 3.1 - 2.73,
     "2.4.neuroradiologists": 4 - 2,
@@ -160,6 +159,18 @@ FOUND = {
 def test_a_contradiction_is_found_with_its_residual(verdicts, name):
     assert verdicts.loc[name, "verdict"] == ledger.DISAGREES
     assert verdicts.loc[name, "residual"] == pytest.approx(FOUND[name])
+
+
+def test_a_share_of_an_unnamed_whole_is_in_doubt_where_another_whole_fits(verdicts, numbers):
+    assert verdicts.loc["2.4.unscored_share", "verdict"] == ledger.DOUBT
+    assert verdicts.loc["2.4.unscored_share", "residual"] == pytest.approx(5.5 - 100 * 22 / 239)
+    assert changed(numbers, "2.4.unscored_share", **{"2__4__unscored_share": "7.7"}) == ledger.DISAGREES
+
+
+def test_a_fit_does_not_speak_for_a_number_that_others_contradict(numbers):
+    cell = numbers["t1.others.share"].cell
+    found = ledger.verdicts(numbers, {cell: 54.6}, only=["t1.others.share"]).iloc[0]
+    assert found["verdict"] == ledger.DISAGREES and "simulated" not in found["because"]
 
 
 def test_sentences_say_what_would_fit(verdicts):

@@ -297,7 +297,8 @@ def test_changed_ratings_are_noticed(shipped):
 
 def test_alternatives_differ_in_what_the_tables_leave_open(shipped):
     shown = reconstruction.alternatives()
-    assert shown["seed"].is_unique and len(shown) >= 3 and (shown["cells"] == 76).all()
+    assert shown["seed"].tolist() == [1, 2, 3, 4, 5], "a seed that misses a cell is shown like the others"
+    assert (shown["cells"] == 76).all()
     assert shown.loc[0, "printed_alike"] == 76 and (shown["printed_alike"] == 76).sum() > 1
     for name, value in reconstruction.undetermined(shipped).items():
         assert shown.loc[0, name] == pytest.approx(value, abs=1e-5)
