@@ -217,12 +217,13 @@ def _some_frames(ws: Workspace, images: Sequence[tuple]) -> np.ndarray:
 
 
 def _window(frames: np.ndarray) -> list[int]:
-    """[width, level] that the page opens with: all but the darkest and brightest half percent of the pixels, one window for the whole study.
+    """[width, level] that the page opens with, one for the whole study: the darkest vessels black, the field at three quarters of the display's range.
 
     Subtracted frames are mostly field of one grey: shown over all 256 greys, their vessels would be faint. One window for all tells nothing of an image.
     """
-    low, high = np.percentile(frames, [0.5, 99.5])
-    return [max(round(high - low), 32), round((high + low) / 2)]
+    darkest, field = np.percentile(frames, 0.1), np.median(frames)
+    width = max((field - darkest) / 0.75, 64)
+    return [round(width), round(field - width / 4)]
 
 
 def _reader_set(ws: Workspace) -> list[tuple]:

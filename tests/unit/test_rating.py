@@ -18,6 +18,7 @@ from PIL import Image
 from dsa_lib import labels
 from dsa_lib.errors import StudyError
 from dsa_lib.rating import store as stores
+from dsa_lib.rating import study as studies
 from dsa_lib.rating.__main__ import main
 from dsa_lib.rating.export import export
 from dsa_lib.rating.page import VARIABLE, rating_page
@@ -663,3 +664,15 @@ def test_store_formats_are_told_apart(ws, monkeypatch):
     monkeypatch.setattr(stores, "FORMAT", 2)
     with pytest.raises(StudyError, match="of another version"):
         Store(path)
+
+
+def test_the_page_opens_with_vessels_dark_and_the_field_at_three_quarters():
+    frames = np.full((3, 100, 100), 162, np.uint8)
+    frames[:, :3, :] = 70  # 3 % of the pixels
+    width, level = studies._window(frames)
+
+    def shown(grey):  # as the page applies it
+        return (grey - level) / width + 0.5
+
+    assert shown(70) == pytest.approx(0, abs=0.01) and shown(162) == pytest.approx(0.75, abs=0.01)
+    assert studies._window(np.full((1, 8, 8), 162, np.uint8))[0] == 64  # a field alone is not stretched to noise
