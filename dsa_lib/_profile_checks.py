@@ -22,15 +22,7 @@ def check_profile(profile: "Profile") -> None:
         f"precision {profile.precision!r} is not bf16, fp16, fp32 or auto",
     )
     for section in (
-        "archive",
-        "curation",
-        "classifier",
-        "autoencoder",
-        "text",
-        "diffusion",
-        "sampling",
-        "readers",
-        "fidelity",
+        item.name for item in dataclasses.fields(profile) if item.default_factory is not dataclasses.MISSING
     ):
         for item in dataclasses.fields(getattr(profile, section)):
             value = getattr(getattr(profile, section), item.name)

@@ -39,6 +39,7 @@ PLUMBING = {
     "session",
     "workspace",
     "profiles",
+    "profile_sections",
     "_profile_checks",
     "_profile_overrides",
     "hidden_paths",
