@@ -35,14 +35,29 @@ class Pipeline:
 def test_images_are_kept_and_more_images_make_only_the_further_ones(tmp_path):
     pipeline = Pipeline()
     cells = benchmark.in_proportion({"AC A": 1, "PC A": 1}, 48)
-    first, seconds = benchmark.images_of(pipeline, 5, 1.0, cells[:32], tmp_path)
-    assert len(pipeline.made) == 32 and seconds > 0
-    again, same_seconds = benchmark.images_of(pipeline, 5, 1.0, cells[:32], tmp_path)
-    assert len(pipeline.made) == 32 and np.array_equal(first, again) and same_seconds == seconds
-    more, _ = benchmark.images_of(pipeline, 5, 1.0, cells, tmp_path)
+    first = benchmark.images_of(pipeline, 5, 1.0, cells[:32], tmp_path)
+    assert len(pipeline.made) == 32
+    again = benchmark.images_of(pipeline, 5, 1.0, cells[:32], tmp_path)
+    assert len(pipeline.made) == 32 and np.array_equal(first, again)
+    more = benchmark.images_of(pipeline, 5, 1.0, cells, tmp_path)
     assert len(pipeline.made) == 48 and np.array_equal(more[:32], first)
     benchmark.images_of(pipeline, 5, 1.0, cells[::-1], tmp_path)  # other conditions
     assert len(pipeline.made) > 48
+
+
+def test_pace_is_the_line_through_two_numbers_of_steps(monkeypatch):
+    """A clock that a made-up pipeline moves: 0.5 s an image beside 0.2 s a step, and now and then a pause, which the best of several times leaves out."""
+    clock, pauses = [0.0], iter([3.0, 0.0, 0.0, 7.0, 0.0, 0.0])
+
+    class Timed:
+        scheduler = None
+
+        def __call__(self, sentences, seeds, num_inference_steps, guidance_scale):
+            clock[0] += len(sentences) * (0.5 + 0.2 * num_inference_steps) + next(pauses)
+            return np.zeros((len(sentences), 4, 4), np.uint8)
+
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: clock[0])
+    assert benchmark.pace(Timed(), None, 1.0, ["AC A"] * 4) == pytest.approx((0.5, 0.2))
 
 
 def compared(shifts, images=600):
