@@ -24,6 +24,7 @@ import pingouin
 from dsa_lib import rater_model, readers
 from dsa_lib.reader_files import CIRCULATION_SHORT
 from dsa_lib.reliability import complete_cases
+from dsa_lib.session import processor
 
 GENERATED, RESAMPLES, LOOPS = 400, 10_000, 20  # the study's size (§2.3); resamples a cell; pingouin's a cell
 
@@ -54,14 +55,6 @@ def loop_pingouin(matrices: list[np.ndarray]) -> None:
             drawn = pd.DataFrame(ratings[rng.integers(0, len(ratings), len(ratings))]).rename_axis("image")
             long = drawn.reset_index().melt("image", var_name="rater", value_name="rating")
             pingouin.intraclass_corr(long, targets="image", raters="rater", ratings="rating")
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def main() -> None:

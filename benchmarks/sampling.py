@@ -28,9 +28,8 @@ from dsa_lib.conditions import CANONICAL, CELLS
 from dsa_lib.errors import StudyError
 from dsa_lib.figures import style
 from dsa_lib.figures.samples import quality_against_steps
-from dsa_lib.profiles import load_profile
 from dsa_lib.progress import track
-from dsa_lib.session import environment
+from dsa_lib.session import environment, processor, profile_of
 from dsa_lib.workspace import Workspace, atomic_write, sha256, write_json
 
 STEPS = (5, 10, 20, 50, 200, 1000)
@@ -61,11 +60,9 @@ def main() -> None:
 
     dsa = pipeline.DSAPipeline.from_pretrained(ws.root / "ldm").to("cuda" if torch.cuda.is_available() else "cpu")
     schedule, model = dsa.scheduler, sha256(ws.root / "ldm")
-    guidance = _guidance(ws)
+    guidance = profile_of(ws).sampling.guidance
     code = sampling.code_digest([autoencoder, diffusion, pipeline, text])
-    machine = (
-        f"{_processor()}; {environment()['device']}; Python {platform.python_version()}, torch {torch.__version__}"
-    )
+    machine = f"{processor()}; {environment()['device']}; Python {platform.python_version()}, torch {torch.__version__}"
     rows, values = [], {}
     for steps in sorted(request.steps):
         for name in request.samplers:
@@ -112,12 +109,6 @@ def in_proportion(counts: Mapping[str, int], images: int) -> list[str]:
         given[cell] += 1
         order.append(cell)
     return order
-
-
-def _guidance(ws: Workspace) -> float:
-    """The guidance scale of the run's profile."""
-    asked = json.loads((ws.root / "provenance" / "04_ldm.json").read_text())["parameters"]
-    return load_profile(asked["profile"], asked.get("overrides")).sampling.guidance
 
 
 def images_of(
@@ -224,14 +215,6 @@ def statement(chosen: Mapping, images: int) -> str:
             f" A difference of {MARGIN:.0%} cannot be resolved with {images} images; about {needed} would be needed."
         )
     return text
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _arguments() -> argparse.Namespace:

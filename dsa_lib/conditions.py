@@ -1,4 +1,8 @@
-"""What a frame is conditioned on: circulation, plane and C-arm angles, their canonical bins (Table 1) and their sentence (§2.3, §4.4)."""
+"""What a frame is conditioned on: circulation, plane and C-arm angles, their canonical bins (Table 1) and their sentence (§2.3, §4.4).
+
+A sentence may go on to name a finding ("…, showing an aneurysm of the left middle cerebral artery."): beyond the paper, which lists lesions among the
+further work of §3, and only for models that were trained on such sentences.
+"""
 
 import difflib
 import itertools
@@ -17,12 +21,49 @@ OTHERS = "Others"
 _ARTICLE = {"anterior": "an", "posterior": "a"}
 _SENTENCE = (
     "This is {article} {circulation} DSA scan taken in Plane {plane}, "
-    "with a primary angle of {primary}° and a secondary angle of {secondary}°."
+    "with a primary angle of {primary}° and a secondary angle of {secondary}°{finding}."
 )
+LESIONS = ("aneurysm", "stenosis", "occlusion", "arteriovenous malformation")
+SIDES = ("left", "right")
+PAIRED_ARTERIES = (
+    "internal carotid artery",
+    "middle cerebral artery",
+    "anterior cerebral artery",
+    "posterior cerebral artery",
+    "vertebral artery",
+)
+UNPAIRED_ARTERIES = ("basilar artery",)
 _PATTERN = re.compile(
     r"This is an? (?P<circulation>anterior|posterior) DSA scan taken in Plane (?P<plane>[AB]), "
-    r"with a primary angle of (?P<primary>-?\d+)° and a secondary angle of (?P<secondary>-?\d+)°\."
+    r"with a primary angle of (?P<primary>-?\d+)° and a secondary angle of (?P<secondary>-?\d+)°"
+    rf"(?:, showing an? (?P<lesion>{'|'.join(LESIONS)}) of the (?:(?P<side>left|right) )?"
+    rf"(?P<artery>{'|'.join(PAIRED_ARTERIES + UNPAIRED_ARTERIES)}))?\."
 )
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A lesion as a sentence names it: `lesion` of LESIONS, `artery` of PAIRED_ARTERIES or UNPAIRED_ARTERIES, `side` of SIDES ("" for an unpaired one)."""
+
+    lesion: str
+    side: str
+    artery: str
+
+    def __post_init__(self):
+        if self.lesion not in LESIONS:
+            raise StudyError(f"lesion {self.lesion!r} is not one of {', '.join(LESIONS)}: correct the finding")
+        if self.artery not in PAIRED_ARTERIES + UNPAIRED_ARTERIES:
+            raise StudyError(
+                f"artery {self.artery!r} is not one of {', '.join(PAIRED_ARTERIES + UNPAIRED_ARTERIES)}: correct the finding"
+            )
+        if (self.side in SIDES) != (self.artery in PAIRED_ARTERIES) or (self.side and self.side not in SIDES):
+            raise StudyError(
+                f"side {self.side!r} does not go with the {self.artery}: paired arteries are left or right, the basilar artery has no side"
+            )
+
+    def text(self) -> str:
+        """As the sentence has it, without the article: "aneurysm of the left middle cerebral artery"."""
+        return f"{self.lesion} of the {self.side + ' ' if self.side else ''}{self.artery}"
 
 
 @dataclass(frozen=True)
@@ -30,13 +71,14 @@ class Condition:
     """One acquisition condition.
 
     `primary_angle_deg` and `secondary_angle_deg` are DICOM positioner angles (0018,1510) and (0018,1511) in degrees:
-    primary positive towards the patient's left (LAO), secondary positive cranial. Range ±180.
+    primary positive towards the patient's left (LAO), secondary positive cranial. Range ±180. `finding`: a lesion that the frame shows, or None.
     """
 
     circulation: str
     plane: str
     primary_angle_deg: float
     secondary_angle_deg: float
+    finding: Finding | None = None
 
     def __post_init__(self):
         if self.circulation not in CIRCULATIONS:
@@ -65,14 +107,18 @@ class Condition:
         return f"{'AC' if self.circulation == 'anterior' else 'PC'} {self.plane}"
 
     def sentence(self) -> str:
-        """The template of §2.3, angles in whole degrees."""
+        """The template of §2.3, angles in whole degrees; a finding goes on after them."""
         primary, secondary = self.canonical_angles()
+        showing = ""
+        if self.finding is not None:
+            showing = f", showing {'an' if self.finding.lesion[0] in 'aeiou' else 'a'} {self.finding.text()}"
         return _SENTENCE.format(
             article=_ARTICLE[self.circulation],
             circulation=self.circulation,
             plane=self.plane,
             primary=primary,
             secondary=secondary,
+            finding=showing,
         )
 
 
@@ -94,7 +140,8 @@ def parse_sentence(sentence: str) -> Condition:
         raise StudyError(
             f"the sentence {sentence!r} is not in the grammar{which}: write it like {_nearest_sentence(sentence)!r}"
         )
-    return Condition(match["circulation"], match["plane"], float(match["primary"]), float(match["secondary"]))
+    finding = Finding(match["lesion"], match["side"] or "", match["artery"]) if match["lesion"] else None
+    return Condition(match["circulation"], match["plane"], float(match["primary"]), float(match["secondary"]), finding)
 
 
 def as_condition(asked: "Condition | str | tuple") -> Condition:
@@ -115,7 +162,7 @@ def as_condition(asked: "Condition | str | tuple") -> Condition:
 
 def _unknown_words(text: str) -> list[str]:
     """What is foreign to the grammar in a text, word by word, with the word that was probably meant."""
-    known = [word for word in sentence_words() if word.isalpha()]
+    known = [word for word in sentence_words(findings=True) if word.isalpha()]
     found, previous = [], ""
     for word in dict.fromkeys(re.findall(r"[^\W\d_]+", text)):
         if word not in known:
@@ -150,10 +197,18 @@ CANONICAL: dict[str, Condition] = {
 CELLS = tuple(CANONICAL)
 
 
-def sentence_words() -> list[str]:
-    """Every word of the sentence grammar; digits stand alone, so that angles never seen in training can still be written."""
-    words = {word for cell in CANONICAL.values() for word in re.findall(r"[A-Za-z]+|[^\sA-Za-z]", cell.sentence())}
-    return sorted({*words, "-", *"0123456789"})
+def sentence_words(findings: bool = False) -> list[str]:
+    """Every word of the sentence grammar, those of findings last and only if asked for, so that the words before keep their places; digits stand alone, so that
+    angles never seen in training can still be written."""
+
+    def words(texts: Iterable[str]) -> set[str]:
+        return {word for text in texts for word in re.findall(r"[A-Za-z]+|[^\sA-Za-z]", text)}
+
+    plain = sorted({*words(cell.sentence() for cell in CANONICAL.values()), "-", *"0123456789"})
+    if not findings:
+        return plain
+    further = words(("showing of the", *LESIONS, *SIDES, *PAIRED_ARTERIES, *UNPAIRED_ARTERIES))
+    return plain + sorted(further - set(plain))
 
 
 class SeenConditions:
@@ -164,27 +219,29 @@ class SeenConditions:
     edge of a fixed grid falls between a condition and the frame beside it. Angles are the canonical ones of the sentences, all the model is told.
     """
 
-    def __init__(self, angles: Mapping[tuple[str, str], Iterable[tuple[int, int]]]):
+    def __init__(self, angles: Mapping[tuple[str, ...], Iterable[tuple[int, int]]]):
         self.angles = {group: sorted(set(pairs)) for group, pairs in sorted(angles.items())}
 
     @classmethod
     def of(cls, sentences: Iterable[str]) -> "SeenConditions":
         """Of the sentences of a training set."""
-        angles: dict[tuple[str, str], list[tuple[int, int]]] = {}
+        angles: dict[tuple[str, ...], list[tuple[int, int]]] = {}
         for sentence in set(sentences):
             condition = parse_sentence(sentence)
-            angles.setdefault((condition.circulation, condition.plane), []).append(condition.canonical_angles())
+            angles.setdefault(_group(condition), []).append(condition.canonical_angles())
         return cls(angles)
 
     def to_config(self) -> dict[str, str]:
-        """Compact form for a JSON file: {"anterior A": "-32/18 0/0 …"}, whole degrees, primary/secondary."""
+        """Compact form for a JSON file: {"anterior A": "-32/18 0/0 …"}, whole degrees, primary/secondary; a finding follows the plane."""
         return {" ".join(group): " ".join(f"{p}/{s}" for p, s in pairs) for group, pairs in self.angles.items()}
 
     @classmethod
     def from_config(cls, config: Mapping[str, str]) -> "SeenConditions":
         return cls(
             {
-                tuple(group.split()): [tuple(int(angle) for angle in pair.split("/")) for pair in pairs.split()]
+                tuple(group.split(maxsplit=2)): [
+                    tuple(int(angle) for angle in pair.split("/")) for pair in pairs.split()
+                ]
                 for group, pairs in config.items()
             }
         )
@@ -192,18 +249,21 @@ class SeenConditions:
     def covers(self, condition: Condition) -> bool:
         """Whether the condition was seen."""
         asked = condition.canonical_angles()
-        pairs = self.angles.get((condition.circulation, condition.plane), [])
+        pairs = self.angles.get(_group(condition), [])
         return any(_apart(asked, pair) <= ANGLE_TOLERANCE_DEG for pair in pairs)
 
     def nearest(self, condition: Condition, count: int = 3) -> list[Condition]:
-        """The `count` seen conditions closest to it: those of its own circulation and plane first, then by the larger difference in angle."""
-        asked = condition.canonical_angles()
+        """The `count` seen conditions closest to it: those of its own circulation, plane and finding first, then by the larger difference in angle."""
+        asked, group = condition.canonical_angles(), _group(condition)
         ranked = sorted(
-            ((circulation != condition.circulation) + (plane != condition.plane), _apart(asked, pair), circulation, plane, pair)
-            for (circulation, plane), pairs in self.angles.items()
+            (sum(a != b for a, b in itertools.zip_longest(other, group)), _apart(asked, pair), other, pair)
+            for other, pairs in self.angles.items()
             for pair in pairs
-        )  # fmt: skip
-        return [Condition(circulation, plane, *pair) for _, _, circulation, plane, pair in ranked[:count]]
+        )
+        return [
+            Condition(*other[:2], *pair, _finding(other[2]) if len(other) > 2 else None)
+            for _, _, other, pair in ranked[:count]
+        ]
 
     def require(self, conditions: Iterable[Condition]) -> None:
         """Raise StudyError for the first of `conditions` that was never seen, naming the nearest seen ones."""
@@ -216,6 +276,19 @@ class SeenConditions:
                 )
 
 
+def _group(condition: Condition) -> tuple[str, ...]:
+    """What frames must share to be compared by their angles."""
+    group = condition.circulation, condition.plane
+    return group if condition.finding is None else (*group, condition.finding.text())
+
+
+def _finding(text: str) -> Finding:
+    """The inverse of `Finding.text`."""
+    lesion, artery = text.split(" of the ")
+    side = artery.split()[0] if artery.split()[0] in SIDES else ""
+    return Finding(lesion, side, artery.removeprefix(side).strip())
+
+
 def _apart(one: tuple[float, float], other: tuple[float, float]) -> float:
     """The larger difference of two pairs of angles; a full turn apart is the same position."""
     return max(abs((a - b + 180) % 360 - 180) for a, b in zip(one, other, strict=True))
@@ -223,4 +296,5 @@ def _apart(one: tuple[float, float], other: tuple[float, float]) -> float:
 
 def _short(condition: Condition) -> str:
     primary, secondary = condition.canonical_angles()
-    return f"{condition.circulation} {condition.plane} {primary}°/{secondary}°"
+    showing = f" with {condition.finding.text()}" if condition.finding is not None else ""
+    return f"{condition.circulation} {condition.plane} {primary}°/{secondary}°{showing}"

@@ -221,6 +221,11 @@ def _rating_rows(table: pd.DataFrame, screened: pd.DataFrame, file: str, screeni
 def _notes(study: ReaderStudy) -> list[str]:
     notes = []
     raters = study.raters
+    if study.ratings["rating"].nunique() == 1:
+        only = study.ratings["rating"].dropna().iloc[0]
+        notes.append(
+            f"Every rating is {only:.0f}: without any variance no inter-rater reliability can be estimated (NaN)."
+        )
     if len(raters) == 1:
         notes.append(f"There is one rater only ({raters[0]}), so no inter-rater reliability can be estimated (NaN).")
     elif len(experts(study)) < 2:
@@ -244,7 +249,7 @@ def _notes(study: ReaderStudy) -> list[str]:
                 f"{rater} left {gaps} of {len(kept - unseen)} rated images unfinished; ICCs leave these images out."
             )
         given = own["rating"].dropna().unique()
-        if len(given) == 1:
+        if len(given) == 1 and study.ratings["rating"].nunique() > 1:
             notes.append(f"{rater} gave the rating {given[0]:.0f} throughout, which pulls every ICC towards zero.")
         elif len(given) == 0:
             notes.append(f"{rater} gave flags only and no rating, so ICCs that include this rater are NaN.")

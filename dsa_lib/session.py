@@ -276,6 +276,21 @@ def _device() -> str:
     return f"CPU, {torch.get_num_threads()} threads ({platform.machine()}, {sys.platform})"
 
 
+def profile_of(ws: Workspace, notebook: str = "04_ldm") -> Profile:
+    """The profile, overrides included, that `notebook` of a finished run was run with."""
+    asked = json.loads((ws.root / "provenance" / f"{notebook}.json").read_text())["parameters"]
+    return load_profile(asked["profile"], asked.get("overrides"))
+
+
+def processor() -> str:
+    """The processor's name: what a benchmark's seconds belong to."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
 def _recorded(name: str, value: object) -> object:
     """A parameter as provenance may hold it: a path of the user, which can bear names of people, as the fingerprint of what lies there."""
     if not isinstance(value, str) or not value or name in ("run", "profile"):

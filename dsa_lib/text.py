@@ -5,15 +5,19 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from dsa_lib.conditions import parse_sentence, sentence_words
+from dsa_lib.errors import StudyError
 from dsa_lib.profiles import Text
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 EMPTY = ""  # the sentence that says nothing: [CLS] [SEP], what condition dropout trains on and guidance leads away from
 
 
-def build_tokenizer(max_tokens: int = 64) -> PreTrainedTokenizerFast:
-    """Word-level tokenizer of the sentence grammar; digits and signs are tokens of their own, so that unseen angles can be written."""
-    vocabulary = {word: index for index, word in enumerate((*SPECIAL, *sentence_words()))}
+def build_tokenizer(max_tokens: int = 64, findings: bool = False) -> PreTrainedTokenizerFast:
+    """Word-level tokenizer of the sentence grammar; digits and signs are tokens of their own, so that unseen angles can be written.
+
+    `findings` adds the words of lesions, after all others: an encoder of the plain grammar is enlarged by rows at the end of its embedding.
+    """
+    vocabulary = {word: index for index, word in enumerate((*SPECIAL, *sentence_words(findings)))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -56,9 +60,16 @@ def build_encoder(config: Text, vocabulary: int) -> BertModel:
 
 
 def tokenize(tokenizer: PreTrainedTokenizerFast, sentences: list[str]) -> dict[str, torch.Tensor]:
-    """`input_ids` and `attention_mask`, [n, tokens], padded to the longest. Raises StudyError for a sentence outside the grammar (EMPTY is in it)."""
+    """`input_ids` and `attention_mask`, [n, tokens], padded to the longest.
+
+    Raises StudyError for a sentence outside the grammar (EMPTY is in it), and for a finding where the tokenizer has no words for findings.
+    """
     for sentence in set(sentences) - {EMPTY}:
-        parse_sentence(sentence)
+        finding = parse_sentence(sentence).finding
+        if finding is not None and tokenizer.unk_token_id in tokenizer(sentence)["input_ids"]:
+            raise StudyError(
+                f"this model was not trained on findings and cannot be asked for {finding.text()!r}: leave it out, or use a model that notebook 09 trained"
+            )
     encoded = tokenizer(list(sentences), padding=True, return_tensors="pt")
     return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
 

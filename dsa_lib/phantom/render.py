@@ -95,6 +95,9 @@ def contrast_images(body: Injection3D, injection: Injection, arm: CArm, matrix: 
 
 def truth_mask(samples: dict[str, np.ndarray], arm: CArm, matrix: int) -> np.ndarray:
     """Artery label map [matrix, matrix]: the most proximal artery whose full filling would be visible at each pixel."""
+    if (samples["label"] == 0).any():  # the early vein of a lesion
+        arterial = samples["label"] > 0
+        samples = {key: values[arterial] for key, values in samples.items()}
     column, row, magnification = arm.project(samples["point"], matrix)
     pixel = arm.field / matrix
     path = splat(

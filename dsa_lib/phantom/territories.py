@@ -33,7 +33,8 @@ class Injection3D:
     """Everything that one injection fills, independent of the view.
 
     tree: the arterial tree; veins: venous tree rooted where it drains (None outside the head); tissue: capillary points
-    [n, 3] mm, each standing for tissue_volume mm^3 of blood, with arrival [n] s of their feeding tip; first_vein: s at which venous outflow starts.
+    [n, 3] mm, each standing for tissue_volume mm^3 of blood, with arrival [n] s of their feeding tip; first_vein: s at which venous outflow starts;
+    tissue_tip: [n] node that feeds each capillary point; lesion: samples (as of trees.sample_edges) that a lesion adds to the arteries, or None.
     """
 
     vessel: str
@@ -43,6 +44,8 @@ class Injection3D:
     tissue_volume: float
     tissue_arrival: np.ndarray
     first_vein: float
+    tissue_tip: np.ndarray | None = None
+    lesion: dict[str, np.ndarray] | None = None
 
     @property
     def last_arrival(self) -> float:
@@ -267,7 +270,7 @@ def inject(patient: Patient, vessel: str, side: int, seed: int) -> Injection3D:
     tissue, feeding = capillary_bed(tree, tips, rng, 32 if vessel in ("ICA", "CCA", "VA") else 10)
     first_vein = float(np.quantile(tree.arrival[tips], 0.5))
     volume = {"ICA": 1.4e5, "CCA": 1.5e5, "VA": 0.8e5, "ECA": 0.4e5}.get(vessel, 0.0)
-    return Injection3D(vessel, tree, veins, tissue, volume / len(tissue), tree.arrival[feeding], first_vein)
+    return Injection3D(vessel, tree, veins, tissue, volume / len(tissue), tree.arrival[feeding], first_vein, feeding)
 
 
 def capillary_bed(tree: Tree, tips: np.ndarray, rng, per_tip: int) -> tuple[np.ndarray, np.ndarray]:
@@ -285,8 +288,11 @@ def capillary_bed(tree: Tree, tips: np.ndarray, rng, per_tip: int) -> tuple[np.n
 
 
 def arterial_samples(injection: Injection3D, step: float) -> dict[str, np.ndarray]:
-    """Points along the arteries for projection (see trees.sample_edges)."""
-    return sample_edges(injection.tree, step)
+    """Points along the arteries for projection (see trees.sample_edges), those of a lesion included (label 0: vessels that are no arteries)."""
+    samples = sample_edges(injection.tree, step)
+    if injection.lesion is None:
+        return samples
+    return {key: np.concatenate([values, injection.lesion[key]]) for key, values in samples.items()}
 
 
 def venous_samples(injection: Injection3D, step: float) -> dict[str, np.ndarray]:

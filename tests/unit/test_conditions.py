@@ -5,7 +5,18 @@ import json
 
 import pytest
 
-from dsa_lib.conditions import CANONICAL, CELLS, Condition, SeenConditions, parse_sentence, sentence_words
+from dsa_lib.conditions import (
+    CANONICAL,
+    CELLS,
+    LESIONS,
+    PAIRED_ARTERIES,
+    SIDES,
+    Condition,
+    Finding,
+    SeenConditions,
+    parse_sentence,
+    sentence_words,
+)
 from dsa_lib.errors import StudyError
 
 
@@ -96,3 +107,54 @@ def test_seen_conditions_are_those_within_five_degrees_of_a_training_frame():
     near = seen.nearest(Condition("anterior", "A", -40, 30))
     assert [condition.canonical_angles() for condition in near] == [(-32, 18), (0, 0), (176, 0)]
     assert seen.nearest(Condition("posterior", "A", -90, 0), 1) == [Condition("posterior", "B", -90, 0)]
+
+
+FINDINGS = [
+    *(Finding(*parts) for parts in itertools.product(LESIONS, SIDES, PAIRED_ARTERIES)),
+    *(Finding(lesion, "", "basilar artery") for lesion in LESIONS),
+]
+
+
+def test_a_finding_goes_on_after_the_angles_and_is_read_back():
+    condition = Condition("anterior", "B", -90, 0, Finding("aneurysm", "left", "middle cerebral artery"))
+    assert condition.sentence() == (
+        "This is an anterior DSA scan taken in Plane B, with a primary angle of -90° and a secondary angle of 0°, "
+        "showing an aneurysm of the left middle cerebral artery."
+    )
+    for finding in FINDINGS:
+        condition = Condition("posterior", "A", 12, -7, finding)
+        assert parse_sentence(condition.sentence()) == condition
+        assert condition.cell() == "Others"
+
+
+def test_words_of_findings_follow_the_others():
+    plain, whole = sentence_words(), sentence_words(findings=True)
+    assert whole[: len(plain)] == plain and len(set(whole)) == len(whole)
+    text = " ".join(finding.text() for finding in FINDINGS) + " showing an a"
+    assert set(text.split()) <= set(whole)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("tumour", "left", "middle cerebral artery"),
+        ("aneurysm", "left", "aorta"),
+        ("aneurysm", "", "middle cerebral artery"),
+        ("aneurysm", "left", "basilar artery"),
+        ("aneurysm", "both", "middle cerebral artery"),
+    ],
+)
+def test_what_is_no_finding_is_refused(arguments):
+    with pytest.raises(StudyError, match=r"correct the finding|has no side"):
+        Finding(*arguments)
+
+
+def test_a_finding_must_have_been_seen_too():
+    one = Condition("anterior", "A", 0, 0, Finding("aneurysm", "left", "middle cerebral artery"))
+    other = Condition("anterior", "A", 0, 0, Finding("stenosis", "left", "middle cerebral artery"))
+    seen = SeenConditions.of([CANONICAL["AC A"].sentence(), one.sentence()])
+    assert SeenConditions.from_config(json.loads(json.dumps(seen.to_config()))).angles == seen.angles
+    assert seen.covers(one) and seen.covers(CANONICAL["AC A"]) and not seen.covers(other)
+    assert seen.nearest(other, 2) == [CANONICAL["AC A"], one]
+    with pytest.raises(StudyError, match="stenosis of the left middle cerebral artery"):
+        seen.require([other])

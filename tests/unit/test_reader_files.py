@@ -1,5 +1,7 @@
 """Every fault of a reader study's files is one sentence with file, row and remedy; what is unusual becomes a note."""
 
+import re
+
 import pytest
 
 from dsa_lib.errors import StudyError
@@ -129,6 +131,7 @@ def test_missing_file_and_binary_file(tmp_path):
         (HEADER + rows() + rows(rater="NS1", role="NS"), "1 of 2 kept images have no rating or flag from anyone"),
         (GOOD + rows(rater="IM1", role="IM"), "IM1 left 1 of 2 rated images unfinished"),
         (GOOD.replace("NS1,NS,proximal,4", "NS1,NS,proximal,3"), "NS1 gave the rating 3 throughout"),
+        (re.sub(r"(proximal|medium|peripheral),\d", r"\1,4", GOOD), "Every rating is 4"),
         (
             GOOD + "".join(rows(i, "IM1", "IM", (",not_present",) * 3) for i in ("007", "x2")),
             "IM1 gave flags only and no rating",

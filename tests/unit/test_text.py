@@ -1,8 +1,10 @@
 """The tokenizer and the sentence encoder: every angle can be written, padding says nothing, the empty sentence exists."""
 
+import pytest
 import torch
 
-from dsa_lib.conditions import CANONICAL, CIRCULATIONS, PLANES, Condition
+from dsa_lib.conditions import CANONICAL, CIRCULATIONS, PLANES, Condition, Finding
+from dsa_lib.errors import StudyError
 from dsa_lib.profiles import PROFILES, SMOKE
 from dsa_lib.text import EMPTY, build_encoder, build_tokenizer, encode, tokenize
 
@@ -39,3 +41,17 @@ def test_the_empty_sentence_is_two_marks():
     tokens = tokenize(tokenizer, [EMPTY, CANONICAL["AC A"].sentence()])
     assert tokenizer.convert_ids_to_tokens(tokens["input_ids"][0])[:3] == ["[CLS]", "[SEP]", "[PAD]"]
     assert int(tokens["attention_mask"][0].sum()) == 2
+
+
+def test_only_a_tokenizer_with_words_for_findings_takes_them():
+    sentence = Condition("anterior", "A", 0, 0, Finding("occlusion", "right", "middle cerebral artery")).sentence()
+    plain, whole = build_tokenizer(), build_tokenizer(findings=True)
+    with pytest.raises(StudyError, match="not trained on findings"):
+        tokenize(plain, [sentence])
+    ids = tokenize(whole, [sentence, CANONICAL["PC B"].sentence()])["input_ids"]
+    assert whole.unk_token_id not in ids
+    # The words before keep their places: an encoder of the plain grammar goes on with a longer embedding.
+    assert torch.equal(
+        tokenize(plain, [CANONICAL["PC B"].sentence()])["input_ids"],
+        tokenize(whole, [CANONICAL["PC B"].sentence()])["input_ids"],
+    )

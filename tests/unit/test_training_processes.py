@@ -56,10 +56,8 @@ def diffusion_parts(conditional):
         unet = diffusion.build_unet(config, shape[0], shape[1], SMOKE.text.width if conditional else None)
         if not conditional:
             return diffusion.UnconditionalDenoiser(unet)
+        # Without dropout (SMOKE.text.dropout is 0): its masks belong to a process, not to a position.
         encoder = text.build_encoder(SMOKE.text, len(tokenizer))
-        for module in encoder.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0  # its masks belong to a process, not to a position
         return diffusion.ConditionalDenoiser(unet, encoder)
 
     return build, diffusion.training_loss(data, schedule), diffusion.validation_loss(data, schedule, seed=1)
