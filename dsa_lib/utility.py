@@ -30,7 +30,7 @@ from dsa_lib.errors import StudyError
 from dsa_lib.profile_sections import Classifier, Utility
 from dsa_lib.progress import track
 from dsa_lib.training import Draws, fit
-from dsa_lib.utility_tasks import ALONE, ALONE_MATCHED, DECODED, MATCHED, MIXED, REAL, Pool, Task, nested_patients
+from dsa_lib.utility_tasks import ALONE, ALONE_MATCHED, ARMS, DECODED, MATCHED, MIXED, REAL, Pool, Task, nested_patients
 from dsa_lib.workspace import write_json
 
 METRICS = ("auc", "average_precision", "f1", "balanced_accuracy")
@@ -133,9 +133,10 @@ def compare(
     seed: int,
     folder: Path,
     digest: str,
+    only: Sequence[str] = ARMS,
     **how,
 ) -> pd.DataFrame:
-    """Train and score every arm of every task at every share and seed: one row each, columns COLUMNS.
+    """Train and score every arm of every task (of `only`) at every share and seed: one row each, columns COLUMNS.
 
     `classifier` gives augmentation and threshold, `how` goes to `training.fit`. An arm leaves a row file in `folder`; the same call again reads the rows that
     bear the same digest and goes on with the arm that was interrupted.
@@ -146,7 +147,7 @@ def compare(
         for number in range(settings.seeds)
         for share, patients in nested_patients(task.real.patients, settings.shares, seed + number).items()
         for arm in task.arms()
-        if arm in (REAL, MIXED) or share in settings.side_shares
+        if arm in only and (arm in (REAL, MIXED) or share in settings.side_shares)
     ]
     contents = {task.name: _fingerprint(task) for task in tasks}
     rows = []
