@@ -95,7 +95,7 @@ class Bench:
             background_grey=profile.curation.background_grey,
             seed=profile.seed if seed is None else seed,
             folder=study.ws.checkpoints(f"benchmark_utility/{name}"),
-            digest=profile.digest("utility", "classifier") + sampling.code_digest(utility.CODE),
+            digest=profile.digest("classifier") + sampling.code_digest(utility.CODE),
             only=only,
             precision=profile.precision,
         )  # fmt: skip

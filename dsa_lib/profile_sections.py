@@ -213,4 +213,4 @@ class Utility:
     frames_per_patient: int = 100  # real training frames a patient and task at most; 0 takes all
     decoded_per_patient: int = 100  # of them at most are passed through the autoencoder, for the arms of a matched look
     test_frames: int = 5000  # held-out frames a task at most; 0 takes all
-    decoys: int = 1000  # held-out non-arterial frames that are decoded, to see whether the decoder's look is taken for the arterial phase
+    decoys: int = 1000  # held-out non-arterial frames that are decoded, to see whether the decoder's look is taken for the arterial phase; 0 takes all

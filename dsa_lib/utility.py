@@ -14,7 +14,7 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -149,45 +149,49 @@ def compare(
         for arm in task.arms()
         if arm in only and (arm in (REAL, MIXED) or share in settings.side_shares)
     ]
-    contents = {task.name: _fingerprint(task) for task in tasks}
     rows = []
     for task, share, patients, arm, number in track(plan, what="trainings of the comparison"):
         name = "-".join(_slug(part) for part in (task.name, f"{share:g}", arm, str(number)))
-        told = json.dumps(
-            [asdict(settings), asdict(classifier), background_grey, patients, contents[task.name], digest]
-        )
-        key = hashlib.sha256(told.encode()).hexdigest()
+        mixed, weights, counts = _mixed(task, patients, arm, settings.synthetic_share)
+        told = [_budget(settings), asdict(classifier), background_grey, arm, digest, _fingerprint(task, mixed, weights)]
+        key = hashlib.sha256(json.dumps(told).encode()).hexdigest()
         row = _kept(folder / f"{name}.json", key)
         if row is None:
-            parts = [task.real.of(patients), (task.decoded or task.real.where([])).of(patients), task.synthetic]
-            model, drawn = _train(
-                task, parts, arm, settings, classifier, background_grey, number, folder / name, key, how
-            )
+            where = {"seed": number, "folder": folder / name, "digest": key}
+            model = _train(task, mixed, weights, settings, classifier, background_grey, **where, **how)
             row = {"task": task.name, "share": share, "patients": len(patients), "arm": arm, "seed": number}
             row |= scores(task.test.labels, probabilities(model, task.test.images), classifier.threshold)
             if task.decoys is not None:
                 row |= shortcut(model, task.decoys, classifier.threshold)
-            row |= {"real_images": drawn[0], "synthetic_images": drawn[1], "test_images": len(task.test)}
+            row |= {"real_images": counts[0], "synthetic_images": counts[2], "test_images": len(task.test)}
             write_json(folder / f"{name}.json", {"digest": key, "row": row})
             shutil.rmtree(folder / name, ignore_errors=True)  # the row is what remains
         rows.append(row)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _train(task, parts, arm, settings, classifier, background_grey, seed, folder, digest, how):
-    weights = drawing_weights([part.labels for part in parts], arm, len(task.classes), settings.synthetic_share)
-    images, labels = (
-        torch.cat([part.images for part in parts]),
-        torch.from_numpy(np.concatenate([p.labels for p in parts])),
-    )
-    outputs = 1 if len(task.classes) == 2 else len(task.classes)
-    torch.manual_seed(seed)
+def _mixed(task: Task, patients: Sequence[str], arm: str, share: float) -> tuple[Pool, np.ndarray, list[int]]:
+    """The images that `arm` draws, the weights of the draw, and how many are real, decoded and generated."""
+    none = task.real.where(np.zeros(len(task.real), bool))
+    parts = [task.real.of(patients), none if task.decoded is None else task.decoded.of(patients), task.synthetic]
+    weights = drawing_weights([part.labels for part in parts], arm, len(task.classes), share)
+    counts = [int((each > 0).sum()) for each in np.split(weights, np.cumsum([len(part) for part in parts])[:-1])]
+    whole = Pool(*(np.concatenate(of) for of in zip(*((p.images, p.labels, p.patients) for p in parts), strict=True)))
+    whole = replace(whole, images=torch.from_numpy(whole.images))
+    return whole.where(weights > 0), weights[weights > 0], counts
+
+
+def _train(
+    task: Task, mixed: Pool, weights: np.ndarray, settings: Utility, classifier: Classifier, background_grey: int, **how
+) -> nn.Module:
+    labels, outputs = torch.from_numpy(mixed.labels), 1 if len(task.classes) == 2 else len(task.classes)
+    torch.manual_seed(how["seed"])
     model = phase.build_resnet(settings.width, outputs)
 
     def loss(network: nn.Module, indices: np.ndarray, draws: Draws) -> dict[str, torch.Tensor]:
         truth = labels[indices].to(draws.device)
         with torch.autocast(draws.device.type, enabled=False):  # bfloat16 grid coordinates would be a quarter pixel off
-            x = images[indices].to(draws.device).float() / 255
+            x = mixed.images[indices].to(draws.device).float() / 255
             x = phase.augment(x, draws, classifier, background_grey / 255, flip=task.flip)
         logits = network(x).logits.float()
         return {"loss": phase.bce(logits[:, 0], truth) if outputs == 1 else F.cross_entropy(logits, truth)}
@@ -196,22 +200,18 @@ def _train(task, parts, arm, settings, classifier, background_grey, seed, folder
         fit(
             model,
             loss,
-            size=len(images),
+            size=len(mixed),
             steps=settings.steps,
             batch_size=settings.batch_size,
             learning_rate=settings.learning_rate,
             cosine=True,
             evaluate_every=settings.steps,
             weights=weights,
-            seed=seed,
-            folder=folder,
-            digest=digest,
             live=False,
             what="utility",
             **how,
         )
-    drawn = [int((part > 0).sum()) for part in np.split(weights, np.cumsum([len(part) for part in parts])[:-1])]
-    return model, (drawn[0], drawn[2])
+    return model
 
 
 def _kept(path: Path, key: str) -> dict | None:
@@ -221,12 +221,15 @@ def _kept(path: Path, key: str) -> dict | None:
     return found["row"] if found["digest"] == key else None
 
 
-def _fingerprint(task: Task) -> str:
-    pools = [task.real, task.synthetic, task.test, task.decoded, *(task.decoys or ())]
-    digest = hashlib.sha256(f"{task.name} {task.classes} {task.flip}".encode())
-    for part in pools:
-        if part is not None:
-            digest.update(part.images.numpy().tobytes() + part.labels.tobytes() + "\n".join(part.patients).encode())
+def _budget(settings: Utility) -> dict[str, object]:
+    """What of the settings a single training depends on: with more seeds or shares the rows that are there stay."""
+    return {name: getattr(settings, name) for name in ("input_size", "width", "batch_size", "learning_rate", "steps")}
+
+
+def _fingerprint(task: Task, mixed: Pool, weights: np.ndarray) -> str:
+    digest = hashlib.sha256(f"{task.name} {task.classes} {task.flip}".encode() + weights.tobytes())
+    for part in (mixed, task.test, *(task.decoys or ())):
+        digest.update(part.images.numpy().tobytes() + part.labels.tobytes() + "\n".join(part.patients).encode())
     return digest.hexdigest()
 
 

@@ -267,7 +267,7 @@ rows = utility.compare(
     background_grey=study.profile.curation.background_grey,
     seed=study.profile.seed,
     folder=study.ws.checkpoints("utility"),
-    digest=study.digest("utility", "classifier", code=utility.CODE),
+    digest=study.digest("classifier", code=utility.CODE),
     precision=study.profile.precision,
     log_every_s=study.profile.log_every_s,
     checkpoint_every_s=study.profile.checkpoint_every_s,

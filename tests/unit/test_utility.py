@@ -13,7 +13,7 @@ from statsmodels.stats.weightstats import DescrStatsW
 from dsa_lib import phase, utility, utility_tasks
 from dsa_lib.errors import StudyError
 from dsa_lib.figures import utility as figures
-from dsa_lib.profiles import PROFILES, SMOKE
+from dsa_lib.profiles import SMOKE, load_profile
 from dsa_lib.training import Draws
 from dsa_lib.utility_tasks import ALONE, ALONE_MATCHED, ARMS, DECODED, MATCHED, MIXED, REAL, Pool, Task
 
@@ -254,21 +254,16 @@ def compared(task, folder, **changed):
 def test_no_held_out_image_is_ever_drawn_and_only_the_patients_of_the_share_are(tmp_path, monkeypatch):
     task, seen = made_up_task(), []
 
-    def spy(task, parts, arm, *rest):
-        seen.append((arm, [set(part.patients) for part in parts]))
-        return phase.build_resnet(4, 1), (0, 0)
+    def spy(task, mixed, *rest, **how):
+        seen.append(set(mixed.patients) - {""})
+        return phase.build_resnet(4, 1)
 
     monkeypatch.setattr(utility, "_train", spy)
-    compared(task, tmp_path)
-    assert {arm for arm, _ in seen} == {REAL, MIXED, MATCHED, ALONE, ALONE_MATCHED}
-    allowed = [
-        set(utility_tasks.nested_patients(task.real.patients, (0.2, 1.0), 11 + k)[s])
-        for k in (0, 1)
-        for s in (0.2, 1.0)
-    ]
-    for _, (real, decoded, generated) in seen:
-        assert real in allowed and decoded <= real and generated == {""}
-        assert not real & set(task.test.patients)
+    rows = compared(task, tmp_path)
+    assert set(rows["arm"]) == {REAL, MIXED, MATCHED, ALONE, ALONE_MATCHED}
+    for row, patients in zip(rows.itertuples(), seen, strict=True):
+        allowed = utility_tasks.nested_patients(task.real.patients, (0.2, 1.0), row.seed)[row.share]
+        assert patients == set(allowed) and not patients & set(task.test.patients)
 
 
 def test_rows_are_complete_and_a_finished_comparison_is_not_trained_again(tmp_path, monkeypatch):
@@ -287,6 +282,7 @@ def test_rows_are_complete_and_a_finished_comparison_is_not_trained_again(tmp_pa
 
     monkeypatch.setattr(utility, "fit", never)
     pd.testing.assert_frame_equal(compared(task, tmp_path), rows)
+    pd.testing.assert_frame_equal(compared(task, tmp_path, seeds=1), rows[rows["seed"] == 11])
     with pytest.raises(AssertionError, match="trained again"):  # other numbers are another comparison
         compared(task, tmp_path, steps=5)
     darker = replace(task, test=replace(task.test, images=task.test.images // 2))
@@ -344,10 +340,19 @@ def test_pools_hold_the_network_input_rounded_to_grey_levels():
     assert isinstance(made, Pool) and isinstance(made_up_task(), Task)
 
 
-def test_every_profile_trains_its_control_arms_at_shares_that_it_has():
-    for profile in PROFILES.values():
-        assert set(profile.utility.side_shares) <= set(profile.utility.shares)
-        assert 1.0 in profile.utility.shares and profile.utility.seeds >= 2
+@pytest.mark.parametrize(
+    ("name", "value", "fault"),
+    [
+        ("shares", [0.1, 1.5], "not all in"),
+        ("shares", [0.1, 0.1], "twice"),
+        ("side_shares", [0.5], "not all among utility.shares"),
+        ("synthetic_share", 1.0, "not between 0 and 1"),
+        ("seeds", 0, "utility.seeds is 0"),
+    ],
+)
+def test_impossible_settings_are_refused(name, value, fault):
+    with pytest.raises(StudyError, match=fault):
+        load_profile("smoke", {f"utility.{name}": value})
 
 
 def test_figures_draw_every_arm(tmp_path):
