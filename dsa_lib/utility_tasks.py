@@ -231,7 +231,7 @@ def tasks_of_run(
         reasons.append(why)
     else:
         task = view_task(frames, train, test, generated, cells, settings, seed)
-        tasks.append(replace(task, against="what its file says of the run"))
+        tasks.append(replace(task, against="its DICOM entries"))
     return tasks, reasons
 
 

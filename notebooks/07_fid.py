@@ -285,10 +285,11 @@ print(*[f"Not tried: {why}." for why in not_tried], sep="\n")
 verdicts = utility.verdict(rows)
 print(*verdicts, sep="\n")
 if len(rows):
-    titles = {task.name: f"{task.name}\n{len(task.test)} held-out frames, {task.against}" for task in tasks}
+    titles = {task.name: f"{task.name}\n{len(task.test)} held-out frames against {task.against}" for task in tasks}
     level, gain = utility.levels(rows, "auc"), utility.differences(rows, "auc")
     style.save(utility_figures.gains(level, gain, rows, "auc", titles), study.write("figures/utility.png"))
     display(utility.all_differences(rows).round(3))
+    display(level.round(3))
 
 # %% [markdown]
 # False alarms on decoded frames, against those on the same frames as acquired. `excess` is what an arm adds to the rise that decoding causes in a network
