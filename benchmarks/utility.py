@@ -38,14 +38,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--run", default="phantom")
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--few", type=int, default=0, help="generators trained on the smallest share's patients alone")
     parser.add_argument("--write", default=str(OUT))
     request = parser.parse_args()
     ws = Workspace(request.run)
     profile = profile_of(ws)
     settings = replace(
-        profile.utility, seeds=request.seeds, steps=request.steps, side_shares=profile.utility.shares, decoys=200
+        profile.utility,
+        seeds=request.seeds,
+        steps=request.steps,
+        side_arms=utility_tasks.ARMS[2:],
+        side_shares=profile.utility.shares,
+        decoys=200,
     )
     study = Study("benchmark_utility", request.run, profile, None, {})
     frames = np.load(study.read("frames.npy"), mmap_mode="r")

@@ -198,7 +198,13 @@ class Utility:
     """Generated frames as training data (§1, §4.1: the motivation; the paper does not test it, and every number here is this project's)."""
 
     shares: tuple[float, ...] = (0.1, 0.25, 1.0)  # of the training patients
-    # Shares at which the control arms are trained too; at the others only real frames against real and generated ones are compared.
+    # Control arms (dsa_lib.utility_tasks.ARMS), and the shares at which they are trained; at the others only real frames against real and generated ones.
+    # "look matched" draws as many decoded frames in every class, so that the decoder's look cannot stand for the arterial phase.
+    side_arms: tuple[str, ...] = (
+        "real + synthetic, look matched",
+        "synthetic for real",
+        "synthetic for real, look matched",
+    )
     side_shares: tuple[float, ...] = (0.1, 0.25, 1.0)
     seeds: int = 5  # draws of patients and initial weights
     synthetic_share: float = (

@@ -141,13 +141,15 @@ def compare(
     `classifier` gives augmentation and threshold, `how` goes to `training.fit`. An arm leaves a row file in `folder`; the same call again reads the rows that
     bear the same digest and goes on with the arm that was interrupted.
     """
+    if unknown := set(settings.side_arms) - set(ARMS):
+        raise StudyError(f"utility.side_arms names {min(unknown)!r}: choose among {'; '.join(ARMS[2:])}")
     plan = [
         (task, share, patients, arm, seed + number)
         for task in tasks
         for number in range(settings.seeds)
         for share, patients in nested_patients(task.real.patients, settings.shares, seed + number).items()
         for arm in task.arms()
-        if arm in only and (arm in (REAL, MIXED) or share in settings.side_shares)
+        if arm in only and (arm in (REAL, MIXED) or (arm in settings.side_arms and share in settings.side_shares))
     ]
     rows = []
     for task, share, patients, arm, number in track(plan, what="trainings of the comparison"):

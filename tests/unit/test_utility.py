@@ -18,7 +18,9 @@ from dsa_lib.training import Draws
 from dsa_lib.utility_tasks import ALONE, ALONE_MATCHED, ARMS, DECODED, MATCHED, MIXED, REAL, Pool, Task
 
 SIZE = 32
-SETTINGS = replace(SMOKE.utility, shares=(0.2, 1.0), side_shares=(0.2,), seeds=2, steps=4, width=4, batch_size=8)
+SETTINGS = replace(
+    SMOKE.utility, shares=(0.2, 1.0), side_arms=ARMS[2:], side_shares=(0.2,), seeds=2, steps=4, width=4, batch_size=8
+)
 
 
 # --- patients ---------------------------------------------------------------------------------------------------------
@@ -306,6 +308,12 @@ def test_an_interrupted_comparison_ends_with_the_same_rows(tmp_path, monkeypatch
         compared(task, tmp_path / "broken")
     monkeypatch.setattr(utility, "fit", original)
     pd.testing.assert_frame_equal(compared(task, tmp_path / "broken"), whole)
+
+
+def test_an_unknown_control_arm_is_refused_before_anything_is_trained(tmp_path):
+    with pytest.raises(StudyError, match=r"names 'synthetic': choose among real \+ synthetic, look matched; "):
+        compared(made_up_task(), tmp_path, side_arms=("synthetic",))
+    assert not list(tmp_path.iterdir())
 
 
 def test_training_learns_what_the_images_show(tmp_path):
