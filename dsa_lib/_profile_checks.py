@@ -171,3 +171,25 @@ def check_profile(profile: "Profile") -> None:
         ),
     ):
         need(epochs + steps > 0, f"{name} are both 0: give a budget")
+    _check_utility(profile.utility, need)
+
+
+def _check_utility(utility, need) -> None:
+    for name in ("seeds", "steps", "input_size", "width", "batch_size", "learning_rate"):
+        need(getattr(utility, name) > 0, f"utility.{name} is 0: it must be positive")
+    need(
+        len(utility.shares) > 0 and all(0 < share <= 1 for share in utility.shares),
+        f"utility.shares {list(utility.shares)} are not all in (0, 1]",
+    )
+    need(
+        len(set(utility.shares)) == len(utility.shares),
+        f"utility.shares {list(utility.shares)} name a share twice: remove one",
+    )
+    need(
+        set(utility.side_shares) <= set(utility.shares),
+        f"utility.side_shares {list(utility.side_shares)} are not all among utility.shares: add them there",
+    )
+    need(
+        0 < utility.synthetic_share < 1,
+        f"utility.synthetic_share {utility.synthetic_share} is not between 0 and 1: some real and some generated frames are needed",
+    )

@@ -79,23 +79,23 @@ def bce(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return F.binary_cross_entropy_with_logits(logits.float(), labels.float())
 
 
-def augment(x: torch.Tensor, draws: Draws, settings: Classifier, background: float) -> torch.Tensor:
+def augment(x: torch.Tensor, draws: Draws, settings: Classifier, background: float, flip: bool = True) -> torch.Tensor:
     """Randomly changed copies of x [n, 1, s, s] in [0, 1]; every image has draws of its own. `background` is the grey of no contrast in [0, 1].
 
     The paper's (§4.2): random crop of side `crop_fraction`–1, resized back; horizontal flip; intensity jitter (brightness, contrast). Beyond the paper, and
     off where 0: `zoom_out` lets the crop reach beyond the frame, as a wider field of view would; `contrast_range` and `gamma_range` rescale
     and bend the contrast against the background (log-uniform up to these natural logarithms); `sharpness_range` blurs or sharpens;
-    `noise_grey` adds white noise of up to so many grey levels (SD).
+    `noise_grey` adds white noise of up to so many grey levels (SD). Without `flip` nothing is mirrored, for labels that a mirror would change.
     """
     n, size = x.shape[0], x.shape[-1]
     u = draws.uniform(12).to(x.dtype)
     depth = x - background  # the field beyond an enlarged crop is then 0: background, as in a letterboxed frame
     side = settings.crop_fraction + (1 + settings.zoom_out - settings.crop_fraction) * u[:, 0]
-    flip = 1 - 2 * (u[:, 1] < 0.5).to(x.dtype)
+    mirror = 1 - 2 * (u[:, 1] < (0.5 if flip else 0.0)).to(x.dtype)
     zero = torch.zeros_like(side)
     theta = torch.stack(
         [
-            torch.stack([side * flip, zero, (1 - side) * (2 * u[:, 2] - 1)], 1),
+            torch.stack([side * mirror, zero, (1 - side) * (2 * u[:, 2] - 1)], 1),
             torch.stack([zero, side, (1 - side) * (2 * u[:, 3] - 1)], 1),
         ],
         1,

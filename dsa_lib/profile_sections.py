@@ -191,3 +191,32 @@ class Fidelity:
     judge_batch: int = 64
     judge_learning_rate: float = 1e-3
     batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class Utility:
+    """Generated frames as training data (§1, §4.1: the motivation; the paper does not test it, and every number here is this project's)."""
+
+    shares: tuple[float, ...] = (0.1, 0.25, 1.0)  # of the training patients
+    # Control arms (dsa_lib.utility_tasks.ARMS), and the shares at which they are trained; at the others only real frames against real and generated ones.
+    # "look matched" draws as many decoded frames in every class, so that the decoder's look cannot stand for the arterial phase.
+    side_arms: tuple[str, ...] = (
+        "real + synthetic, look matched",
+        "synthetic for real",
+        "synthetic for real, look matched",
+    )
+    side_shares: tuple[float, ...] = (0.1, 0.25, 1.0)
+    seeds: int = 5  # draws of patients and initial weights
+    synthetic_share: float = (
+        0.5  # of what is drawn of a class that was generated; the steps stay the same, so that it replaces real draws
+    )
+    # The networks: as the phase classifier of §4.2 and its budget.
+    input_size: int = 128
+    width: int = 64
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    steps: int = 3000
+    frames_per_patient: int = 100  # real training frames a patient and task at most; 0 takes all
+    decoded_per_patient: int = 100  # of them at most are passed through the autoencoder, for the arms of a matched look
+    test_frames: int = 5000  # held-out frames a task at most; 0 takes all
+    decoys: int = 1000  # held-out non-arterial frames that are decoded, to see whether the decoder's look is taken for the arterial phase; 0 takes all

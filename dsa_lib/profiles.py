@@ -24,6 +24,7 @@ from dsa_lib.profile_sections import (
     Readers,
     Sampling,
     Text,
+    Utility,
 )
 
 
@@ -47,6 +48,7 @@ class Profile:
     sampling: Sampling = field(default_factory=Sampling)
     readers: Readers = field(default_factory=Readers)
     fidelity: Fidelity = field(default_factory=Fidelity)
+    utility: Utility = field(default_factory=Utility)
 
     def __post_init__(self):
         check_profile(self)
@@ -131,6 +133,20 @@ PHANTOM = Profile(
         judge_size=64,
         judge_width=32,
     ),
+    utility=Utility(
+        side_arms=("real + synthetic, look matched", "synthetic for real"),
+        side_shares=(0.1,),
+        seeds=3,
+        input_size=32,
+        width=16,
+        batch_size=32,
+        learning_rate=3e-3,
+        steps=120,
+        frames_per_patient=40,
+        decoded_per_patient=12,
+        test_frames=600,
+        decoys=100,
+    ),
 )
 
 SMOKE = replace(
@@ -168,6 +184,20 @@ SMOKE = replace(
         judge_size=32,
         judge_width=8,
         batch_size=16,
+    ),
+    utility=Utility(
+        shares=(0.25, 1.0),
+        side_shares=(0.25,),
+        seeds=2,
+        input_size=32,
+        width=8,
+        batch_size=16,
+        learning_rate=3e-3,
+        steps=8,
+        frames_per_patient=20,
+        decoded_per_patient=4,
+        test_frames=60,
+        decoys=20,
     ),
 )
 

@@ -38,7 +38,7 @@ PRODUCERS = (
         "01_curation",
     ),
     (
-        r"classifier(_metrics\.csv|/.*)?|arterial\.parquet|phases\.parquet|tables/table1\.csv|figures/(figure1\.png|classifier_.*)",
+        r"classifier(_metrics\.csv|/.*)?|labelled\.parquet|arterial\.parquet|phases\.parquet|tables/table1\.csv|figures/(figure1\.png|classifier_.*)",
         "02_classifier",
     ),
     (r"(vae|latents)(/.*)?|vae_quality\.csv|figures/vae_.*", "03_vae"),
@@ -46,7 +46,7 @@ PRODUCERS = (
     (r"samples(/.*)?|figures/(figure[235]|sampling_).*", "05_sampling"),
     (r"readers(/.*)?|tables/(reconstructed_)?table[234]\.csv|figures/(figure4|reader_).*", "06_reader_analysis"),
     (
-        r"tables/table5\.csv|fidelity\.csv|faithfulness\.csv|privacy\.csv|judge(/.*)?|figures/(fidelity|faithfulness|privacy).*",
+        r"tables/table5\.csv|fidelity\.csv|faithfulness\.csv|privacy\.csv|judge(/.*)?|utility\.csv|figures/(fidelity|faithfulness|privacy|utility).*",
         "07_fid",
     ),
     (r"report\.html|ledger\.csv", "10_report"),

@@ -22,7 +22,7 @@
 #
 # **Reads** `frames.npy`, `frames.parquet`, `series.parquet` (notebook 01) and annotations: `annotations.csv` of the phantom archive (notebook 00), or a file
 # of your own (`data_manifests/schemas/annotations.md`). The phantom's truth is read only to score.
-# **Writes** `classifier/`, `phases.parquet` (every frame), `arterial.parquet`, `classifier_metrics.csv`, `tables/table1.csv`, three figures.
+# **Writes** `labelled.parquet` (what the annotations say), `classifier/`, `phases.parquet` (every frame), `arterial.parquet`, `classifier_metrics.csv`, `tables/table1.csv`, three figures.
 #
 # **Measured time**: printed by the last cell, and in the report of the run.
 
@@ -91,6 +91,7 @@ if annotations_path is not None:
     marked = labels.read_annotations(annotations_path, key, series)
     labelled = labels.window_labels(frames, marked, settings)
     study.note("annotated_series", len(marked))
+labelled.to_parquet(study.write("labelled.parquet"), index=False)
 split = {name: labelled[labelled["split"] == name] for name in ("train", "val", "test")}
 labels.counts(split) if len(labelled) else "No annotations: a trained classifier is applied."
 
