@@ -21,6 +21,7 @@ from dsa_lib.profile_sections import (
     Curation,
     Diffusion,
     Fidelity,
+    Network,
     Readers,
     Sampling,
     Text,
@@ -47,6 +48,7 @@ class Profile:
     sampling: Sampling = field(default_factory=Sampling)
     readers: Readers = field(default_factory=Readers)
     fidelity: Fidelity = field(default_factory=Fidelity)
+    network: Network = field(default_factory=Network)
 
     def __post_init__(self):
         check_profile(self)
@@ -124,12 +126,18 @@ PHANTOM = Profile(
     sampling=Sampling(scheduler="dpmsolver++", steps=20, batch_size=40, fid_per_condition=100),
     readers=Readers(bootstrap=2000),
     fidelity=Fidelity(
-        features="phase-network",
+        features="dsa-network",
         real_images=500,
         reference_mix="balanced",  # a small archive has few held-out frames of the rarer conditions
-        judge_steps=400,
-        judge_size=64,
-        judge_width=32,
+    ),
+    network=Network(
+        input_size=64,
+        width=32,
+        steps=450,
+        evaluations=5,
+        sweep_primary_deg=(-40, -30, -20, -10, 0, 10, 20, 30, 40),
+        sweep_secondary_deg=(-20, -10, 0, 10, 20, 30),
+        sweep_seeds=4,
     ),
 )
 
@@ -161,13 +169,20 @@ SMOKE = replace(
     ),
     readers=Readers(bootstrap=200),
     fidelity=Fidelity(
-        features="phase-network",
+        features="dsa-network",
         real_images=24,
         reference_mix="balanced",
-        judge_steps=20,
-        judge_size=32,
-        judge_width=8,
         batch_size=16,
+    ),
+    network=Network(
+        input_size=32,
+        width=8,
+        steps=20,
+        batch_size=32,
+        evaluations=2,
+        sweep_primary_deg=(-30, 0, 30),
+        sweep_secondary_deg=(-20, 0, 20),
+        sweep_seeds=2,
     ),
 )
 
