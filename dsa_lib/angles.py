@@ -36,7 +36,7 @@ def difference(judged: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def errors(sets: dict[str, Judged]) -> pd.DataFrame:
-    """One row a set, scope (overall, each cell, Others) and angle, where there are images and the network has the head.
+    """One row a set, scope (overall: the four cells together; each cell; Others, the oblique frames) and angle, where there are images and a head.
 
     Columns: set, scope, angle, images, groups, mae (mean absolute error, degrees), mae_low, mae_high (95 %), bias (mean of judged − known), bias_low,
     bias_high, p90 (90th percentile of the absolute error).
@@ -45,7 +45,8 @@ def errors(sets: dict[str, Judged]) -> pd.DataFrame:
     rows = []
     for name, images in sets.items():
         for scope in SCOPES:
-            members = np.ones(len(images.cells), bool) if scope == "overall" else np.asarray(images.cells) == scope
+            cells = np.asarray(images.cells)
+            members = np.isin(cells, CELLS) if scope == "overall" else cells == scope
             for angle in ANGLE_HEADS:
                 error = difference(images.judged.loc[members, angle], images.known.loc[members, angle])
                 there = np.isfinite(error)

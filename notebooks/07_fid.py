@@ -247,8 +247,8 @@ rates.to_csv(study.write("faithfulness.csv"), index=False)
 # ### Angles
 #
 # The angle that the network reads off an image, less the angle that was asked for (generated) or that the DICOM header gives (real). Generated frames are all asked for
-# at 0°/0° or −90°/0°, so that their error is one of a constant; real frames of the scope *Others* are oblique. Intervals are cluster-robust, over patients for
-# real frames. An error of generated frames that is no larger than that of reconstructed ones is as small as this network can see.
+# at 0°/0° or −90°/0°; real frames of these four conditions lie within 5° of that, and those of the scope *Others* are oblique. Intervals are cluster-robust,
+# over patients for real frames. An error of generated frames that is no larger than that of reconstructed ones is as small as this network can see.
 
 # %%
 judged = {
