@@ -113,7 +113,7 @@ def ratios(extractor, frames: np.ndarray, training: pd.DataFrame, held_out: pd.D
         chosen = training.iloc[fidelity.draw(training["cell"].to_numpy(), wanted, "balanced", rng)]
         if len(chosen) < LEAST:
             raise StudyError(
-                f"the run has {len(chosen)} training frames of the four conditions, at least {LEAST} are needed: use a larger one"
+                f"the run has {len(chosen)} training frames of the four conditions, {LEAST} are needed: use a larger one"
             )
         stack = frames[chosen["frame_id"].to_numpy()]
 

@@ -39,7 +39,7 @@ def check_profile(profile: "Profile") -> None:
         autoencoder.batch_size autoencoder.learning_rate diffusion.batch_size diffusion.learning_rate
         sampling.steps sampling.batch_size sampling.reader_batches sampling.reader_per_condition sampling.fid_per_condition
         readers.bootstrap fidelity.repeats network.steps network.batch_size network.input_size network.width network.evaluations network.learning_rate
-        network.sweep_seeds
+        sweep.seeds
     """
     for dotted in positive.split():
         section, key = dotted.split(".")

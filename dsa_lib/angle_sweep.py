@@ -17,7 +17,7 @@ from dsa_lib import angles, images, sampling
 from dsa_lib.conditions import CANONICAL, Condition, SeenConditions
 from dsa_lib.dsa_network import ANGLE_HEADS, answers
 from dsa_lib.faithfulness import named_cells
-from dsa_lib.profile_sections import Network, Sampling
+from dsa_lib.profile_sections import Sampling, Sweep
 
 if TYPE_CHECKING:
     from dsa_lib.pipeline import DSAPipeline
@@ -28,19 +28,19 @@ INSIDE = (TRAINED, NEAR, BETWEEN)
 FOLLOWS_SHARE = 0.5  # of the network's own slope on held-out frames that the sweep's must exceed to be said to follow
 
 
-def positions(settings: Network, seen: SeenConditions, planes: tuple[str, ...] = ("A", "B")) -> pd.DataFrame:
+def positions(settings: Sweep, seen: SeenConditions, planes: tuple[str, ...] = ("A", "B")) -> pd.DataFrame:
     """One row an asked position: cell, circulation, plane, both angles (degrees), and `kind`, where it lies among the training angles.
 
-    From the canonical position of each cell whose circulation and plane occur in training: the primary angle moved by `sweep_primary_deg`, the secondary by
-    `sweep_secondary_deg`, the other left as it is.
+    From the canonical position of each cell whose circulation and plane occur in training: the primary angle moved by `primary_deg`, the secondary by
+    `secondary_deg`, the other left as it is.
     """
     rows = []
     for cell, centre in CANONICAL.items():
         if centre.plane not in planes or not seen.angles.get((centre.circulation, centre.plane)):
             continue
         primary, secondary = centre.canonical_angles()
-        moved = [(primary + by, secondary) for by in settings.sweep_primary_deg]
-        moved += [(primary, secondary + by) for by in settings.sweep_secondary_deg]
+        moved = [(primary + by, secondary) for by in settings.primary_deg]
+        moved += [(primary, secondary + by) for by in settings.secondary_deg]
         for pair in dict.fromkeys(moved):
             condition = Condition(centre.circulation, centre.plane, *pair)
             rows.append((cell, centre.circulation, centre.plane, *map(float, pair), kind(condition, seen)))

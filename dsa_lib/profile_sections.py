@@ -178,6 +178,9 @@ class Fidelity:
 
     # "inception" (the paper); "dsa-network" or "phase-network" (the run's own networks: no download); "dinov2" or "radimagenet" (weights put by hand)
     features: str = "inception"
+    weights_sha256: str = (
+        ""  # that the weights of features "dinov2" or "radimagenet" must have; "" records what they have
+    )
     real_images: int = 5000  # held-out frames
     # "as-is": the archive's own mix, against all generated images ("approximately matching" in §2.5: 10,000 against 5,000); "balanced": equally many
     # held-out frames a condition, and generated images in the same numbers.
@@ -200,10 +203,12 @@ class Network:
     learning_rate: float = 1e-3
     evaluations: int = 8  # on validation patients, whose loss chooses the weights
     other_share: float = 0.2  # of a batch: frames outside the arterial phase, which teach the phase alone
-    # Angle sweep: these positions in degrees, one angle at a time and the other at 0, each with the same `sweep_seeds` noises.
-    sweep_primary_deg: tuple[int, ...] = (-50, -40, -30, -20, -10, 0, 10, 20, 30, 40, 50)
-    sweep_secondary_deg: tuple[int, ...] = (-40, -30, -20, -10, 0, 10, 20, 30, 40)
-    sweep_seeds: int = 32
-    weights_sha256: str = (
-        ""  # that the weights of features "dinov2" or "radimagenet" must have; "" records what they have
-    )
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Angle sweep of notebook 07: one angle at a time moved away from each canonical position. No part of the paper."""
+
+    primary_deg: tuple[int, ...] = (-50, -40, -30, -20, -10, 0, 10, 20, 30, 40, 50)  # by so much, in degrees
+    secondary_deg: tuple[int, ...] = (-40, -30, -20, -10, 0, 10, 20, 30, 40)
+    seeds: int = 32  # noises, the same at every position: the groups of which the slope's interval is taken

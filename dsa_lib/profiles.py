@@ -24,6 +24,7 @@ from dsa_lib.profile_sections import (
     Network,
     Readers,
     Sampling,
+    Sweep,
     Text,
 )
 
@@ -49,6 +50,7 @@ class Profile:
     readers: Readers = field(default_factory=Readers)
     fidelity: Fidelity = field(default_factory=Fidelity)
     network: Network = field(default_factory=Network)
+    sweep: Sweep = field(default_factory=Sweep)
 
     def __post_init__(self):
         check_profile(self)
@@ -130,15 +132,8 @@ PHANTOM = Profile(
         real_images=500,
         reference_mix="balanced",  # a small archive has few held-out frames of the rarer conditions
     ),
-    network=Network(
-        input_size=64,
-        width=32,
-        steps=450,
-        evaluations=5,
-        sweep_primary_deg=(-40, -30, -20, -10, 0, 10, 20, 30, 40),
-        sweep_secondary_deg=(-20, -10, 0, 10, 20, 30),
-        sweep_seeds=4,
-    ),
+    network=Network(input_size=64, width=32, steps=900, batch_size=32, learning_rate=2e-3, evaluations=5),
+    sweep=Sweep(primary_deg=(-40, -30, -20, -10, 0, 10, 20, 30, 40), secondary_deg=(-20, -10, 0, 10, 20, 30), seeds=4),
 )
 
 SMOKE = replace(
@@ -174,16 +169,8 @@ SMOKE = replace(
         reference_mix="balanced",
         batch_size=16,
     ),
-    network=Network(
-        input_size=32,
-        width=8,
-        steps=20,
-        batch_size=32,
-        evaluations=2,
-        sweep_primary_deg=(-30, 0, 30),
-        sweep_secondary_deg=(-20, 0, 20),
-        sweep_seeds=2,
-    ),
+    network=Network(input_size=32, width=8, steps=20, batch_size=32, evaluations=2),
+    sweep=Sweep(primary_deg=(-30, 0, 30), secondary_deg=(-20, 0, 20), seeds=2),
 )
 
 PROFILES = {profile.name: profile for profile in (SMOKE, PHANTOM, PAPER)}

@@ -1,7 +1,7 @@
 """Features of two public networks, for users who put their weights at hand: DINOv2 and RadImageNet. Neither is downloaded, neither distance is an FID.
 
 No public sha256 of these weights is listed with this project, so a file cannot be told to be the right one. What is found is loaded without running code that
-may lie in it (safetensors, or tensors only), its sha256 is printed and kept in the run's manifest, and `network.weights_sha256` makes
+may lie in it (safetensors, or tensors only), its sha256 is printed and kept in the run's manifest, and `fidelity.weights_sha256` makes
 a run insist on one: the hash says whether two runs measured with the same network, not where it came from.
 """
 
@@ -115,7 +115,7 @@ def _checked(file: Path, wanted: str) -> str:
     digest = sha256(file)
     if wanted and digest != wanted.lower():
         raise StudyError(
-            f"{file} has the sha256 {digest}, and network.weights_sha256 asks for {wanted}: fetch the other file, or correct the hash"
+            f"{file} has the sha256 {digest}, and fidelity.weights_sha256 asks for {wanted}: fetch the other file, or correct the hash"
         )
     print(f"{file.name}: sha256 {digest}", flush=True)
     return digest

@@ -119,7 +119,8 @@ every = dsa_network.labelled_frames(
 )
 labelled = {split: every[every["split"] == split].reset_index(drop=True) for split in part}
 absent = dsa_network.cannot_learn(dsa_network.targets(labelled["train"]))
-print(*[f"No head for {name}: {why}." for name, why in absent.items()], sep="\n")
+for name, why in absent.items():
+    print(f"No head for {name}: {why}.")
 network = None
 if len(absent) < len(dsa_network.HEADS):
     network, reads, history = dsa_network.train(
@@ -164,7 +165,7 @@ extractor = features.open_extractor(
     batch_size=settings.batch_size,
     training_frames=frames[np.sort(some)],
     network=study.ws.path("dsa_network") if network is not None else None,
-    weights_sha256=study.profile.network.weights_sha256,
+    weights_sha256=settings.weights_sha256,
 )
 sets = {"generated": fidelity.ImageSet(extractor(generated, what="generated"), manifest["cell"].to_numpy())}
 for name, rows in (("training", part["train"]), ("held-out", held_out)):
@@ -292,8 +293,8 @@ if sweepable:
     dsa.set_progress_bar_config(disable=True)
     dsa.scheduler = diffusion.sampler(config.scheduler, dsa.scheduler)
     seen = SeenConditions.of(part["train"]["sentence"])
-    seeds = np.random.default_rng([study.profile.seed, 7]).integers(2**31, size=study.profile.network.sweep_seeds)
-    plan = angle_sweep.plan(angle_sweep.positions(study.profile.network, seen), seeds.tolist())
+    seeds = np.random.default_rng([study.profile.seed, 7]).integers(2**31, size=study.profile.sweep.seeds)
+    plan = angle_sweep.plan(angle_sweep.positions(study.profile.sweep, seen), seeds.tolist())
     swept_frames = angle_sweep.make(
         dsa,
         plan,

@@ -122,9 +122,7 @@ def test_kinds_of_positions(condition, kind):
 
 
 def settings():
-    return replace(
-        load_profile("smoke").network, sweep_primary_deg=(-40, -10, 0, 10, 20), sweep_secondary_deg=(-10, 0, 10)
-    )
+    return replace(load_profile("smoke").sweep, primary_deg=(-40, -10, 0, 10, 20), secondary_deg=(-10, 0, 10))
 
 
 def test_positions_move_one_angle_at_a_time_and_seeds_are_shared():

@@ -165,7 +165,7 @@ def test_dinov2_features_are_the_class_token(at_hand, frames, capsys):
         images = normalised(frames[:3], (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
         expected = network(pixel_values=images).last_hidden_state[:, 0].numpy()
     np.testing.assert_allclose(extractor(frames[:3]), expected, atol=1e-3)
-    with pytest.raises(StudyError, match=r"network\.weights_sha256 asks for ff"):
+    with pytest.raises(StudyError, match=r"fidelity\.weights_sha256 asks for ff"):
         public_features.open_public("dinov2", 2, "ff")
 
 
