@@ -91,7 +91,7 @@ def main() -> None:
         "dsa-network": features.dsa_extractor(ws.root / "dsa_network", 64, some),
     }
     report = {
-        "what": "Fréchet distance of altered real training frames to held-out ones, over that of the unaltered ones (the floor); see benchmarks/dsa_features.py",
+        "what": "Fréchet distance of altered real training frames to held-out ones, over that of the unaltered ones (the floor)",
         "held_out_frames": len(held_out),
         "draws": DRAWS,
         "environment": environment(),

@@ -42,7 +42,7 @@ FURTHER = {
     "angles.csv": ("How far the angles are off", "Read off the image by the same network, less what was asked for or the header gives; degrees, 95 % intervals."),
     "angle_slopes.csv": (
         "Does the image turn with the angle asked for?",
-        "Slope of the angle read over the angle asked for, along sweeps from each condition; beside it the same for held-out frames and their own angles.",
+        "Slope of the angle read over that asked for, in sweeps from each condition; beside it that of held-out frames over their own angles.",
     ),
     "fidelity.csv": ("Fidelity by condition", "Generated against held-out frames of the archive; the floor is its training frames against the same."),
     "privacy.csv": ("Nearest training frames", "A first screening in one feature space, no proof of anonymity."),

@@ -63,7 +63,8 @@ def angle_errors(table: pd.DataFrame) -> Figure:
         else:
             axis.set_xlim(0, None)
     axes[0][0].set(yticks=range(len(scopes)), yticklabels=scopes, ylim=(len(scopes) - 0.5, -0.5))
-    counts = table[table["scope"] == "overall"].drop_duplicates("set").set_index("set")
+    counts = table[(table["angle"] == angles[0]) & table["scope"].isin(["overall", "Others"])]
+    counts = counts.groupby("set").agg(images=("images", "sum"), groups=("groups", "max"))
     handles = [
         Line2D([], [], ls="", marker=marker, color=colour, ms=4, label=f"{name} ({_images(counts, name)})")
         for name, (colour, marker) in zip(sets, SET_STYLES, strict=False)
@@ -75,7 +76,7 @@ def angle_errors(table: pd.DataFrame) -> Figure:
 def _images(counts: pd.DataFrame, name: str) -> str:
     row = counts.loc[name]
     images, groups = int(row["images"]), int(row["groups"])
-    return f"{images} images" if images == groups else f"{images} images, {groups} patients"
+    return f"{images} images" if groups == images else f"{images} images, {groups} patients"
 
 
 def strip(rows: pd.DataFrame, frames: np.ndarray, angle: str) -> Figure:
@@ -155,4 +156,4 @@ def _slope(lines: pd.DataFrame, key: tuple[str, str, str]) -> str:
     row = lines.loc[key]
     if not np.isfinite(row["slope"]):
         return "slope –"
-    return f"slope {row['slope']:.2f} [{row['slope_low']:.2f}, {row['slope_high']:.2f}]"
+    return f"slope {row['slope']:.2f} [{row['slope_low']:.2f}, {row['slope_high']:.2f}]".replace("-", "−")
