@@ -73,7 +73,7 @@ def targets(table: pd.DataFrame) -> pd.DataFrame:
     arterial = table["arterial"].astype(bool) if "arterial" in table else pd.Series(True, index=table.index)
     found = pd.DataFrame({"phase": arterial.astype(float)}, index=table.index)
     for name, values in (("circulation", ("anterior", "posterior")), ("plane", ("A", "B"))):
-        found[name] = table[name].map(dict(zip(values, (0.0, 1.0), strict=True))).where(arterial)
+        found[name] = table[name].map(dict(zip(values, (0.0, 1.0), strict=True))).astype(float).where(arterial)
     for name in ANGLE_HEADS:
         found[name] = table[name].astype(float).where(arterial)
     return found[list(HEADS)]
