@@ -8,6 +8,8 @@ from dsa_lib.errors import StudyError
 if TYPE_CHECKING:
     from dsa_lib.profiles import Profile
 
+FEATURES = ("inception", "dsa-network", "phase-network", "dinov2", "radimagenet")  # what dsa_lib.features can open
+
 
 def check_profile(profile: "Profile") -> None:
     """Impossible combinations, each with its remedy."""
@@ -36,7 +38,8 @@ def check_profile(profile: "Profile") -> None:
         classifier.steps classifier.input_size classifier.batch_size classifier.learning_rate
         autoencoder.batch_size autoencoder.learning_rate diffusion.batch_size diffusion.learning_rate
         sampling.steps sampling.batch_size sampling.reader_batches sampling.reader_per_condition sampling.fid_per_condition
-        readers.bootstrap fidelity.repeats fidelity.judge_steps fidelity.judge_batch
+        readers.bootstrap fidelity.repeats network.steps network.batch_size network.input_size network.width network.evaluations network.learning_rate
+        sweep.seeds
     """
     for dotted in positive.split():
         section, key = dotted.split(".")
@@ -148,8 +151,12 @@ def check_profile(profile: "Profile") -> None:
         f"sampling.steps {sampling.steps} exceeds diffusion.timesteps {diffusion.timesteps}",
     )
     need(
-        profile.fidelity.features in ("inception", "phase-network"),
-        f"fidelity.features {profile.fidelity.features!r} is not inception or phase-network",
+        profile.fidelity.features in FEATURES,
+        f"fidelity.features {profile.fidelity.features!r} is not {', '.join(FEATURES[:-1])} or {FEATURES[-1]}",
+    )
+    need(
+        profile.network.other_share < 1,
+        f"network.other_share {profile.network.other_share} is not below 1: no arterial frame would be drawn",
     )
     for side in ("before", "after"):
         positive, negative = f"positive_{side}_s", f"negative_{side}_s"

@@ -1,7 +1,9 @@
 """Feature extractors: frames in, one vector an image out, computed once and used by every metric.
 
 "inception": pool3 of the Inception-V3 that the Fréchet inception distance is defined with (§2.5; torch-fidelity's network and weights).
-"phase-network": stage means of the run's own phase network; always at hand, and its distance is called "DSA-feature distance", never FID.
+"dsa-network" and "phase-network": stage means of networks that the run itself trained; always at hand, and their distance is called "DSA-feature distance",
+never FID. The phase network has a part in the autoencoder's loss where `autoencoder.perceptual` says so; the DSA network in none of the models it measures.
+"dinov2" and "radimagenet": public networks, where their weights are at hand (`dsa_lib.public_features`).
 """
 
 import os
@@ -13,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from dsa_lib.errors import StudyError
 from dsa_lib.progress import track
@@ -20,21 +23,25 @@ from dsa_lib.progress import track
 FID = "FID"
 DSA_DISTANCE = "DSA-feature distance"
 INCEPTION_SIZE = 256  # §2.5: images resized to 256×256 before the network
-# Stages of the phase network whose channel means make up the feature vector (width·(1 + 2 + 4) values). On real frames altered on purpose, relative
+# Stages of the run's own networks whose channel means make up the feature vector (width·(1 + 2 + 4) values). On real frames altered on purpose, relative
 # to the floor: the first three answer to blur, contrast, noise, wrong layout, wrong condition and few distinct images alike. The last stage alone answers
 # strongly to layout and weakly to contrast and noise; with it the dimension more than doubles, and the ratio of dimension to
 # images sets the bias of a Fréchet distance.
-PHASE_STAGES = (0, 1, 2)
+STAGES = (0, 1, 2)
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """A feature extractor: `name`, the `distance` it may be reported as, and `compute` (uint8 frames [b, H, W] → float32 [b, d])."""
+    """A feature extractor: `name`, the `distance` it may be reported as, and `compute` (uint8 frames [b, H, W] → float32 [b, d]).
+
+    `weights_sha256`: hash of the weights where they come from outside the run and no public hash is known; provenance has to name it.
+    """
 
     name: str
     distance: str
     compute: Callable[[np.ndarray], np.ndarray]
     batch_size: int = 64
+    weights_sha256: str = ""
 
     def __call__(self, frames: np.ndarray, rows: np.ndarray | None = None, what: str = "frames") -> np.ndarray:
         """Features [n, d] (float32) of uint8 frames [n, H, W], or of their `rows` alone (a memory map is read batch by batch).
@@ -72,37 +79,72 @@ def check_features(features: np.ndarray, what: str) -> np.ndarray:
 
 
 def open_extractor(
-    name: str, *, classifier: Path, size: int, batch_size: int, training_frames: np.ndarray
+    name: str,
+    *,
+    classifier: Path,
+    size: int,
+    batch_size: int,
+    training_frames: np.ndarray,
+    network: Path | None = None,
+    weights_sha256: str = "",
 ) -> Extractor:
-    """The extractor that profile field `fidelity.features` names. Raises StudyError for an unknown name or weights that cannot be had."""
+    """The extractor that profile field `fidelity.features` names.
+
+    `classifier` is the run's phase network, `size` its input size, `network` the run's DSA network (None where none was trained), `weights_sha256` what
+    the weights of a public network must have ("": any). Raises StudyError for an unknown name or weights that cannot be had.
+    """
     if name == "inception":
         return inception_extractor(batch_size)
+    if name == "dsa-network":
+        if network is None:
+            raise StudyError(
+                "features dsa-network need the run's DSA network, and none could be trained: set fidelity.features to phase-network"
+            )
+        return dsa_extractor(network, batch_size, training_frames)
     if name == "phase-network":
         return phase_extractor(classifier, size, batch_size, training_frames)
-    raise StudyError(f"fidelity.features {name!r} is not inception or phase-network")
+    if name in ("dinov2", "radimagenet"):
+        from dsa_lib import public_features
+
+        return public_features.open_public(name, batch_size, weights_sha256)
+    raise StudyError(f"fidelity.features {name!r} is not inception, dsa-network, phase-network, dinov2 or radimagenet")
 
 
 def phase_extractor(classifier: Path, size: int, batch_size: int, training_frames: np.ndarray) -> Extractor:
-    """Stage means of the run's phase network in the folder `classifier`, at input `size`.
+    """Stage means of the run's phase network in the folder `classifier`, at input `size`; see `stage_extractor`."""
+    from transformers import ResNetForImageClassification
+
+    model = ResNetForImageClassification.from_pretrained(classifier)
+    return stage_extractor("phase-network", model, size, batch_size, training_frames)
+
+
+def dsa_extractor(network: Path, batch_size: int, training_frames: np.ndarray) -> Extractor:
+    """Stage means of the run's DSA network in the folder `network`, at its own input size; see `stage_extractor`."""
+    from dsa_lib import dsa_network
+
+    model, facts = dsa_network.load(network)
+    return stage_extractor("dsa-network", model, facts.input_size, batch_size, training_frames)
+
+
+def stage_extractor(name: str, model: nn.Module, size: int, batch_size: int, training_frames: np.ndarray) -> Extractor:
+    """Channel means of the first stages (STAGES) of a network that `phase.build_resnet` made, at input `size`.
 
     Each stage is centred on its mean over `training_frames` (real, uint8 [n, H, W]) and divided by one number, the root of its mean channel variance
     there. Stages then weigh alike, and a distance reads in units of the spread of real frames: the mean channel variance of real frames is 1.
     One number a stage and not one a channel, because dividing a nearly dead channel by its spread would blow up noise.
     """
-    from transformers import ResNetForImageClassification
-
     from dsa_lib import phase
 
     check_frames(training_frames, "real training frames", least=2)
     device = _device()
-    model = ResNetForImageClassification.from_pretrained(classifier).to(device).eval()
+    model = model.to(device).eval()
 
     @torch.no_grad()
     def stage_means(frames: np.ndarray) -> list[torch.Tensor]:
         maps = phase.stage_features(model, phase.to_input(frames, size).to(device))
-        return [maps[stage].mean(dim=(2, 3)).double().cpu() for stage in PHASE_STAGES]
+        return [maps[stage].mean(dim=(2, 3)).double().cpu() for stage in STAGES]
 
-    scales = _stage_scales(stage_means, training_frames, batch_size)
+    scales = _stage_scales(name, stage_means, training_frames, batch_size)
 
     def compute(frames: np.ndarray) -> np.ndarray:
         means = stage_means(frames)
@@ -112,18 +154,19 @@ def phase_extractor(classifier: Path, size: int, batch_size: int, training_frame
             .numpy()
         )
 
-    return Extractor("phase-network", DSA_DISTANCE, compute, batch_size)
+    return Extractor(name, DSA_DISTANCE, compute, batch_size)
 
 
 def _stage_scales(
-    stage_means: Callable, frames: np.ndarray, batch_size: int
+    name: str, stage_means: Callable, frames: np.ndarray, batch_size: int
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     batches = [stage_means(frames[start : start + batch_size]) for start in range(0, len(frames), batch_size)]
     stages = [torch.cat(parts) for parts in zip(*batches, strict=True)]
     scales = [(stage.mean(0), stage.var(0).mean().sqrt()) for stage in stages]
     if any(not torch.isfinite(spread) or spread <= 0 for _, spread in scales):
+        notebook = "07_fid" if name == "dsa-network" else "02_classifier"
         raise StudyError(
-            "a stage of the phase network gives the same value for every training frame: its training failed; run notebooks/02_classifier.ipynb again"
+            f"a stage of the {name} gives the same value for every training frame: its training failed; run notebooks/{notebook}.ipynb again"
         )
     return scales
 

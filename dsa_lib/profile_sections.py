@@ -176,7 +176,11 @@ class Readers:
 class Fidelity:
     """Distributional analysis (§2.5)."""
 
-    features: str = "inception"  # "inception" (the paper) or "phase-network" (the run's own networks: no download)
+    # "inception" (the paper); "dsa-network" or "phase-network" (the run's own networks: no download); "dinov2" or "radimagenet" (weights put by hand)
+    features: str = "inception"
+    weights_sha256: str = (
+        ""  # that the weights of features "dinov2" or "radimagenet" must have; "" records what they have
+    )
     real_images: int = 5000  # held-out frames
     # "as-is": the archive's own mix, against all generated images ("approximately matching" in §2.5: 10,000 against 5,000); "balanced": equally many
     # held-out frames a condition, and generated images in the same numbers.
@@ -185,11 +189,6 @@ class Fidelity:
     neighbours: int = 5  # k of precision, recall, density and coverage
     kid_subset: int = 1000  # images a KID subset; smaller samples are used whole
     kid_subsets: int = 100
-    judge_steps: int = 3000  # training of the independent circulation/plane classifier
-    judge_size: int = 128
-    judge_width: int = 64
-    judge_batch: int = 64
-    judge_learning_rate: float = 1e-3
     batch_size: int = 64
 
 
@@ -220,3 +219,25 @@ class Utility:
     decoded_per_patient: int = 100  # of them at most are passed through the autoencoder, for the arms of a matched look
     test_frames: int = 5000  # held-out frames a task at most; 0 takes all
     decoys: int = 1000  # held-out non-arterial frames that are decoded, to see whether the decoder's look is taken for the arterial phase; 0 takes all
+
+
+@dataclass(frozen=True)
+class Network:
+    """The DSA network of notebook 07: it judges the condition of an image and gives the "dsa-network" features. No part of the paper."""
+
+    input_size: int = 128  # pixels a side, as the phase classifier's (§4.2)
+    width: int = 64  # channels of the first stage; 64 is ResNet-18
+    steps: int = 3000  # this and the next three as for the phase classifier, for which §4.2 gives none either
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    evaluations: int = 8  # on validation patients, whose loss chooses the weights
+    other_share: float = 0.2  # of a batch: frames outside the arterial phase, which teach the phase alone
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Angle sweep of notebook 07: one angle at a time moved away from each canonical position. No part of the paper."""
+
+    primary_deg: tuple[int, ...] = (-50, -40, -30, -20, -10, 0, 10, 20, 30, 40, 50)  # by so much, in degrees
+    secondary_deg: tuple[int, ...] = (-40, -30, -20, -10, 0, 10, 20, 30, 40)
+    seeds: int = 32  # noises, the same at every position: the groups of which the slope's interval is taken

@@ -21,8 +21,10 @@ from dsa_lib.profile_sections import (
     Curation,
     Diffusion,
     Fidelity,
+    Network,
     Readers,
     Sampling,
+    Sweep,
     Text,
     Utility,
 )
@@ -49,6 +51,8 @@ class Profile:
     readers: Readers = field(default_factory=Readers)
     fidelity: Fidelity = field(default_factory=Fidelity)
     utility: Utility = field(default_factory=Utility)
+    network: Network = field(default_factory=Network)
+    sweep: Sweep = field(default_factory=Sweep)
 
     def __post_init__(self):
         check_profile(self)
@@ -126,12 +130,9 @@ PHANTOM = Profile(
     sampling=Sampling(scheduler="dpmsolver++", steps=20, batch_size=40, fid_per_condition=100),
     readers=Readers(bootstrap=2000),
     fidelity=Fidelity(
-        features="phase-network",
+        features="dsa-network",
         real_images=500,
         reference_mix="balanced",  # a small archive has few held-out frames of the rarer conditions
-        judge_steps=400,
-        judge_size=64,
-        judge_width=32,
     ),
     utility=Utility(
         side_arms=("real + synthetic, look matched", "synthetic for real"),
@@ -147,6 +148,8 @@ PHANTOM = Profile(
         test_frames=600,
         decoys=100,
     ),
+    network=Network(input_size=64, width=32, steps=900, batch_size=32, learning_rate=2e-3, evaluations=5),
+    sweep=Sweep(primary_deg=(-40, -30, -20, -10, 0, 10, 20, 30, 40), secondary_deg=(-20, -10, 0, 10, 20, 30), seeds=4),
 )
 
 SMOKE = replace(
@@ -177,12 +180,9 @@ SMOKE = replace(
     ),
     readers=Readers(bootstrap=200),
     fidelity=Fidelity(
-        features="phase-network",
+        features="dsa-network",
         real_images=24,
         reference_mix="balanced",
-        judge_steps=20,
-        judge_size=32,
-        judge_width=8,
         batch_size=16,
     ),
     utility=Utility(
@@ -199,6 +199,8 @@ SMOKE = replace(
         test_frames=60,
         decoys=20,
     ),
+    network=Network(input_size=32, width=8, steps=20, batch_size=32, evaluations=2),
+    sweep=Sweep(primary_deg=(-30, 0, 30), secondary_deg=(-20, 0, 20), seeds=2),
 )
 
 PROFILES = {profile.name: profile for profile in (SMOKE, PHANTOM, PAPER)}

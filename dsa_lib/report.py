@@ -37,7 +37,15 @@ RECONSTRUCTED = "One of very many sets of ratings that lead to these tables, fou
 FURTHER = {
     "faithfulness.csv": (
         "Does the image show the condition that was asked for?",
-        "A classifier of circulation and plane, trained on frames of the archive alone, names the condition of generated and of held-out frames.",
+        "A network of circulation and plane, trained on frames of the archive alone, names the condition of generated and of held-out frames.",
+    ),
+    "angles.csv": (
+        "How far the angles are off",
+        "Read off the image by the same network, less what was asked for or the header gives; degrees, 95 % intervals.",
+    ),
+    "angle_slopes.csv": (
+        "Does the image turn with the angle asked for?",
+        "Slope of the angle read over that asked for, in sweeps from each condition; beside it that of held-out frames over their own.",
     ),
     "fidelity.csv": ("Fidelity by condition", "Generated against held-out frames of the archive; the floor is its training frames against the same."),
     "privacy.csv": ("Nearest training frames", "A first screening in one feature space, no proof of anonymity."),

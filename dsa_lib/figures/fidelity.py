@@ -1,6 +1,6 @@
-"""Figures of notebook 07: distances beside their floor, confusion matrices of the judge, nearest training neighbours."""
+"""Figures of notebook 07: distances beside their floor, nearest training neighbours."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,7 +8,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from dsa_lib.conditions import CELLS
 from dsa_lib.fidelity import FLOOR, GENERATED, beside_floor
 from dsa_lib.figures.style import CELL_COLOURS
 
@@ -75,25 +74,6 @@ def _rows(axis, labels: Sequence[str], title: str, xlabel: str) -> None:
 def _scope_label(table: pd.DataFrame, scope: str) -> str:
     row = table.loc[(scope, GENERATED)]
     return f"{scope}{'*' if row['rank_deficient'] else ''}\n{int(row['images'])} : {int(row['reference_images'])}"
-
-
-def confusions(matrices: Mapping[str, pd.DataFrame]) -> Figure:
-    """One matrix a set: rows asked, columns named by the judge; shade is the share of the row, numbers are images."""
-    figure, axes = plt.subplots(1, len(matrices), figsize=(2.5 * len(matrices) + 0.4, 2.8), squeeze=False)
-    for index, (axis, (name, counts)) in enumerate(zip(axes[0], matrices.items(), strict=True)):
-        values = counts.to_numpy(float)
-        shares = values / np.maximum(values.sum(axis=1, keepdims=True), 1)
-        axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        for row, column in np.ndindex(*values.shape):
-            colour = "white" if shares[row, column] > 0.6 else "#222222"
-            axis.text(column, row, f"{int(values[row, column])}", ha="center", va="center", color=colour, fontsize=8)
-        axis.set(xticks=range(len(CELLS)), xticklabels=counts.columns, xlabel="named by the judge")
-        axis.set_title(f"{name}\n{np.trace(values) / max(values.sum(), 1):.1%} of {int(values.sum())} named right")
-        axis.set(yticks=range(len(CELLS)), yticklabels=counts.index if index == 0 else [])
-        axis.spines[:].set_visible(False)
-        axis.tick_params(length=0)
-    axes[0][0].set_ylabel("asked for, or true")
-    return figure
 
 
 def nearest(

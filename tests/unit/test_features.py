@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from dsa_lib import features, phase, weights
+from dsa_lib import dsa_network, features, phase, public_features, weights
 from dsa_lib.errors import StudyError
 
 
@@ -49,8 +49,26 @@ def test_own_features_are_never_called_fid(classifier, frames):
         "phase-network", classifier=classifier, size=32, batch_size=8, training_frames=frames
     )
     assert extractor.distance == "DSA-feature distance"
-    with pytest.raises(StudyError, match="not inception or phase-network"):
+    with pytest.raises(StudyError, match="not inception, dsa-network, phase-network, dinov2 or radimagenet"):
         features.open_extractor("vgg", classifier=classifier, size=32, batch_size=8, training_frames=frames)
+    with pytest.raises(StudyError, match=r"none could be trained: set fidelity\.features to phase-network"):
+        features.open_extractor("dsa-network", classifier=classifier, size=32, batch_size=8, training_frames=frames)
+
+
+def test_dsa_features_are_the_stages_of_the_run_s_dsa_network(frames, tmp_path):
+    torch.manual_seed(1)
+    model = phase.build_resnet(8, 2).eval()
+    dsa_network.save(model, dsa_network.Facts(("phase", "plane"), {}, {}, 32, 4, 2), tmp_path / "network")
+    extractor = features.open_extractor(
+        "dsa-network", classifier=tmp_path, size=99, batch_size=8, training_frames=frames, network=tmp_path / "network"
+    )
+    assert (extractor.name, extractor.distance) == ("dsa-network", "DSA-feature distance")
+    with torch.no_grad():  # at the network's own input size, not the classifier's
+        first = (
+            model.resnet(phase.to_input(frames, 32), output_hidden_states=True).hidden_states[1].mean((2, 3)).numpy()
+        )
+    expected = (first - first.mean(0)) / np.sqrt(first.var(0, ddof=1).mean())
+    np.testing.assert_allclose(extractor(frames)[:, :8], expected, atol=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +132,76 @@ def test_weights_with_code_in_them_are_not_loaded(tmp_path):
     torch.save({"x": Payload()}, tmp_path / "evil.pth")
     with pytest.raises(Exception, match=r"[Ww]eights[ _]only"):
         features.inception_extractor(batch_size=2, weights=tmp_path / "evil.pth")
+
+
+@pytest.fixture
+def at_hand(tmp_path, monkeypatch):
+    monkeypatch.setenv("DSA_WEIGHTS", str(tmp_path))
+    return tmp_path
+
+
+def normalised(frames, mean, sd):
+    """Three equal channels at 224², by Pillow, whose bicubic filter is antialiased too."""
+    from PIL import Image
+
+    small = [
+        Image.fromarray(frame.astype(np.float32), "F").resize((224, 224), Image.Resampling.BICUBIC) for frame in frames
+    ]
+    images = np.clip(np.stack([np.asarray(image) for image in small]) / 255, 0, 1)
+    return torch.from_numpy(np.stack([(images - m) / s for m, s in zip(mean, sd, strict=True)], axis=1)).float()
+
+
+def test_dinov2_features_are_the_class_token(at_hand, frames, capsys):
+    from transformers import Dinov2Config, Dinov2Model
+
+    torch.manual_seed(2)
+    config = Dinov2Config(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=224, patch_size=14)
+    network = Dinov2Model(config).eval()
+    network.save_pretrained(at_hand / "dinov2-tiny")
+    digest = weights.sha256(at_hand / "dinov2-tiny" / "model.safetensors")
+    extractor = public_features.open_public("dinov2", 2, digest)
+    assert "FID" not in extractor.distance and extractor.weights_sha256 == digest and digest in capsys.readouterr().out
+    with torch.no_grad():
+        images = normalised(frames[:3], (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        expected = network(pixel_values=images).last_hidden_state[:, 0].numpy()
+    np.testing.assert_allclose(extractor(frames[:3]), expected, atol=1e-3)
+    with pytest.raises(StudyError, match=r"fidelity\.weights_sha256 asks for ff"):
+        public_features.open_public("dinov2", 2, "ff")
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_radimagenet_features_are_the_pooled_output(at_hand, frames, published):
+    from torchvision.models import resnet50
+
+    torch.manual_seed(3)
+    network = resnet50(weights=None).eval()
+    body = torch.nn.Sequential(*list(network.children())[:-1])  # as the published file numbers the children
+    state = (
+        {f"backbone.{key}": value for key, value in body.state_dict().items()} if published else network.state_dict()
+    )
+    torch.save(state, at_hand / public_features.RADIMAGENET_FILE)
+    extractor = public_features.open_public("radimagenet", 2)
+    with torch.no_grad():
+        expected = body(normalised(frames[:2], (0.5,) * 3, (0.5,) * 3)).flatten(1).numpy()
+    values = extractor(frames[:2])
+    assert values.shape == (2, 2048) and extractor.weights_sha256 and "FID" not in extractor.distance
+    np.testing.assert_allclose(values, expected, rtol=2e-2, atol=2e-3 * np.abs(expected).max())
+
+
+def test_public_weights_that_are_absent_or_unfit_are_asked_for_by_name(at_hand):
+    with pytest.raises(StudyError, match=r"one folder dinov2-….*holds none: put the model there"):
+        public_features.open_public("dinov2", 2)
+    with pytest.raises(StudyError, match=r"need radimagenet-resnet50\.pt .*under this name"):
+        public_features.open_public("radimagenet", 2)
+    (at_hand / "dinov2-a").mkdir()
+    with pytest.raises(StudyError, match=r"has no model\.safetensors"):
+        public_features.open_public("dinov2", 2)
+    (at_hand / "dinov2-b").mkdir()
+    with pytest.raises(StudyError, match="holds 2 of them"):
+        public_features.open_public("dinov2", 2)
+    torch.save({"conv1.weight": torch.zeros(1)}, at_hand / public_features.RADIMAGENET_FILE)
+    with pytest.raises(StudyError, match="not the state dict of a ResNet-50"):
+        public_features.open_public("radimagenet", 2)
 
 
 @pytest.fixture

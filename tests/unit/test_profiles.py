@@ -53,7 +53,7 @@ def test_paper_profile_holds_the_published_number(dotted, value):
 def test_small_profiles_need_no_download(name):
     profile = load_profile(name)
     assert profile.autoencoder.perceptual == "phase-network"
-    assert profile.fidelity.features == "phase-network"
+    assert profile.fidelity.features == "dsa-network"
 
 
 def test_phantom_works_at_128_with_latents_of_3x32x32():
