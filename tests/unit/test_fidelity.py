@@ -23,8 +23,8 @@ def features(n, d, seed, shift=0.0, mix_seed=1):
 
 def test_frechet_distance_of_hand_worked_gaussians():
     # Diagonal covariances: Σ (μa − μb)² + (σa − σb)² = 3² + (1 − 2)² + (4 − 1)² = 9 + 1 + 9.
-    a = fidelity.Statistics(np.array([3.0, 0.0]), np.diag([1.0, 16.0]), 100)
-    b = fidelity.Statistics(np.array([0.0, 0.0]), np.diag([4.0, 1.0]), 100)
+    a = fidelity.Statistics.of_gaussian(np.array([3.0, 0.0]), np.diag([1.0, 16.0]), 100)
+    b = fidelity.Statistics.of_gaussian(np.array([0.0, 0.0]), np.diag([4.0, 1.0]), 100)
     assert fidelity.frechet_distance(a, b) == pytest.approx(19.0, rel=1e-12)
     assert fidelity.frechet_distance(b, a) == pytest.approx(19.0, rel=1e-12)
     assert fidelity.frechet_distance(a, a) == pytest.approx(0.0, abs=1e-10)
