@@ -6,7 +6,7 @@ Fréchet distance: Heusel et al. 2017 (Eq. 6), Dowson & Landau 1982. KID: Bińko
 Density and coverage: Naeem et al. 2020.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,7 +43,7 @@ class Statistics:
 
     @classmethod
     def of_gaussian(cls, mean: np.ndarray, covariance: np.ndarray, images: int) -> "Statistics":
-        return cls(np.asarray(mean, np.float64), _factor(np.asarray(covariance, np.float64)), images)
+        return cls(np.asarray(mean, np.float64), _factor(_on_device(covariance)), images)
 
 
 def statistics(features: np.ndarray, what: str = "images") -> Statistics:
@@ -62,21 +62,21 @@ def statistics(features: np.ndarray, what: str = "images") -> Statistics:
     mean = features.mean(axis=0, dtype=np.float64)
     if n <= d:
         return Statistics(mean, (features - mean) / np.sqrt(n - 1), n)
-    covariance = np.zeros((d, d))
+    centre, covariance = _on_device(mean), torch.zeros(d, d, dtype=torch.float64, device=_device())
     for start in range(0, n, BLOCK):
-        centred = features[start : start + BLOCK] - mean
+        centred = _on_device(features[start : start + BLOCK]) - centre
         covariance += centred.T @ centred
-    return Statistics.of_gaussian(mean, covariance / (n - 1), n)
+    return Statistics(mean, _factor(covariance / (n - 1)), n)
 
 
-def _factor(covariance: np.ndarray) -> np.ndarray:
+def _factor(covariance: torch.Tensor) -> np.ndarray:
     """F with FᵀF = covariance: Cholesky's, or by eigenvalues where a channel is dead or depends on others."""
-    try:
-        return np.linalg.cholesky(covariance).T
-    except np.linalg.LinAlgError:
-        values, vectors = np.linalg.eigh(covariance)
-        kept = values > max(values[-1], 0) * len(values) * np.finfo(np.float64).eps
-        return np.sqrt(values[kept])[:, None] * vectors[:, kept].T
+    lower, failed = torch.linalg.cholesky_ex(covariance)
+    if not failed:
+        return lower.T.cpu().numpy()
+    values, vectors = torch.linalg.eigh(covariance)
+    kept = values > values[-1].clamp_min(0) * len(values) * torch.finfo(torch.float64).eps
+    return (values[kept].sqrt()[:, None] * vectors[:, kept].T).cpu().numpy()
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:
@@ -218,9 +218,25 @@ class ImageSet:
             None if self.patients is None else self.patients[positions],
         )
 
+    def within(self, scope: str) -> "ImageSet":
+        """The images of one cell, or of all four (`overall`)."""
+        return self.at(np.flatnonzero(np.isin(self.cells, CELLS) if scope == OVERALL else self.cells == scope))
+
     def scope(self, name: str) -> np.ndarray:
         """Features of one cell, or of all four (`overall`)."""
-        return self.features[np.isin(self.cells, CELLS) if name == OVERALL else self.cells == name]
+        return self.within(name).features
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What one draw compares in one scope: every set of `images`, by name, against the same `reference`."""
+
+    scope: str
+    reference: ImageSet
+    images: dict[str, ImageSet]
 
 
 def check_sets(generated_cells: np.ndarray, held_out: pd.DataFrame, training: pd.DataFrame) -> None:
@@ -254,32 +270,40 @@ def evaluate(generated: ImageSet, held_out: ImageSet, training: ImageSet, settin
     metrics are of the first draw. `rank_deficient` marks sets no larger than the feature dimension: their Fréchet distance is biased upwards and reads
     only beside the floor.
     """
-    usable = {cell: _usable(generated, training, cell) for cell in CELLS}
     rows = []
     for repeat in track(range(settings.repeats), what="draws of the reference"):
-        rng = np.random.default_rng([seed, repeat])
-        reference = held_out.at(draw(held_out.cells, settings.real_images, settings.reference_mix, rng))
-        pools = {GENERATED: generated, FLOOR: training}
-        taken = {name: pool.at(draw(pool.cells, usable, "balanced", rng)) for name, pool in pools.items()}
-        balanced = settings.reference_mix == "balanced"
-        overall = matched_counts(usable, reference.cells) if balanced else usable
-        for scope in SCOPES:
-            real = reference.scope(scope)
+        for drawn in comparisons(generated, held_out, training, settings, seed, repeat):
+            real = drawn.reference.features
             moments = statistics(real) if len(real) >= LEAST_IMAGES else None
-            compared = {}
-            for name, images in taken.items():
-                chosen = images.at(draw(images.cells, overall, "balanced", rng)) if scope == OVERALL else images
-                compared[name] = chosen.scope(scope)
-            if not balanced:
-                compared = {GENERATED: generated.scope(scope), MATCHED: compared[GENERATED], FLOOR: compared[FLOOR]}
-            for name, values in compared.items():
-                row = {"scope": scope, "set": name, **_sizes(values, real), "distance": float("nan")}
-                if moments is not None and len(values) >= LEAST_IMAGES:
-                    row["distance"] = frechet_distance(moments, statistics(values))
+            for name, images in drawn.images.items():
+                row = {"scope": drawn.scope, "set": name, **_sizes(images.features, real), "distance": float("nan")}
+                if moments is not None and len(images) >= LEAST_IMAGES:
+                    row["distance"] = frechet_distance(moments, statistics(images.features))
                     if repeat == 0:
-                        row |= _further(values, real, settings, seed)
+                        row |= _further(images.features, real, settings, seed)
                 rows.append(row)
     return _summary(pd.DataFrame(rows, columns=["scope", "set", *SIZES, *METRICS]))
+
+
+def comparisons(
+    generated: ImageSet, held_out: ImageSet, training: ImageSet, settings, seed: int, repeat: int = 0
+) -> Iterator[Comparison]:
+    """What draw number `repeat` of `evaluate` compares: one scope after the other, so that one scope's features are copied at a time."""
+    usable = {cell: _usable(generated, training, cell) for cell in CELLS}
+    rng = np.random.default_rng([seed, repeat])
+    reference = held_out.at(draw(held_out.cells, settings.real_images, settings.reference_mix, rng))
+    pools = {GENERATED: generated, FLOOR: training}
+    taken = {name: pool.at(draw(pool.cells, usable, "balanced", rng)) for name, pool in pools.items()}
+    balanced = settings.reference_mix == "balanced"
+    overall = matched_counts(usable, reference.cells) if balanced else usable
+    for scope in SCOPES:
+        images = {}
+        for name, pool in taken.items():
+            chosen = pool.at(draw(pool.cells, overall, "balanced", rng)) if scope == OVERALL else pool
+            images[name] = chosen.within(scope)
+        if not balanced:
+            images = {GENERATED: generated.within(scope), MATCHED: images[GENERATED], FLOOR: images[FLOOR]}
+        yield Comparison(scope, reference.within(scope), images)
 
 
 def beside_floor(results: pd.DataFrame) -> str:
