@@ -1,11 +1,10 @@
 """How sure a distance is: intervals by subsampling patients, and its extrapolation to endless samples (FID∞).
 
-Frames of a patient are alike, so patients are drawn, never frames. They are drawn *without* replacement, half of them at a time: a sample with
+Frames of a patient are alike, so patients are drawn, never frames. They are drawn *without* replacement, a part of them at a time: a sample with
 replacement holds patients twice, its covariance lacks the variation of those left out, and a Fréchet distance, which is biased upwards by every
 missing patient, comes out too large; its spread would then be centred on a number that no sample of the study's size gives. A subsample of m of n
 patients is a plain smaller sample (Politis & Romano 1994): its statistic varies with variance ∝ 1/m − 1/n around that of all n, and the statistic of all
 with ∝ 1/n around its expectation, so that the spread among subsamples times √(m / (n − m)) is the standard error (the delete-d jackknife, Shao & Wu 1989).
-With half of the patients the factor is 1.
 
 FID∞ (Chong & Forsyth 2020): the bias of a Fréchet distance is nearly proportional to 1/N, so the line through distances of growing subsets over 1/N meets
 1/N = 0 at the distance of endless samples. Here both sets shrink together, the real one by whole patients, because the number of patients, not of frames,
@@ -31,7 +30,7 @@ from dsa_lib.fidelity import (
 )
 from dsa_lib.progress import track
 
-LEAST_PATIENTS = 6  # three against three; the spread of fewer says next to nothing
+LEAST_PATIENTS = 6  # of fewer, leaving one or two out says next to nothing
 CONFIDENCE = 0.95
 RESAMPLED = ["scope", "set", "replicate", "patients", "of_patients", "images", "reference_images", *METRICS]
 DISTANCES = {"distance", "kid", "density", "infinity", "excess"}  # no upper bound; the other scores are shares
@@ -39,7 +38,7 @@ NEVER_NEGATIVE = {"distance", "density"}
 
 
 def resample(comparison: Comparison, settings, seed: int, follow: bool = True) -> pd.DataFrame:
-    """All metrics of one scope for `settings.subsamples` halves of the patients, and the distance alone for larger parts of them (for FID∞).
+    """All metrics of one scope for `settings.subsamples` parts of the patients, and the distance alone for parts of further sizes (for FID∞).
 
     Every replicate takes m whole patients of the reference, and the same share of each set: of generated images at random, of real ones by whole
     patients. All sets meet the same reference patients, so that their differences are paired. `follow`: the share is taken condition by condition as the
@@ -79,11 +78,11 @@ def resample(comparison: Comparison, settings, seed: int, follow: bool = True) -
 
 
 def _subset_sizes(patients: int, settings) -> list[int]:
-    """Patients of each replicate: `subsamples` halves, then `infinity_repeats` of each size between, evenly spaced in 1/N."""
-    half = patients // 2
-    between = np.unique(np.round(patients / np.linspace(1, 2, settings.infinity_points)).astype(int))
-    return [half] * settings.subsamples + [
-        int(m) for m in between if half < m < patients for _ in range(settings.infinity_repeats)
+    """Patients of each replicate: `subsamples` times `subsample_share` of them, then `infinity_repeats` of each size for the line, evenly spaced in 1/N."""
+    part = round(settings.subsample_share * patients)
+    others = np.unique(np.round(patients / np.linspace(1, 2, settings.infinity_points)).astype(int))
+    return [part] * settings.subsamples + [
+        int(m) for m in others if m not in (part, patients) for _ in range(settings.infinity_repeats)
     ]
 
 
@@ -127,7 +126,7 @@ def infinity(whole: float, resampled: pd.DataFrame) -> dict[str, float]:
     """FID∞ of one set in one scope: intercept of the least-squares line of the distance over n/m, m the patients of a subset, n all of them.
 
     `whole`: the distance of all; `resampled`: its rows of `resample`. Distances of equal m are averaged first. Returns `infinity`, the standard error of the
-    intercept `infinity_fit_error` and `infinity_r2` (how straight the line is); NaN without at least three sizes.
+    intercept `infinity_fit_error` and `infinity_r2` (how straight the line is); NaN without at least two sizes beside the whole.
     """
     names = ("infinity", "infinity_fit_error", "infinity_r2")
     means = resampled.dropna(subset="distance").groupby("patients")["distance"].mean()
@@ -146,13 +145,13 @@ def standard_error(values: pd.Series, patients: int, of_patients: int) -> float:
     return float(values.std(ddof=1) * np.sqrt(patients / (of_patients - patients)))
 
 
-def with_intervals(results: pd.DataFrame, resampled: pd.DataFrame) -> pd.DataFrame:
+def with_intervals(results: pd.DataFrame, resampled: pd.DataFrame, subsamples: int) -> pd.DataFrame:
     """`results` of `fidelity.evaluate` with FID∞, the excess over the floor, and 95 % intervals of both and of every metric.
 
     An interval is value ± t · standard error with t of n − 1 degrees of freedom, n the reference patients. Around `distance`, `kid` and the scores it
     is one for the expectation at these numbers of patients and images (a distance's bias included), around `infinity` one for endless samples: the bias
     hardly varies, so the distance's error, with that of the line, stands for it. `excess`: the distance less the floor's, for the set that has the
-    floor's sizes; its error is that of the paired differences. NaN where there was nothing to resample.
+    floor's sizes; its error is that of the paired differences. The first `subsamples` replicates give the errors. NaN where there was nothing to resample.
     """
     rows = []
     groups = dict(list(resampled.groupby(["scope", "set"])))
@@ -161,14 +160,14 @@ def with_intervals(results: pd.DataFrame, resampled: pd.DataFrame) -> pd.DataFra
         scope, name = result["scope"], result["set"]
         mine = groups.get((scope, name), resampled.iloc[:0])
         row = {"patients": int(mine["of_patients"].iloc[0]) if len(mine) else 0} | infinity(result["distance"], mine)
-        halves = mine[mine["patients"] == mine["patients"].min()].set_index("replicate")
-        errors = {metric: _error(halves, halves[metric]) for metric in METRICS}
+        parts = mine[mine["replicate"] < subsamples].set_index("replicate")
+        errors = {metric: _error(parts, parts[metric]) for metric in METRICS}
         errors["infinity"] = float(np.hypot(errors["distance"], row["infinity_fit_error"]))
         row["excess"] = float("nan")
         if name == beside_floor(results):
             row["excess"] = result["distance"] - floor[scope]
             others = groups.get((scope, FLOOR), resampled.iloc[:0]).set_index("replicate")["distance"]
-            errors["excess"] = _error(halves, halves["distance"] - others.reindex(halves.index))
+            errors["excess"] = _error(parts, parts["distance"] - others.reindex(parts.index))
         t = stats.t.ppf((1 + CONFIDENCE) / 2, row["patients"] - 1) if row["patients"] else float("nan")
         for metric, error in errors.items():
             value = row.get(metric, result.get(metric, float("nan")))
@@ -179,7 +178,7 @@ def with_intervals(results: pd.DataFrame, resampled: pd.DataFrame) -> pd.DataFra
     return pd.DataFrame(rows)
 
 
-def _error(halves: pd.DataFrame, values: pd.Series) -> float:
-    if not len(halves):
+def _error(parts: pd.DataFrame, values: pd.Series) -> float:
+    if not len(parts):
         return float("nan")
-    return standard_error(values, int(halves["patients"].iloc[0]), int(halves["of_patients"].iloc[0]))
+    return standard_error(values, int(parts["patients"].iloc[0]), int(parts["of_patients"].iloc[0]))
