@@ -15,7 +15,7 @@ import torch
 
 from dsa_lib.conditions import CELLS
 from dsa_lib.errors import StudyError
-from dsa_lib.features import FID, _device, check_features
+from dsa_lib.features import _device, check_features
 from dsa_lib.progress import track
 
 OVERALL = "overall"
@@ -239,19 +239,57 @@ class Comparison:
     images: dict[str, ImageSet]
 
 
-def check_sets(generated_cells: np.ndarray, held_out: pd.DataFrame, training: pd.DataFrame) -> None:
-    """Before the long part: enough images, and no patient in both the held-out and the training frames (columns cell, patient)."""
+def check_sets(
+    generated_cells: np.ndarray,
+    held_out: pd.DataFrame,
+    training: pd.DataFrame,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> None:
+    """Before the long part: enough images, of every condition that was to be generated, of one size (`shapes`: what → [n, H, W]), and no patient in both
+    the held-out and the training frames (columns cell, patient). Raises StudyError."""
+    generated_cells = np.asarray(generated_cells)
     for what, cells in (("generated images", generated_cells), ("held-out real frames", held_out["cell"])):
         count = int(np.isin(np.asarray(cells), CELLS).sum())
         if count < LEAST_IMAGES:
             raise StudyError(
                 f"there are {count} {what} in the four canonical conditions, and a distance needs at least {LEAST_IMAGES}: use a larger archive or profile"
             )
+    if empty := [cell for cell in CELLS if not (generated_cells == cell).any()]:
+        raise StudyError(
+            f"there is no generated image of {', '.join(empty)}: the set is not whole, run notebooks/05_sampling.ipynb again"
+        )
+    sizes = {what: shape[-2:] for what, shape in (shapes or {}).items()}
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"{what} {width}×{height}" for what, (height, width) in sizes.items())
+        raise StudyError(
+            f"the images to compare differ in size ({told}), and a distance would measure that: bring them to one size"
+        )
     shared = set(held_out["patient"]) & set(training["patient"])
     if shared:
         raise StudyError(
             f"{len(shared)} patients are both in the training and in the held-out frames: run notebooks/01_curation.ipynb again"
         )
+
+
+def gaps(results: pd.DataFrame, neighbours: int) -> list[str]:
+    """Sentences: what of the table of `evaluate` could not be computed, or reads only beside the floor, and why. Empty where nothing is amiss."""
+    said = []
+    for row in results.to_dict("records"):
+        smaller = int(min(row["images"], row["reference_images"]))
+        who = f"{row['scope']}, {row['set']}: {int(row['images'])} images against {int(row['reference_images'])}"
+        if smaller < LEAST_IMAGES:
+            said.append(f"{who}; no distance, which needs {LEAST_IMAGES} on each side.")
+        elif smaller <= neighbours:
+            said.append(f"{who}; no precision, recall, density and coverage, which need more than {neighbours}.")
+    if deficient := [
+        row["scope"] for row in results[results["set"] == GENERATED].to_dict("records") if row["rank_deficient"]
+    ]:
+        dimension = int(results["dimension"].iloc[0])
+        said.append(
+            f"{', '.join(deficient)}: no more images on one side than the {dimension} feature dimensions; the covariance is rank-deficient and "
+            "the distance is biased upwards: read it beside the floor of the same sizes alone."
+        )
+    return said
 
 
 def evaluate(generated: ImageSet, held_out: ImageSet, training: ImageSet, settings, seed: int) -> pd.DataFrame:
@@ -343,20 +381,3 @@ def _summary(rows: pd.DataFrame) -> pd.DataFrame:
     table["distance_low"], table["distance_high"] = groups["distance"].min(), groups["distance"].max()
     table["repeats"] = groups.size()
     return table.reset_index()
-
-
-def table5_cells(results: pd.DataFrame, extractor_name: str, distance: str) -> dict[tuple[str, str], float]:
-    """This run's cells of Table 5.
-
-    Only an Inception distance stands where the paper's does (row "Ours", column "FID"). A distance in other features has a row and column of its own name.
-    """
-    value = results.set_index(["scope", "set"])["distance"]
-    published_row = distance == FID
-    whole = "Ours" if published_row else f"This run ({distance}, {extractor_name.replace('-', ' ')})"
-    cells = {(whole, distance): value[OVERALL, GENERATED]}
-    cells |= {
-        (f"{'Ours' if published_row else 'This run'}, {cell}", distance): value[cell, GENERATED] for cell in CELLS
-    }
-    if beside_floor(results) == MATCHED:
-        cells[f"{whole}, sizes of the floor", distance] = value[OVERALL, MATCHED]
-    return cells | {("Floor: training against held-out frames", distance): value[OVERALL, FLOOR]}

@@ -33,8 +33,9 @@ from dsa_lib.progress import track
 LEAST_PATIENTS = 6  # of fewer, leaving one or two out says next to nothing
 CONFIDENCE = 0.95
 RESAMPLED = ["scope", "set", "replicate", "patients", "of_patients", "images", "reference_images", *METRICS]
-DISTANCES = {"distance", "kid", "density", "infinity", "excess"}  # no upper bound; the other scores are shares
-NEVER_NEGATIVE = {"distance", "density"}
+COLUMNS = ["scope", "set", "measure", "value", "low", "high", "standard_error", "patients", "line_r2"]
+SHARES = ("precision", "recall", "coverage")
+NEVER_NEGATIVE = ("distance", "density")
 
 
 def resample(comparison: Comparison, settings, seed: int, follow: bool = True) -> pd.DataFrame:
@@ -145,37 +146,41 @@ def standard_error(values: pd.Series, patients: int, of_patients: int) -> float:
     return float(values.std(ddof=1) * np.sqrt(patients / (of_patients - patients)))
 
 
-def with_intervals(results: pd.DataFrame, resampled: pd.DataFrame, subsamples: int) -> pd.DataFrame:
-    """`results` of `fidelity.evaluate` with FID∞, the excess over the floor, and 95 % intervals of both and of every metric.
+def intervals(results: pd.DataFrame, resampled: pd.DataFrame, subsamples: int) -> pd.DataFrame:
+    """Every metric of `results` (of `fidelity.evaluate`), FID∞ and the excess over the floor with 95 % intervals: one row a scope, set and measure.
 
     An interval is value ± t · standard error with t of n − 1 degrees of freedom, n the reference patients. Around `distance`, `kid` and the scores it
     is one for the expectation at these numbers of patients and images (a distance's bias included), around `infinity` one for endless samples: the bias
     hardly varies, so the distance's error, with that of the line, stands for it. `excess`: the distance less the floor's, for the set that has the
     floor's sizes; its error is that of the paired differences. The first `subsamples` replicates give the errors. NaN where there was nothing to resample.
+
+    Columns COLUMNS; `line_r2`, of `infinity` alone, tells how straight its line is. Intervals end where the measure does (0, and 1 for shares).
     """
     rows = []
     groups = dict(list(resampled.groupby(["scope", "set"])))
+    nothing = resampled.iloc[:0]
     floor = results[results["set"] == FLOOR].set_index("scope")["distance"]
     for result in results.to_dict("records"):
         scope, name = result["scope"], result["set"]
-        mine = groups.get((scope, name), resampled.iloc[:0])
-        row = {"patients": int(mine["of_patients"].iloc[0]) if len(mine) else 0} | infinity(result["distance"], mine)
+        mine = groups.get((scope, name), nothing)
+        patients = int(mine["of_patients"].iloc[0]) if len(mine) else 0
+        t = stats.t.ppf((1 + CONFIDENCE) / 2, patients - 1) if patients else float("nan")
         parts = mine[mine["replicate"] < subsamples].set_index("replicate")
+        line = infinity(result["distance"], mine)
+        values = {metric: result[metric] for metric in METRICS} | {"infinity": line["infinity"]}
         errors = {metric: _error(parts, parts[metric]) for metric in METRICS}
-        errors["infinity"] = float(np.hypot(errors["distance"], row["infinity_fit_error"]))
-        row["excess"] = float("nan")
+        errors["infinity"] = float(np.hypot(errors["distance"], line["infinity_fit_error"]))
         if name == beside_floor(results):
-            row["excess"] = result["distance"] - floor[scope]
-            others = groups.get((scope, FLOOR), resampled.iloc[:0]).set_index("replicate")["distance"]
+            values["excess"] = result["distance"] - floor[scope]
+            others = groups.get((scope, FLOOR), nothing).set_index("replicate")["distance"]
             errors["excess"] = _error(parts, parts["distance"] - others.reindex(parts.index))
-        t = stats.t.ppf((1 + CONFIDENCE) / 2, row["patients"] - 1) if row["patients"] else float("nan")
-        for metric, error in errors.items():
-            value = row.get(metric, result.get(metric, float("nan")))
-            low, high = value - t * error, value + t * error
-            row[f"{metric}_ci_low"] = max(low, 0.0) if metric in NEVER_NEGATIVE or metric not in DISTANCES else low
-            row[f"{metric}_ci_high"] = high if metric in DISTANCES else min(high, 1.0)
-        rows.append(result | row)
-    return pd.DataFrame(rows)
+        for measure, value in values.items():
+            low, high = value - t * errors[measure], value + t * errors[measure]
+            low = max(low, 0.0) if measure in (*NEVER_NEGATIVE, *SHARES) else low
+            high = min(high, 1.0) if measure in SHARES else high
+            r2 = line["infinity_r2"] if measure == "infinity" else float("nan")
+            rows.append((scope, name, measure, value, low, high, errors[measure], patients, r2))
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _error(parts: pd.DataFrame, values: pd.Series) -> float:

@@ -9,7 +9,7 @@ import scipy.linalg
 import torch
 
 import dsa_lib  # noqa: F401  before torch_fidelity: it makes torchvision importable
-from dsa_lib import fidelity, tables
+from dsa_lib import fidelity, fidelity_table, tables
 from dsa_lib.conditions import CELLS
 from dsa_lib.errors import StudyError
 from dsa_lib.profiles import load_profile
@@ -144,7 +144,7 @@ def test_as_is_takes_every_generated_image_and_matches_the_floor_apart():
     whole = fidelity.statistics(generated.features)
     distances = [fidelity.frechet_distance(fidelity.statistics(each.features), whole) for each in draws]
     assert (row["distance_low"], row["distance_high"]) == pytest.approx((min(distances), max(distances)))
-    cells = fidelity.table5_cells(results, "inception", "FID")
+    cells = fidelity_table.cells(results, "inception", "FID")
     assert cells["Ours", "FID"] == row["distance"]
     assert cells["Ours, sizes of the floor", "FID"] == table.loc[("overall", fidelity.MATCHED), "distance"]
     assert fidelity.beside_floor(results) == fidelity.MATCHED
@@ -208,9 +208,9 @@ def test_bad_sets_are_refused():
 def test_own_features_never_stand_in_the_column_fid():
     settings = replace(load_profile("smoke").fidelity, repeats=1)
     results = fidelity.evaluate(image_set(20, 6, 1), image_set(20, 6, 2), image_set(20, 6, 3), settings, seed=1)
-    own = tables.contract(5, fidelity.table5_cells(results, "phase-network", "DSA-feature distance"), "phantom")
+    own = tables.contract(5, fidelity_table.cells(results, "phase-network", "DSA-feature distance"), "phantom")
     assert own.loc[own["column"] == "FID", "this_run"].isna().all()
     assert "This run (DSA-feature distance, phase network)" in set(own["row"])
-    inception = tables.contract(5, fidelity.table5_cells(results, "inception", "FID"), "archive")
+    inception = tables.contract(5, fidelity_table.cells(results, "inception", "FID"), "archive")
     ours = inception[(inception["row"] == "Ours") & (inception["column"] == "FID")].iloc[0]
     assert ours["published"] == 15.27 and ours["this_run"] > 0
