@@ -6,8 +6,9 @@ The images are simulated: a smooth field with lines and noise, 256², written as
 the same network: a small one that torch-fidelity is given as a registered extractor, and Inception-V3 with random weights in torch-fidelity's file format.
 Every measurement is a process of its own with one computing thread (beside it run the readers: a thread of ours, four processes of torch-fidelity's); the
 sides take turns, which goes first alternates, and medians are compared. Wall time says little where other work shares the cores: computing time, children
-included, is told beside it. Importing and building the network are not counted on either side. Ours is what notebook 07 calls for the generated images: the header check, features, five Fréchet distances, KID and
-neighbour scores for five scopes. Intervals are not in it. Memory is the peak resident size, at two numbers of images, the feature matrices taken off.
+included, is told beside it. Importing and building the network are not counted on either side. Ours is what notebook 07 calls for the generated images:
+the header check, features, five Fréchet distances, KID and neighbour scores for five scopes; no intervals. Memory is the peak resident size, at two numbers
+of images, the feature matrices taken off.
 """
 
 import argparse

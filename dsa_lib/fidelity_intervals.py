@@ -187,3 +187,13 @@ def _error(parts: pd.DataFrame, values: pd.Series) -> float:
     if not len(parts):
         return float("nan")
     return standard_error(values, int(parts["patients"].iloc[0]), int(parts["of_patients"].iloc[0]))
+
+
+def gaps(intervals: pd.DataFrame) -> list[str]:
+    """A sentence naming the scopes of `intervals` that have no interval because their patients are too few; empty where all have one."""
+    without = intervals.loc[(intervals["measure"] == "distance") & (intervals["patients"] == 0), "scope"].unique()
+    if not len(without):
+        return []
+    return [
+        f"{', '.join(without)}: no interval and no line to endless samples, which need {LEAST_PATIENTS} patients with such frames on either side."
+    ]
