@@ -200,13 +200,13 @@ def test_bad_sets_are_refused():
         fidelity.frechet_distance(fidelity.statistics(features(9, 4, 1)), fidelity.statistics(features(9, 5, 1)))
     real = pd.DataFrame({"cell": ["AC A", "AC A"], "patient": ["p1", "p2"]})
     with pytest.raises(StudyError, match="1 patients"):
-        fidelity.check_sets(np.array(["AC A"] * 3), real, pd.DataFrame({"cell": ["AC A"], "patient": ["p2"]}))
+        fidelity.check_sets(np.array(CELLS), real, pd.DataFrame({"cell": ["AC A"], "patient": ["p2"]}))
     with pytest.raises(StudyError, match="0 held-out"):
         fidelity.check_sets(np.array(["AC A"] * 3), real.assign(cell="Others"), real)
     with pytest.raises(StudyError, match="1 generated images"):
         fidelity.check_sets(np.array(["AC A"]), real, real)
     others = pd.DataFrame({"cell": ["AC A"], "patient": ["p3"]})
-    with pytest.raises(StudyError, match="no generated image of PC A, PC B: .*05_sampling"):
+    with pytest.raises(StudyError, match=r"no generated image of PC A, PC B: .*05_sampling"):
         fidelity.check_sets(np.array(["AC A", "AC B"]), real, others)
     with pytest.raises(StudyError, match="generated 128×128, real 144×144"):
         fidelity.check_sets(np.array(CELLS), real, others, {"generated": (9, 128, 128), "real": (5, 144, 144)})
@@ -214,7 +214,7 @@ def test_bad_sets_are_refused():
 
 
 def test_what_could_not_be_computed_is_said():
-    settings = replace(load_profile("smoke").fidelity, repeats=1)
+    settings = replace(load_profile("smoke").fidelity, repeats=1, real_images=120)
     held_out = image_set(30, 6, 2)
     few = held_out.at(np.flatnonzero((held_out.cells != "PC A") | (np.arange(120) == 30)))
     few = few.at(np.flatnonzero((few.cells != "AC B") | (np.cumsum(few.cells == "AC B") <= 4)))
@@ -223,9 +223,7 @@ def test_what_could_not_be_computed_is_said():
     assert any(line.startswith("PC A, generated: 20 images against 1; no distance") for line in said)
     assert any(line.startswith("AC B, floor: 20 images against 4; no precision") for line in said)
     assert said[-1].startswith("PC A, AC B: no more images on one side than the 6 feature dimensions")
-    whole = fidelity.evaluate(
-        image_set(20, 6, 1), held_out, image_set(20, 6, 3), replace(settings, real_images=120), seed=7
-    )
+    whole = fidelity.evaluate(image_set(20, 6, 1), held_out, image_set(20, 6, 3), settings, seed=7)
     assert fidelity.gaps(whole, settings.neighbours) == []
 
 
@@ -244,7 +242,7 @@ def test_a_dead_channel_leaves_the_distance_defined():
 
 
 def test_kid_of_many_subsets_equals_one_at_a_time(monkeypatch):
-    from torch_fidelity.metric_kid import polynomial_mmd
+    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
     monkeypatch.setattr(fidelity, "BLOCK", 7)  # several blocks, the last one short
     rng = np.random.default_rng(0)
@@ -253,7 +251,12 @@ def test_kid_of_many_subsets_equals_one_at_a_time(monkeypatch):
     for row in range(5):
         of_a[row, rng.choice(40, 20, replace=False)] = of_b[row, rng.choice(25, 20, replace=False)] = True
     ours = fidelity.kernel_distances(a, b, of_a, of_b)
-    theirs = [polynomial_mmd(a[i], b[j], 3, None, 1) for i, j in zip(of_a, of_b, strict=True)]
+    theirs = [
+        kid_features_to_metric(
+            torch.from_numpy(a[i]), torch.from_numpy(b[j]), kid_subsets=1, kid_subset_size=20, verbose=False
+        )[KEY_METRIC_KID_MEAN]
+        for i, j in zip(of_a, of_b, strict=True)
+    ]
     np.testing.assert_allclose(ours, theirs, rtol=1e-9)
 
 
