@@ -50,7 +50,7 @@ def resample(comparison: Comparison, settings, seed: int, follow: bool = True) -
     everyone = _patients(reference)
     counted = [everyone, *(_patients(images) for images in comparison.images.values())]
     if min(map(len, counted)) < LEAST_PATIENTS:
-        return pd.DataFrame(columns=RESAMPLED)
+        return _typed([])
     sizes = _subset_sizes(len(everyone), settings)
     rows, chosen = [], {name: [] for name in comparison.images}
     what = f"subsamples of patients, {comparison.scope}"
@@ -75,15 +75,23 @@ def resample(comparison: Comparison, settings, seed: int, follow: bool = True) -
         values = _kernel_distances(comparison.images[name], reference, members)
         for (row, *_), value in zip(members, values, strict=True):
             rows[row]["kid"] = value
-    return pd.DataFrame(rows, columns=RESAMPLED)
+    return _typed(rows)
+
+
+def _typed(rows: list[dict]) -> pd.DataFrame:
+    # Types are given, because an empty table among others would turn numbers into objects.
+    counts = dict.fromkeys(("replicate", "patients", "of_patients", "images", "reference_images"), np.int64)
+    return pd.DataFrame(rows, columns=RESAMPLED).astype(counts | dict.fromkeys(METRICS, np.float64))
 
 
 def _subset_sizes(patients: int, settings) -> list[int]:
-    """Patients of each replicate: `subsamples` times `subsample_share` of them, then `infinity_repeats` of each size for the line, evenly spaced in 1/N."""
+    """Patients of each replicate: `subsamples` times `subsample_share` of them; `infinity_repeats` of each size for the line, even in 1/N; then all."""
     part = round(settings.subsample_share * patients)
     others = np.unique(np.round(patients / np.linspace(1, 2, settings.infinity_points)).astype(int))
-    return [part] * settings.subsamples + [
-        int(m) for m in others if m not in (part, patients) for _ in range(settings.infinity_repeats)
+    return [
+        *[part] * settings.subsamples,
+        *(int(m) for m in others if m not in (part, patients) for _ in range(settings.infinity_repeats)),
+        patients,
     ]
 
 
@@ -123,18 +131,18 @@ def _kernel_distances(images: ImageSet, reference: ImageSet, members: list) -> n
     return kernel_distances(images.features, reference.features, of_images, np.stack([kept for *_, kept in members]))
 
 
-def infinity(whole: float, resampled: pd.DataFrame) -> dict[str, float]:
+def infinity(resampled: pd.DataFrame) -> dict[str, float]:
     """FID∞ of one set in one scope: intercept of the least-squares line of the distance over n/m, m the patients of a subset, n all of them.
 
-    `whole`: the distance of all; `resampled`: its rows of `resample`. Distances of equal m are averaged first. Returns `infinity`, the standard error of the
-    intercept `infinity_fit_error` and `infinity_r2` (how straight the line is); NaN without at least two sizes beside the whole.
+    `resampled`: its rows of `resample`, that of all patients among them. Distances of equal m are averaged first. Returns `infinity`, the standard error of the
+    intercept `infinity_fit_error` and `infinity_r2` (how straight the line is); NaN without at least three sizes.
     """
     names = ("infinity", "infinity_fit_error", "infinity_r2")
     means = resampled.dropna(subset="distance").groupby("patients")["distance"].mean()
-    if len(means) < 2 or not np.isfinite(whole):
+    if len(means) < 3:
         return dict.fromkeys(names, float("nan"))
     everyone = resampled["of_patients"].iloc[0]
-    line = stats.linregress([*(everyone / means.index), 1.0], [*means, whole])
+    line = stats.linregress(everyone / means.index, means)
     return dict(zip(names, (line.intercept, line.intercept_stderr, line.rvalue**2), strict=True))
 
 
@@ -166,7 +174,7 @@ def intervals(results: pd.DataFrame, resampled: pd.DataFrame, subsamples: int) -
         patients = int(mine["of_patients"].iloc[0]) if len(mine) else 0
         t = stats.t.ppf((1 + CONFIDENCE) / 2, patients - 1) if patients else float("nan")
         parts = mine[mine["replicate"] < subsamples].set_index("replicate")
-        line = infinity(result["distance"], mine)
+        line = infinity(mine)
         values = {metric: result[metric] for metric in METRICS} | {"infinity": line["infinity"]}
         errors = {metric: _error(parts, parts[metric]) for metric in METRICS}
         errors["infinity"] = float(np.hypot(errors["distance"], line["infinity_fit_error"]))

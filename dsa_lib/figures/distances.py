@@ -59,22 +59,22 @@ def patients(
     """
     paired, values = _paired(results, intervals)
     figure, axes = plt.subplots(1, 3, figsize=(7.4, 3.0), width_ratios=[1.25, 1, 1])
-    whole = results.set_index(["scope", "set"])["distance"]
     count = int(resampled.loc[resampled["scope"] == OVERALL, "of_patients"].iloc[0])
     jitter = np.random.default_rng(0)
     for name, source, aside in ((GENERATED, paired, -0.04), (FLOOR, FLOOR, 0.04)):
         colour, face = (OVERALL_COLOUR, OVERALL_COLOUR) if name == GENERATED else (FLOOR_COLOUR, "white")
         mine = resampled[(resampled["scope"] == OVERALL) & (resampled["set"] == source)]
+        means = mine.groupby(mine["of_patients"] / mine["patients"])["distance"].mean()
+        mine = mine[mine["patients"] < mine["of_patients"]]
         x = mine["of_patients"] / mine["patients"]
         spread = x + aside + jitter.uniform(-0.025, 0.025, len(x))
         axes[0].scatter(spread, mine["distance"], s=6, color=colour, alpha=0.35, lw=0)
-        means = mine.groupby(x)["distance"].mean()
-        axes[0].scatter(means.index, means, s=36, marker="_", color=colour, zorder=3)
-        axes[0].scatter(1, whole[OVERALL, source], s=26, facecolor=face, edgecolor=colour, zorder=3)
+        axes[0].scatter(means.index[1:], means.iloc[1:], s=36, marker="_", color=colour, zorder=3)
+        axes[0].scatter(1, means.loc[1.0], s=26, facecolor=face, edgecolor=colour, zorder=3)
         end = values.loc[(OVERALL, name, "infinity")]
-        height = _mean_of_line(end["value"], means, whole[OVERALL, source])
+        slope = (means.mean() - end["value"]) / means.index.to_numpy().mean()  # it goes through the mean of its points
         last = x.max()
-        axes[0].plot([0, last], [end["value"], end["value"] + last * (height - end["value"])], color=colour, lw=1.2)
+        axes[0].plot([0, last], [end["value"], end["value"] + last * slope], color=colour, lw=1.2)
         axes[0].errorbar(aside, end["value"], _arms(end), fmt="o", ms=5, mfc=face, color=colour, capsize=2, lw=1)
     axes[0].axhline(0, color="#9A9A9A", lw=0.8, zorder=0)
     axes[0].set(
@@ -103,12 +103,6 @@ def _paired(results: pd.DataFrame, intervals: pd.DataFrame) -> tuple[str, pd.Dat
     paired = beside_floor(results)
     kept = intervals[intervals["set"].isin([paired, FLOOR])].replace({"set": {paired: GENERATED}})
     return paired, kept.set_index(["scope", "set", "measure"]).sort_index()
-
-
-def _mean_of_line(intercept: float, means: pd.Series, whole: float) -> float:
-    """Height at 1 of the least-squares line, which goes through the mean of its points."""
-    x, y = np.append(means.index, 1.0), np.append(means, whole)
-    return intercept + (y.mean() - intercept) / x.mean()
 
 
 def _pair(axis: Axes, row: int, values: pd.DataFrame, scope: str, measure: str, colour: str) -> None:
