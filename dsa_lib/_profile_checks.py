@@ -38,8 +38,8 @@ def check_profile(profile: "Profile") -> None:
         classifier.steps classifier.input_size classifier.batch_size classifier.learning_rate
         autoencoder.batch_size autoencoder.learning_rate diffusion.batch_size diffusion.learning_rate
         sampling.steps sampling.batch_size sampling.reader_batches sampling.reader_per_condition sampling.fid_per_condition
-        readers.bootstrap fidelity.repeats network.steps network.batch_size network.input_size network.width network.evaluations network.learning_rate
-        sweep.seeds
+         readers.bootstrap fidelity.repeats fidelity.subsamples fidelity.infinity_repeats fidelity.sensitivity_images
+         network.steps network.batch_size network.input_size network.width network.evaluations network.learning_rate sweep.seeds
     """
     for dotted in positive.split():
         section, key = dotted.split(".")
@@ -68,6 +68,14 @@ def check_profile(profile: "Profile") -> None:
     need(
         profile.fidelity.reference_mix in ("balanced", "as-is"),
         f"fidelity.reference_mix {profile.fidelity.reference_mix!r} is not balanced or as-is",
+    )
+    need(
+        0.5 <= profile.fidelity.subsample_share < 1,
+        f"fidelity.subsample_share {profile.fidelity.subsample_share} is not in [0.5, 1): take half of the patients or more, not all",
+    )
+    need(
+        profile.fidelity.infinity_points >= 3,
+        f"fidelity.infinity_points {profile.fidelity.infinity_points} do not show whether the line is straight: give 3 or more",
     )
     factor = 2 ** (len(auto.block_channels) - 1)
     need(

@@ -6,11 +6,15 @@ never FID. The phase network has a part in the autoencoder's loss where `autoenc
 "dinov2" and "radimagenet": public networks, where their weights are at hand (`dsa_lib.public_features`).
 """
 
+import hashlib
 import os
-from collections.abc import Callable, Iterator
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -18,7 +22,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from dsa_lib.errors import StudyError
+from dsa_lib.feature_cache import FeatureCache
 from dsa_lib.progress import track
+from dsa_lib.workspace import sha256
 
 FID = "FID"
 DSA_DISTANCE = "DSA-feature distance"
@@ -30,31 +36,98 @@ INCEPTION_SIZE = 256  # §2.5: images resized to 256×256 before the network
 STAGES = (0, 1, 2)
 
 
+BLOCK_BATCHES = 8  # of features kept together on disk: an interruption costs no more than that
+
+
 @dataclass(frozen=True)
 class Extractor:
     """A feature extractor: `name`, the `distance` it may be reported as, and `compute` (uint8 frames [b, H, W] → float32 [b, d]).
 
-    `weights_sha256`: hash of the weights where they come from outside the run and no public hash is known; provenance has to name it.
+    `digest` stands for everything that decides its values (`identity`); with it, `cached` keeps features on disk. `weights_sha256`: hash of the weights where
+    they come from outside the run and no public hash is known; provenance has to name it.
     """
 
     name: str
     distance: str
     compute: Callable[[np.ndarray], np.ndarray]
     batch_size: int = 64
+    digest: str = ""
+    cache: FeatureCache | None = None
     weights_sha256: str = ""
 
     def __call__(self, frames: np.ndarray, rows: np.ndarray | None = None, what: str = "frames") -> np.ndarray:
-        """Features [n, d] (float32) of uint8 frames [n, H, W], or of their `rows` alone (a memory map is read batch by batch).
+        """Features [n, d] (float32) of uint8 frames [n, H, W], or of their `rows` alone.
 
-        `what` names the set in messages. Raises StudyError on frames or features unfit for use.
+        A memory map or `images.ImageFiles` is read batch by batch: beyond the features, two batches are in memory at a time. `what` names the set in
+        messages. Raises StudyError on frames unfit for use, and on values that are not finite as soon as a batch has them.
         """
         check_frames(frames, what)
         rows = np.arange(len(frames)) if rows is None else np.asarray(rows)
-        starts = track(range(0, len(rows), self.batch_size), what=f"batches of {self.name} features, {what}")
-        batches = [self.compute(np.ascontiguousarray(frames[rows[s : s + self.batch_size]])) for s in starts]
-        if not batches:
+        if len(rows) == 0:
             raise StudyError(f"{what} number 0: there is nothing to compute features of")
-        return check_features(np.concatenate(batches), f"{self.name} features of the {what}")
+        features, done = None, 0
+        batches = -(-len(rows) // self.batch_size)
+        for values in track(self._batches(frames, rows), batches, f"batches of {self.name} features, {what}"):
+            check_features(values, f"{self.name} features of the {what}", first=done)
+            if features is None:
+                features = np.empty((len(rows), values.shape[1]), np.float32)
+            features[done : done + len(values)] = values
+            done += len(values)
+        return features
+
+    def _batches(self, frames, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Features of one batch after the other; blocks that the cache has are read from it, others computed and kept there."""
+        if self.cache is None:
+            yield from map(self.compute, _read_ahead(frames, rows, self.batch_size))
+            return
+        size = self.batch_size * BLOCK_BATCHES
+        for block in (rows[start : start + size] for start in range(0, len(rows), size)):
+            path = self.cache.path(frames, block)
+            values = self.cache.load(path, len(block))
+            if values is not None:
+                yield from (values[start : start + self.batch_size] for start in range(0, len(block), self.batch_size))
+                continue
+            parts = []
+            for images in _read_ahead(frames, block, self.batch_size):
+                parts.append(self.compute(images))
+                yield parts[-1]
+            # Reached only when the caller found the values finite.
+            self.cache.store(path, np.concatenate(parts).astype(np.float32))
+
+
+def _read_ahead(frames, rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """`frames` at `rows` in batches; the next batch is read, and decoded where it lies in files, while the last is worked on."""
+
+    def read(start: int) -> np.ndarray:
+        return np.ascontiguousarray(frames[rows[start : start + size]])
+
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        following = reader.submit(read, 0)
+        for start in range(size, len(rows) + size, size):
+            images = following.result()
+            if start < len(rows):
+                following = reader.submit(read, start)
+            yield images
+
+
+def cached(extractor: Extractor, folder: Path) -> Extractor:
+    """`extractor`, which from now on keeps its features under `folder` and takes them from there. One without a digest stays as it is."""
+    if not extractor.digest:
+        return extractor
+    return replace(extractor, cache=FeatureCache(folder, extractor.name, extractor.digest))
+
+
+def identity(*facts: object, weights: Path | torch.nn.Module, code: Sequence[ModuleType] = ()) -> str:
+    """Digest of an extractor: its `weights` (a file, or a network's values), the source of this module and of `code`, and further `facts` (by repr)."""
+    digest = hashlib.sha256(repr(facts).encode())
+    for file in (Path(__file__), *(Path(module.__file__) for module in code)):
+        digest.update(sha256(file).encode())
+    if isinstance(weights, Path):
+        digest.update(sha256(weights).encode())
+    else:
+        for name, value in sorted(weights.state_dict().items()):
+            digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def check_frames(frames: np.ndarray, what: str, least: int = 1) -> None:
@@ -67,12 +140,12 @@ def check_frames(frames: np.ndarray, what: str, least: int = 1) -> None:
         raise StudyError(f"{what} number {len(frames)}, and at least {least} are needed: generate or hold out more")
 
 
-def check_features(features: np.ndarray, what: str) -> np.ndarray:
-    """`features` if finite; StudyError otherwise."""
+def check_features(features: np.ndarray, what: str, first: int = 0) -> np.ndarray:
+    """`features` if finite; StudyError otherwise. `first`: the number of the first image, where these are one batch of several."""
     bad = ~np.isfinite(features).all(axis=1)
     if bad.any():
         raise StudyError(
-            f"{what}: {bad.sum()} of {len(features)} images give values that are not finite (first: image {int(np.flatnonzero(bad)[0])}); "
+            f"{what}: {bad.sum()} of {len(features)} images give values that are not finite (first: image {first + int(np.flatnonzero(bad)[0])}); "
             "look at those images and at the network's weights"
         )
     return features
@@ -154,7 +227,8 @@ def stage_extractor(name: str, model: nn.Module, size: int, batch_size: int, tra
             .numpy()
         )
 
-    return Extractor(name, DSA_DISTANCE, compute, batch_size)
+    digest = identity(size, STAGES, [(c.tolist(), s.item()) for c, s in scales], weights=model, code=[phase])
+    return Extractor(name, DSA_DISTANCE, compute, batch_size, digest)
 
 
 def _stage_scales(
@@ -174,15 +248,24 @@ def _stage_scales(
 def inception_extractor(batch_size: int, weights: Path | None = None) -> Extractor:
     """pool3 (2048 values) of torch-fidelity's Inception-V3, frames resized to 256² and replicated to three channels (§2.5).
 
-    `weights`: a file in torch-fidelity's format; by default the listed one (`dsa_lib.weights`), which is checked against its sha256.
+    `weights`: a file in torch-fidelity's format; by default the listed one (`dsa_lib.weights`), which is checked against its sha256. Raises StudyError
+    for a file of another kind, or one that holds more than tensors.
     """
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     from dsa_lib.weights import weights_file
 
     path = weights if weights is not None else weights_file("inception-v3-fid")
-    with _tensors_only():
-        network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
+    try:
+        with _tensors_only():
+            network = FeatureExtractorInceptionV3(
+                "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path)
+            )
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, AttributeError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise StudyError(
+            f"{path} is not a weights file of torch-fidelity's Inception-V3 ({reason}): put the one listed in data_manifests/weights.csv there"
+        ) from None
     network = network.to(_device())
 
     @torch.no_grad()
@@ -190,7 +273,7 @@ def inception_extractor(batch_size: int, weights: Path | None = None) -> Extract
         images = _resized(torch.from_numpy(frames)[:, None], INCEPTION_SIZE).expand(-1, 3, -1, -1)
         return network(images.to(_device()))[0].float().cpu().numpy()
 
-    return Extractor("inception", FID, compute, batch_size)
+    return Extractor("inception", FID, compute, batch_size, identity(INCEPTION_SIZE, weights=Path(path)))
 
 
 def _resized(images: torch.Tensor, size: int) -> torch.Tensor:

@@ -1,13 +1,13 @@
 """Distances between generated and real frames: features → statistics → metrics (§2.5, Table 5).
 
-Features come from `dsa_lib.features`, one row an image, computed once. Everything here is a pure function of feature matrices, in float64.
+Features come from `dsa_lib.features`, one row an image, computed once. Everything here is a pure function of feature matrices, in float64, on CUDA where
+that is there. Intervals and the extrapolation to endless samples lie in `dsa_lib.fidelity_intervals`.
 Fréchet distance: Heusel et al. 2017 (Eq. 6), Dowson & Landau 1982. KID: Bińkowski et al. 2018. Precision and recall: Kynkäänniemi et al. 2019.
 Density and coverage: Naeem et al. 2020.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ import torch
 
 from dsa_lib.conditions import CELLS
 from dsa_lib.errors import StudyError
-from dsa_lib.features import FID, check_features
+from dsa_lib.features import _device, check_features
 from dsa_lib.progress import track
 
 OVERALL = "overall"
@@ -26,51 +26,73 @@ MATCHED = "generated, sizes of the floor"  # beside GENERATED where that takes a
 SIZES = ("images", "reference_images", "dimension", "rank_deficient")
 METRICS = ("distance", "kid", "precision", "recall", "density", "coverage")
 LEAST_IMAGES = 2  # a covariance needs two; what fewer than the feature dimension can say is flagged, not refused
+BLOCK = 1024  # images whose products with all others are in memory at a time
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean [d] and covariance [d, d] (unbiased) of `images` feature vectors, float64."""
+    """Mean [d] and a factor F [r, d] of the unbiased covariance Σ = FᵀF of `images` feature vectors, float64."""
 
     mean: np.ndarray
-    covariance: np.ndarray
+    factor: np.ndarray
     images: int
 
-    @cached_property
-    def factor(self) -> np.ndarray:
-        """F [r, d] with covariance = FᵀF, r its numerical rank: fewer images than dimensions leave r ≤ images − 1 rows."""
-        values, vectors = np.linalg.eigh(self.covariance)
-        kept = values > max(values[-1], 0) * len(values) * np.finfo(np.float64).eps
-        return np.sqrt(values[kept])[:, None] * vectors[:, kept].T
+    @property
+    def covariance(self) -> np.ndarray:
+        return self.factor.T @ self.factor
+
+    @classmethod
+    def of_gaussian(cls, mean: np.ndarray, covariance: np.ndarray, images: int) -> "Statistics":
+        return cls(np.asarray(mean, np.float64), _factor(_on_device(covariance)), images)
 
 
 def statistics(features: np.ndarray, what: str = "images") -> Statistics:
-    """Mean and covariance of features [n, d]; StudyError for fewer than two images or values that are not finite."""
-    features = np.asarray(features, dtype=np.float64)
+    """Mean and covariance of features [n, d]; StudyError for fewer than two images or values that are not finite.
+
+    With no more images than dimensions the centred features themselves are the factor and no covariance is formed; with more, it is summed up in blocks
+    of images, so that no float64 copy of all features is made.
+    """
+    features = np.asarray(features)
     if features.ndim != 2 or len(features) < LEAST_IMAGES:
         raise StudyError(
             f"{what}: {len(features)} images are too few for a covariance, at least {LEAST_IMAGES} are needed"
         )
     check_features(features, what)
-    return Statistics(
-        features.mean(axis=0), np.cov(features, rowvar=False, ddof=1).reshape(features.shape[1], -1), len(features)
-    )
+    n, d = features.shape
+    mean = features.mean(axis=0, dtype=np.float64)
+    if n <= d:
+        return Statistics(mean, (features - mean) / np.sqrt(n - 1), n)
+    centre, covariance = _on_device(mean), torch.zeros(d, d, dtype=torch.float64, device=_device())
+    for start in range(0, n, BLOCK):
+        centred = _on_device(features[start : start + BLOCK]) - centre
+        covariance += centred.T @ centred
+    return Statistics(mean, _factor(covariance / (n - 1)), n)
+
+
+def _factor(covariance: torch.Tensor) -> np.ndarray:
+    """F with FᵀF = covariance: Cholesky's, or by eigenvalues where a channel is dead or depends on others."""
+    lower, failed = torch.linalg.cholesky_ex(covariance)
+    if not failed:
+        return lower.T.cpu().numpy()
+    values, vectors = torch.linalg.eigh(covariance)
+    kept = values > values[-1].clamp_min(0) * len(values) * torch.finfo(torch.float64).eps
+    return (values[kept].sqrt()[:, None] * vectors[:, kept].T).cpu().numpy()
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:
     """‖μa − μb‖² + tr(Σa + Σb − 2 (Σa Σb)^½), the squared Fréchet distance of two Gaussians.
 
-    tr (Σa Σb)^½ is taken as the sum of root eigenvalues of the symmetric F Σb Fᵀ (Σa = FᵀF), which has the same non-zero eigenvalues as Σa Σb but
-    stays real and stable where a covariance is rank-deficient, that is where there are fewer images than feature dimensions.
+    tr (Σa Σb)^½ is the sum of the singular values of Fa Fbᵀ: with Σ = FᵀF the matrices Σa Σb and (Fa Fbᵀ)(Fa Fbᵀ)ᵀ have the same non-zero eigenvalues.
+    That stays real and exact where a covariance is rank-deficient, and is small where images are few.
     """
     if a.mean.shape != b.mean.shape:
         raise StudyError(
             f"features of {a.mean.size} and {b.mean.size} dimensions cannot be compared: compute both with the same extractor"
         )
     shift = a.mean - b.mean
-    values = np.linalg.eigvalsh(a.factor @ b.covariance @ a.factor.T) if len(a.factor) else np.zeros(1)
-    cross = np.sqrt(np.clip(values, 0, None)).sum()
-    return float(max(shift @ shift + np.trace(a.covariance) + np.trace(b.covariance) - 2 * cross, 0.0))
+    first, second = (_on_device(side.factor) for side in (a, b))
+    cross = float(torch.linalg.svdvals(first @ second.T).sum()) if min(len(first), len(second)) else 0.0
+    return float(max(shift @ shift + (a.factor**2).sum() + (b.factor**2).sum() - 2 * cross, 0.0))
 
 
 def kernel_distance(
@@ -79,29 +101,42 @@ def kernel_distance(
     """KID: the unbiased squared MMD with kernel (x·y/d + 1)³, mean and standard deviation over random subsets.
 
     Where neither set exceeds `subset` images both are used whole, once (standard deviation NaN). Unlike the Fréchet distance its expectation does not depend on
-    the number of images; it can be slightly negative where the sets are alike.
+    the number of images; it can be slightly negative where the sets are alike. NaN with fewer than two images a set.
     """
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if min(len(a), len(b)) < 2:
+        return float("nan"), float("nan")
     if max(len(a), len(b)) <= subset:
-        return _mmd2(a, b), float("nan")
+        return float(kernel_distances(a, b, np.ones((1, len(a)), bool), np.ones((1, len(b)), bool))[0]), float("nan")
     rng = np.random.default_rng(seed)
     size = min(subset, len(a), len(b))
-    values = [
-        _mmd2(a[rng.choice(len(a), size, replace=False)], b[rng.choice(len(b), size, replace=False)])
-        for _ in range(subsets)
-    ]
+    chosen = [np.zeros((subsets, len(x)), bool) for x in (a, b)]
+    for row in range(subsets):
+        for members in chosen:
+            members[row, rng.choice(members.shape[1], size, replace=False)] = True
+    values = kernel_distances(a, b, *chosen)
     return float(np.mean(values)), float(np.std(values))
 
 
-def _mmd2(a: np.ndarray, b: np.ndarray) -> float:
-    def kernel(x, y):
-        return (x @ y.T / x.shape[1] + 1) ** 3
+def kernel_distances(a: np.ndarray, b: np.ndarray, of_a: np.ndarray, of_b: np.ndarray) -> np.ndarray:
+    """Unbiased squared MMD, as in `kernel_distance`, of many subsets at once: of_a [s, n] and of_b [s, m] mark which images each subset has.
 
-    def off_diagonal_mean(matrix):
-        n = len(matrix)
-        return (matrix.sum() - np.trace(matrix)) / (n * (n - 1))
+    The kernel of every pair of images is computed once, in blocks, and summed for all subsets together: a hundred of them cost little more than one.
+    """
+    a, b, of_a, of_b = (_on_device(x) for x in (a, b, of_a, of_b))
 
-    return float(off_diagonal_mean(kernel(a, a)) + off_diagonal_mean(kernel(b, b)) - 2 * kernel(a, b).mean())
+    def sums(x, y, of_x, of_y, same=False):
+        total, diagonal = torch.zeros(2, len(of_x), dtype=torch.float64, device=x.device)
+        for start in range(0, len(x), BLOCK):
+            kernel = (x[start : start + BLOCK] @ y.T / x.shape[1] + 1) ** 3
+            members = of_x[:, start : start + BLOCK]
+            total += ((members @ kernel) * of_y).sum(1)
+            if same:
+                diagonal += members @ kernel.diagonal(start)
+        return total - diagonal
+
+    n, m = of_a.sum(1), of_b.sum(1)
+    within = sums(a, a, of_a, of_a, same=True) / (n * (n - 1)) + sums(b, b, of_b, of_b, same=True) / (m * (m - 1))
+    return (within - 2 * sums(a, b, of_a, of_b) / (n * m)).cpu().numpy()
 
 
 def neighbour_scores(generated: np.ndarray, real: np.ndarray, neighbours: int = 5) -> dict[str, float]:
@@ -111,34 +146,38 @@ def neighbour_scores(generated: np.ndarray, real: np.ndarray, neighbours: int = 
     generated image, over k (expected 1 for equal distributions, not bounded by 1). Coverage: share of real balls that hold a generated image.
     NaN where a set has no more than `neighbours` images.
     """
-    names = ("precision", "recall", "density", "coverage")
+    names = METRICS[2:]
     if min(len(generated), len(real)) <= neighbours:
         return dict.fromkeys(names, float("nan"))
-    fake, true = (torch.as_tensor(np.asarray(x, np.float64)) for x in (generated, real))
+    fake, true = _on_device(generated), _on_device(real)
     fake_radius, true_radius = _ball_radius(fake, neighbours), _ball_radius(true, neighbours)
-    inside_some, inside_count = [], []
-    covered = torch.zeros(len(true), dtype=torch.bool)
-    recalled = torch.zeros(len(true), dtype=torch.bool)
-    for start in range(0, len(fake), 1024):  # in blocks: memory stays flat in the number of images
-        block = torch.cdist(fake[start : start + 1024], true)
-        inside = block <= true_radius
-        inside_some.append(inside.any(1))
-        inside_count.append(inside.sum(1))
+    plausible, balls = 0, 0
+    covered, recalled = torch.zeros(2, len(true), dtype=torch.bool, device=true.device)
+    for start in range(0, len(fake), BLOCK):
+        distance = torch.cdist(fake[start : start + BLOCK], true)
+        inside = distance <= true_radius
+        plausible += int(inside.any(1).sum())
+        balls += int(inside.sum())
         covered |= inside.any(0)
-        recalled |= (block <= fake_radius[start : start + 1024, None]).any(0)
-    precision = torch.cat(inside_some).double().mean()
-    density = torch.cat(inside_count).double().mean() / neighbours
-    return dict(
-        zip(names, map(float, (precision, recalled.double().mean(), density, covered.double().mean())), strict=True)
-    )
+        recalled |= (distance <= fake_radius[start : start + BLOCK, None]).any(0)
+    return {
+        "precision": plausible / len(fake),
+        "recall": float(recalled.double().mean()),
+        "density": balls / len(fake) / neighbours,
+        "coverage": float(covered.double().mean()),
+    }
 
 
 def _ball_radius(x: torch.Tensor, neighbours: int) -> torch.Tensor:
     """Distance of every row to its k-th nearest other row."""
     blocks = [
-        torch.cdist(x[start : start + 1024], x).kthvalue(neighbours + 1).values for start in range(0, len(x), 1024)
+        torch.cdist(x[start : start + BLOCK], x).kthvalue(neighbours + 1).values for start in range(0, len(x), BLOCK)
     ]
     return torch.cat(blocks)
+
+
+def _on_device(values: np.ndarray) -> torch.Tensor:
+    return torch.as_tensor(np.asarray(values)).to(_device(), torch.float64)
 
 
 # ---- which real frames are compared with -----------------------------------------------------------------------------------------------------
@@ -179,24 +218,78 @@ class ImageSet:
             None if self.patients is None else self.patients[positions],
         )
 
+    def within(self, scope: str) -> "ImageSet":
+        """The images of one cell, or of all four (`overall`)."""
+        return self.at(np.flatnonzero(np.isin(self.cells, CELLS) if scope == OVERALL else self.cells == scope))
+
     def scope(self, name: str) -> np.ndarray:
         """Features of one cell, or of all four (`overall`)."""
-        return self.features[np.isin(self.cells, CELLS) if name == OVERALL else self.cells == name]
+        return self.within(name).features
+
+    def __len__(self) -> int:
+        return len(self.features)
 
 
-def check_sets(generated_cells: np.ndarray, held_out: pd.DataFrame, training: pd.DataFrame) -> None:
-    """Before the long part: enough images, and no patient in both the held-out and the training frames (columns cell, patient)."""
+@dataclass(frozen=True)
+class Comparison:
+    """What one draw compares in one scope: every set of `images`, by name, against the same `reference`."""
+
+    scope: str
+    reference: ImageSet
+    images: dict[str, ImageSet]
+
+
+def check_sets(
+    generated_cells: np.ndarray,
+    held_out: pd.DataFrame,
+    training: pd.DataFrame,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> None:
+    """Before the long part: enough images, of every condition that was to be generated, of one size (`shapes`: what → [n, H, W]), and no patient in both
+    the held-out and the training frames (columns cell, patient). Raises StudyError."""
+    generated_cells = np.asarray(generated_cells)
     for what, cells in (("generated images", generated_cells), ("held-out real frames", held_out["cell"])):
         count = int(np.isin(np.asarray(cells), CELLS).sum())
         if count < LEAST_IMAGES:
             raise StudyError(
                 f"there are {count} {what} in the four canonical conditions, and a distance needs at least {LEAST_IMAGES}: use a larger archive or profile"
             )
+    if empty := [cell for cell in CELLS if not (generated_cells == cell).any()]:
+        raise StudyError(
+            f"there is no generated image of {', '.join(empty)}: the set is not whole, run notebooks/05_sampling.ipynb again"
+        )
+    sizes = {what: shape[-2:] for what, shape in (shapes or {}).items()}
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"{what} {width}×{height}" for what, (height, width) in sizes.items())
+        raise StudyError(
+            f"the images to compare differ in size ({told}), and a distance would measure that: bring them to one size"
+        )
     shared = set(held_out["patient"]) & set(training["patient"])
     if shared:
         raise StudyError(
             f"{len(shared)} patients are both in the training and in the held-out frames: run notebooks/01_curation.ipynb again"
         )
+
+
+def gaps(results: pd.DataFrame, neighbours: int) -> list[str]:
+    """Sentences: what of the table of `evaluate` could not be computed, or reads only beside the floor, and why. Empty where nothing is amiss."""
+    said = []
+    for row in results.to_dict("records"):
+        smaller = int(min(row["images"], row["reference_images"]))
+        who = f"{row['scope']}, {row['set']}: {int(row['images'])} images against {int(row['reference_images'])}"
+        if smaller < LEAST_IMAGES:
+            said.append(f"{who}; no distance, which needs {LEAST_IMAGES} on each side.")
+        elif smaller <= neighbours:
+            said.append(f"{who}; no precision, recall, density and coverage, which need more than {neighbours}.")
+    if deficient := [
+        row["scope"] for row in results[results["set"] == GENERATED].to_dict("records") if row["rank_deficient"]
+    ]:
+        dimension = int(results["dimension"].iloc[0])
+        said.append(
+            f"{', '.join(deficient)}: no more images on one side than the {dimension} feature dimensions; the covariance is rank-deficient and "
+            "the distance is biased upwards: read it beside the floor of the same sizes alone."
+        )
+    return said
 
 
 def evaluate(generated: ImageSet, held_out: ImageSet, training: ImageSet, settings, seed: int) -> pd.DataFrame:
@@ -215,32 +308,40 @@ def evaluate(generated: ImageSet, held_out: ImageSet, training: ImageSet, settin
     metrics are of the first draw. `rank_deficient` marks sets no larger than the feature dimension: their Fréchet distance is biased upwards and reads
     only beside the floor.
     """
-    usable = {cell: _usable(generated, training, cell) for cell in CELLS}
     rows = []
     for repeat in track(range(settings.repeats), what="draws of the reference"):
-        rng = np.random.default_rng([seed, repeat])
-        reference = held_out.at(draw(held_out.cells, settings.real_images, settings.reference_mix, rng))
-        pools = {GENERATED: generated, FLOOR: training}
-        taken = {name: pool.at(draw(pool.cells, usable, "balanced", rng)) for name, pool in pools.items()}
-        balanced = settings.reference_mix == "balanced"
-        overall = matched_counts(usable, reference.cells) if balanced else usable
-        for scope in SCOPES:
-            real = reference.scope(scope)
+        for drawn in comparisons(generated, held_out, training, settings, seed, repeat):
+            real = drawn.reference.features
             moments = statistics(real) if len(real) >= LEAST_IMAGES else None
-            compared = {}
-            for name, images in taken.items():
-                chosen = images.at(draw(images.cells, overall, "balanced", rng)) if scope == OVERALL else images
-                compared[name] = chosen.scope(scope)
-            if not balanced:
-                compared = {GENERATED: generated.scope(scope), MATCHED: compared[GENERATED], FLOOR: compared[FLOOR]}
-            for name, values in compared.items():
-                row = {"scope": scope, "set": name, **_sizes(values, real), "distance": float("nan")}
-                if moments is not None and len(values) >= LEAST_IMAGES:
-                    row["distance"] = frechet_distance(moments, statistics(values))
+            for name, images in drawn.images.items():
+                row = {"scope": drawn.scope, "set": name, **_sizes(images.features, real), "distance": float("nan")}
+                if moments is not None and len(images) >= LEAST_IMAGES:
+                    row["distance"] = frechet_distance(moments, statistics(images.features))
                     if repeat == 0:
-                        row |= _further(values, real, settings, seed)
+                        row |= _further(images.features, real, settings, seed)
                 rows.append(row)
     return _summary(pd.DataFrame(rows, columns=["scope", "set", *SIZES, *METRICS]))
+
+
+def comparisons(
+    generated: ImageSet, held_out: ImageSet, training: ImageSet, settings, seed: int, repeat: int = 0
+) -> Iterator[Comparison]:
+    """What draw number `repeat` of `evaluate` compares: one scope after the other, so that one scope's features are copied at a time."""
+    usable = {cell: _usable(generated, training, cell) for cell in CELLS}
+    rng = np.random.default_rng([seed, repeat])
+    reference = held_out.at(draw(held_out.cells, settings.real_images, settings.reference_mix, rng))
+    pools = {GENERATED: generated, FLOOR: training}
+    taken = {name: pool.at(draw(pool.cells, usable, "balanced", rng)) for name, pool in pools.items()}
+    balanced = settings.reference_mix == "balanced"
+    overall = matched_counts(usable, reference.cells) if balanced else usable
+    for scope in SCOPES:
+        images = {}
+        for name, pool in taken.items():
+            chosen = pool.at(draw(pool.cells, overall, "balanced", rng)) if scope == OVERALL else pool
+            images[name] = chosen.within(scope)
+        if not balanced:
+            images = {GENERATED: generated.within(scope), MATCHED: images[GENERATED], FLOOR: images[FLOOR]}
+        yield Comparison(scope, reference.within(scope), images)
 
 
 def beside_floor(results: pd.DataFrame) -> str:
@@ -280,20 +381,3 @@ def _summary(rows: pd.DataFrame) -> pd.DataFrame:
     table["distance_low"], table["distance_high"] = groups["distance"].min(), groups["distance"].max()
     table["repeats"] = groups.size()
     return table.reset_index()
-
-
-def table5_cells(results: pd.DataFrame, extractor_name: str, distance: str) -> dict[tuple[str, str], float]:
-    """This run's cells of Table 5.
-
-    Only an Inception distance stands where the paper's does (row "Ours", column "FID"). A distance in other features has a row and column of its own name.
-    """
-    value = results.set_index(["scope", "set"])["distance"]
-    published_row = distance == FID
-    whole = "Ours" if published_row else f"This run ({distance}, {extractor_name.replace('-', ' ')})"
-    cells = {(whole, distance): value[OVERALL, GENERATED]}
-    cells |= {
-        (f"{'Ours' if published_row else 'This run'}, {cell}", distance): value[cell, GENERATED] for cell in CELLS
-    }
-    if beside_floor(results) == MATCHED:
-        cells[f"{whole}, sizes of the floor", distance] = value[OVERALL, MATCHED]
-    return cells | {("Floor: training against held-out frames", distance): value[OVERALL, FLOOR]}

@@ -133,6 +133,10 @@ PHANTOM = Profile(
         features="dsa-network",
         real_images=500,
         reference_mix="balanced",  # a small archive has few held-out frames of the rarer conditions
+        subsamples=40,
+        infinity_points=4,  # a dozen patients have few sizes between six and twelve
+        infinity_repeats=20,
+        sensitivity_images=120,
     ),
     utility=Utility(
         side_arms=("real + synthetic, look matched", "synthetic for real"),
@@ -183,6 +187,10 @@ SMOKE = replace(
         features="dsa-network",
         real_images=24,
         reference_mix="balanced",
+        subsamples=8,
+        infinity_points=3,
+        infinity_repeats=2,
+        sensitivity_images=16,
         batch_size=16,
     ),
     utility=Utility(

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dsa_lib.errors import StudyError
-from dsa_lib.features import Extractor, _device
+from dsa_lib.features import Extractor, _device, identity
 from dsa_lib.weights import weights_folder
 from dsa_lib.workspace import sha256
 
@@ -128,4 +128,4 @@ def _extractor(name, distance, network, mean, sd, batch_size: int, digest: str) 
         images = F.interpolate(images, (SIDE, SIDE), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
         return network(((images - mean) / sd).expand(-1, 3, -1, -1).to(_device())).float().cpu().numpy()
 
-    return Extractor(name, distance, compute, batch_size, digest)
+    return Extractor(name, distance, compute, batch_size, identity(name, weights=network), weights_sha256=digest)

@@ -48,6 +48,18 @@ FURTHER = {
         "Slope of the angle read over that asked for, in sweeps from each condition; beside it that of held-out frames over their own.",
     ),
     "fidelity.csv": ("Fidelity by condition", "Generated against held-out frames of the archive; the floor is its training frames against the same."),
+    "tables/table5_context.csv": (
+        "Table 5 with intervals, floors and feature sets",
+        "Published rows are context and not comparable across works. Intervals: 95 %, by subsampling patients; endless: extrapolated to endless samples.",
+    ),
+    "fidelity_intervals.csv": (
+        "How sure the distances are",
+        "95 % intervals by subsampling patients without replacement; infinity: extrapolated to endless samples; excess: over the floor.",
+    ),
+    "fidelity_sensitivity.csv": (
+        "How the distance answers to resizing and windowing",
+        "Both sets changed, the generated alone, and held-out frames against themselves unchanged; fewer images, so compare within the table.",
+    ),
     "privacy.csv": ("Nearest training frames", "A first screening in one feature space, no proof of anonymity."),
     "vae_quality.csv": (
         "What the autoencoder keeps",

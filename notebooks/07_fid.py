@@ -23,9 +23,8 @@
 # **Inputs.** `samples/fid/` and `samples/reader/` of notebook 05, `ldm/` of notebook 04, `vae/` of notebook 03, `arterial.parquet`, `phases.parquet`,
 # `labelled.parquet` and `classifier/` of notebook 02, `frames.npy` of notebook 01.
 #
-# **Outputs.** `dsa_network/`, `fidelity.csv`, `faithfulness.csv`, `angles.csv`, `angle_sweep.csv`, `angle_slopes.csv`, `privacy.csv`, `utility.csv`,
-# `tables/table5.csv`; figures `fidelity.png`, `faithfulness.png`, `angles.png`, `angle_sweep_*.png`, `angle_following.png`, `privacy.png`, `utility.png`,
-# `utility_shortcut.png`.
+# **Outputs.** Tables `fidelity*.csv` (and `_intervals`, `_resampled`, `_sensitivity`), `faithfulness.csv`, `angles.csv`, `angle_sweep.csv`, `angle_slopes.csv`,
+# `privacy.csv`, `utility.csv`, `tables/table5.csv`, `tables/table5_context.csv`; the network `dsa_network/`; figures of the same names.
 #
 # "Real" means here: frames of the archive that was given, as against generated. On the phantom archive those are simulated themselves.
 #
@@ -51,6 +50,9 @@ from dsa_lib import (
     faithfulness,
     features,
     fidelity,
+    fidelity_intervals,
+    fidelity_sensitivity,
+    fidelity_table,
     images,
     phase,
     pipeline,
@@ -63,6 +65,7 @@ from dsa_lib import (
     utility_tasks,
 )
 from dsa_lib.conditions import CELLS, SeenConditions
+from dsa_lib.figures import distances as distance_figures
 from dsa_lib.figures import faithfulness as reading_figures
 from dsa_lib.figures import fidelity as figures
 from dsa_lib.figures import style
@@ -82,8 +85,11 @@ origin = "archive" if study.archive else "phantom"
 # Generated frames of the four canonical conditions against real arterial frames of held-out patients: no network of this run was trained on them
 # (validation patients only chose which of its weights were kept). §2.5 draws 5,000 such frames, "approximately matching" the distribution over conditions, which
 # can be read in two ways; `fidelity.reference_mix` names them: `as-is` (the archive's own mix; profile `paper`) or `balanced` (equally many a condition,
-# like the generated set; a small archive's scarce conditions then do not read as a difference of the images). A condition with fewer frames gives all it
-# has, and the counts are shown.
+# like the generated set; a small archive's scarce conditions then do not read as a difference of the images). Taken literally, neither fits the paper's own
+# numbers: a balanced reference needs more frames of the rarest condition than Table 1 has. A condition with fewer frames gives all it has, and the counts are
+# shown.
+#
+# Image files are checked here, all of them (8-bit grey, one size), and decoded later, a batch at a time.
 
 # %%
 if why := study.skipped_upstream("samples/fid", "arterial.parquet", "classifier"):
@@ -93,9 +99,10 @@ manifest = pd.read_parquet(folder / "manifest.parquet")
 arterial = pd.read_parquet(study.read("arterial.parquet"))
 frames = np.load(study.read("frames.npy"), mmap_mode="r")
 part = {split: arterial[arterial["split"] == split].reset_index(drop=True) for split in ("train", "val", "test")}
-generated = images.read_images(folder, manifest["file"].tolist())
+generated = images.ImageFiles(folder, manifest["file"].tolist())
 held_out = pd.concat([part["val"], part["test"]], ignore_index=True)
-fidelity.check_sets(manifest["cell"], held_out, part["train"])
+shapes = {"generated": generated.shape, "real": frames.shape}
+fidelity.check_sets(manifest["cell"], held_out, part["train"], shapes)
 pd.DataFrame(
     {
         "generated": manifest["cell"].value_counts(),
@@ -157,6 +164,9 @@ if len(absent) < len(dsa_network.HEADS):
 # mean channel variance of real training frames is 1. The last stage is left out: alone it answers to the gross layout of a frame and little to contrast or
 # noise, and it would more than double the dimension, whose ratio to the number of images sets the bias of a Fréchet distance. The network sees frames
 # at its own input size; detail finer than that is not judged. `benchmarks/dsa_features.py` measures how the distance answers to frames altered on purpose.
+#
+# Features are computed once, for all that follows, and kept in the run's `checkpoints/features`, named by the network's weights and the content of the images:
+# after an interruption, or with the same images again, they are read.
 
 # %%
 _, facts = phase.load_classifier(study.read("classifier"))
@@ -171,6 +181,7 @@ extractor = features.open_extractor(
     network=study.ws.path("dsa_network") if network is not None else None,
     weights_sha256=settings.weights_sha256,
 )
+extractor = features.cached(extractor, study.ws.checkpoints("features"))
 sets = {"generated": fidelity.ImageSet(extractor(generated, what="generated"), manifest["cell"].to_numpy())}
 for name, rows in (("training", part["train"]), ("held-out", held_out)):
     values = extractor(frames, rows["frame_id"].to_numpy(), f"{origin} {name}")
@@ -185,7 +196,7 @@ print(f"{extractor.name}: {values.shape[1]} values an image, reported as {extrac
 # in float64, as the median over draws of the reference. Beside it the *floor*: real frames of the training patients in the place of generated ones, in the
 # same numbers. A generator that reproduced its training patients perfectly would score the floor, not zero, because patients differ and because
 # a Fréchet distance of finite samples is biased upwards. Where a set is no larger than the feature dimension (`rank_deficient`, * in the figure)
-# only the comparison with the floor means anything. With `as-is`, *generated* is all generated frames, as in §2.5, and *generated, sizes of the floor* as
+# only the comparison with the floor means anything: with Inception features that is every set of 2,048 or fewer. With `as-is`, *generated* is all generated frames, as in §2.5, and *generated, sizes of the floor* as
 # many of them as the floor has: that row is to be read beside it. The kernel distance (KID's unbiased estimator) does not have that bias.
 # Precision and density say how plausible the generated frames are, recall and coverage how much of the real variety they reach.
 
@@ -194,19 +205,77 @@ results = fidelity.evaluate(sets["generated"], sets["held-out"], sets["training"
 results.insert(0, "measure", extractor.distance)
 results.insert(1, "features", extractor.name)
 results.to_csv(study.write("fidelity.csv"), index=False)
-display(results.drop(columns=["measure", "features", "dimension", "repeats"]).round(3))
-style.save(figures.distances(results, extractor.distance, origin), study.write("figures/fidelity.png"))
+display(results.drop(columns=["measure", "features", "dimension"]).round(3))
+print("\n".join(fidelity.gaps(results, settings.neighbours)))
+
+# %% [markdown]
+# ## How sure are they?
+#
+# Frames of one patient are alike: what limits these numbers is how many *patients* are held out. So parts of the patients are drawn, without replacement,
+# and the spread of a metric among parts of $m$ of $n$ patients gives its standard error,
+# $$\widehat{\mathrm{se}} = \sqrt{\tfrac{m}{n-m}}\;\mathrm{sd}(d_m).$$
+# Drawing with replacement would hold patients twice and lose the variation of those left out, which a Fréchet distance reads as a difference: its
+# values would be centred too high. Generated images are thinned at random by the same share, the floor's by whole patients.
+#
+# A Fréchet distance of finite samples is too large by nearly $c/N$. The line through distances of growing parts, continued to $1/N = 0$, estimates the distance
+# of endless samples (FID∞ of Chong & Forsyth, in the features named above). Both sets shrink together, so the bias of the reference goes too. Of the floor it
+# should include zero. *Excess* is the distance less the floor's, with the same reference patients in both. Where it includes zero, the
+# generated frames cannot be told from other patients' frames *by this distance and these many patients*; that is not the same as being alike.
+# Intervals of the distance and the scores are for samples of this size; they say nothing of another archive, another network's features, or other choices in
+# the pipeline (next section).
+
+# %%
+compared = fidelity.comparisons(sets["generated"], sets["held-out"], sets["training"], settings, study.profile.seed)
+follow = settings.reference_mix == "balanced"
+resampled = pd.concat(
+    [fidelity_intervals.resample(each, settings, study.profile.seed, follow) for each in compared], ignore_index=True
+)
+intervals = fidelity_intervals.intervals(results, resampled, settings.subsamples)
+resampled.to_csv(study.write("fidelity_resampled.csv"), index=False)
+intervals.to_csv(study.write("fidelity_intervals.csv"), index=False)
+display(fidelity_table.intervals_shown(intervals, ["distance", "infinity", "excess", "kid", *fidelity.METRICS[2:]]))
+style.save(
+    distance_figures.distances(results, intervals, extractor.distance, origin), study.write("figures/fidelity.png")
+)
+if (resampled["scope"] == fidelity.OVERALL).any():
+    style.save(
+        distance_figures.patients(results, intervals, resampled, extractor.distance, origin),
+        study.write("figures/fidelity_patients.png"),
+    )
+print("\n".join(fidelity_intervals.gaps(intervals)))
+
+# %% [markdown]
+# ## How much is the pipeline's?
+#
+# §2.5 warns that the number answers to image scaling and intensity normalisation. Each row changes the frames in a way that hardly shows: *both* is the distance
+# when the whole pipeline does so, *generated only* when the two sets took different ways, *same frames* the held-out frames against themselves unchanged. A distance
+# is comparable with another only where all of this was alike, which published tables rarely tell.
+
+# %%
+sensitivity = fidelity_sensitivity.sensitivity(
+    extractor,
+    (generated, manifest["cell"].to_numpy()),
+    (frames, held_out["frame_id"].to_numpy(), held_out["cell"].to_numpy()),
+    settings,
+    study.profile.seed,
+)
+sensitivity.to_csv(study.write("fidelity_sensitivity.csv"), index=False)
+sensitivity.round(2)
 
 # %% [markdown]
 # ## Table 5
 #
 # The published rows are context: §2.5 says itself that they are not comparable across works. A distance in features of the run's own networks has a row and a
-# column of its own name, and the cell *Ours, FID* stays empty unless Inception features were used.
+# column of its own name, and the cell *Ours, FID* stays empty unless Inception features were used. The second table is the one to read: with each value of this
+# run stand its interval, its floor and its features (* marks sets no larger than the feature dimension); with each published one, the work it was taken from.
 
 # %%
-table5 = tables.contract(5, fidelity.table5_cells(results, extractor.name, extractor.distance), origin)
+table5 = tables.contract(5, fidelity_table.cells(results, extractor.name, extractor.distance), origin)
 tables.write_table(study.write("tables/table5.csv"), table5)
 display(tables.side_by_side(table5).round(2))
+context = fidelity_table.context(results, intervals, extractor.name, extractor.distance, origin)
+context.to_csv(study.write("tables/table5_context.csv"), index=False)
+fidelity_table.shown(context)
 
 # %% tags=["nbval-check-output"]
 print(table5.loc[table5["published"].notna(), ["row", "column", "published"]].to_string(index=False))

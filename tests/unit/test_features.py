@@ -1,6 +1,9 @@
 """Extractors: what they compute, what they are called, and how weights are found, checked and asked for."""
 
+import functools
 import hashlib
+import http.server
+import threading
 
 import numpy as np
 import pandas as pd
@@ -92,6 +95,55 @@ def test_values_that_are_not_finite_name_the_image():
         extractor(stack)
 
 
+def test_the_first_batch_with_a_bad_value_ends_it():
+    seen = []
+
+    def compute(images):
+        seen.append(len(images))
+        return np.where(images[:, :1, 0] == 9, np.inf, 1.0)
+
+    stack = np.zeros((100, 4, 4), np.uint8)
+    stack[5] = 9
+    with pytest.raises(StudyError, match=r"1 of 4 images.*image 5"):
+        features.Extractor("broken", "x", compute, batch_size=4)(stack)
+    assert seen == [4, 4]
+
+
+def test_images_are_read_a_batch_at_a_time_in_order():
+    class Frames:
+        shape, dtype, ndim = (50, 4, 4), np.dtype(np.uint8), 3
+        asked, held, most = [], 0, 0
+
+        def __len__(self):
+            return 50
+
+        def __getitem__(self, rows):
+            Frames.asked.append(len(rows))
+            Frames.held += 1
+            Frames.most = max(Frames.most, Frames.held)
+            return np.repeat(np.asarray(rows, np.uint8), 16).reshape(-1, 4, 4)
+
+    def compute(images):
+        values = images.reshape(len(images), -1).mean(1, keepdims=True)
+        Frames.held -= 1
+        return values
+
+    rows = np.arange(49, -1, -3)
+    values = features.Extractor("mean", "x", compute, batch_size=4)(Frames(), rows)
+    assert values[:, 0].tolist() == rows.tolist() and values.dtype == np.float32
+    assert max(Frames.asked) == 4 and Frames.most <= 2
+
+
+def test_the_digest_follows_weights_and_preprocessing(classifier, frames, tmp_path):
+    def digest(folder=classifier, size=32, training=frames):
+        return features.phase_extractor(folder, size=size, batch_size=8, training_frames=training).digest
+
+    torch.manual_seed(1)
+    phase.build_resnet(8, 1).eval().save_pretrained(tmp_path)
+    assert digest() == digest()
+    assert len({digest(), digest(folder=tmp_path), digest(size=24), digest(training=frames[:20])}) == 4
+
+
 @pytest.fixture(scope="module")
 def inception_weights(tmp_path_factory):
     """A file in torch-fidelity's format with random weights."""
@@ -130,8 +182,16 @@ def test_weights_with_code_in_them_are_not_loaded(tmp_path):
             return (print, ("executed",))
 
     torch.save({"x": Payload()}, tmp_path / "evil.pth")
-    with pytest.raises(Exception, match=r"[Ww]eights[ _]only"):
+    with pytest.raises(StudyError, match=r"evil\.pth is not a weights file .*[Ww]eights[ _]only"):
         features.inception_extractor(batch_size=2, weights=tmp_path / "evil.pth")
+
+
+def test_a_file_that_is_no_inception_is_refused(tmp_path):
+    torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    (tmp_path / "text.pth").write_text("not found")
+    for name in ("other.pth", "text.pth", "absent.pth"):
+        with pytest.raises(StudyError, match=f"{name} is not a weights file"):
+            features.inception_extractor(batch_size=2, weights=tmp_path / name)
 
 
 @pytest.fixture
@@ -238,6 +298,41 @@ def test_weights_that_cannot_be_had_are_asked_for_by_name(listed, monkeypatch):
 
     monkeypatch.setattr(weights.pooch, "retrieve", offline)
     with pytest.raises(StudyError, match=r"could not be downloaded.*put net\.pth .* into"):
+        weights.weights_file("net")
+
+
+@pytest.fixture
+def served(listed, tmp_path, monkeypatch):
+    """The registry's address leads to a folder that a local server hands out."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda *args: None)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        registry = tmp_path / "data_manifests" / "weights.csv"
+        address = f"http://127.0.0.1:{server.server_port}/x"
+        registry.write_text(registry.read_text().replace("https://weights.invalid/x", address))
+        yield folder
+        server.shutdown()
+
+
+def test_weights_are_downloaded_once_and_checked(served, listed):
+    (served / "x").write_bytes(b"right")
+    assert weights.weights_file("net").read_bytes() == b"right"
+    (served / "x").unlink()
+    assert weights.weights_file("net").samefile(listed / "net.pth")
+
+
+def test_a_download_with_another_hash_is_refused_and_not_kept(served, listed):
+    (served / "x").write_bytes(b"wrong")
+    with pytest.raises(StudyError, match=r"could not be downloaded.*put net\.pth .*sha256"):
+        weights.weights_file("net")
+    assert not list(listed.iterdir())
+
+
+def test_an_address_without_the_file_is_told(served):
+    with pytest.raises(StudyError, match=r"could not be downloaded \(HTTPError\).*put net\.pth"):
         weights.weights_file("net")
 
 

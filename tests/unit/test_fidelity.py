@@ -9,7 +9,7 @@ import scipy.linalg
 import torch
 
 import dsa_lib  # noqa: F401  before torch_fidelity: it makes torchvision importable
-from dsa_lib import fidelity, tables
+from dsa_lib import fidelity, fidelity_table, tables
 from dsa_lib.conditions import CELLS
 from dsa_lib.errors import StudyError
 from dsa_lib.profiles import load_profile
@@ -23,8 +23,8 @@ def features(n, d, seed, shift=0.0, mix_seed=1):
 
 def test_frechet_distance_of_hand_worked_gaussians():
     # Diagonal covariances: Σ (μa − μb)² + (σa − σb)² = 3² + (1 − 2)² + (4 − 1)² = 9 + 1 + 9.
-    a = fidelity.Statistics(np.array([3.0, 0.0]), np.diag([1.0, 16.0]), 100)
-    b = fidelity.Statistics(np.array([0.0, 0.0]), np.diag([4.0, 1.0]), 100)
+    a = fidelity.Statistics.of_gaussian(np.array([3.0, 0.0]), np.diag([1.0, 16.0]), 100)
+    b = fidelity.Statistics.of_gaussian(np.array([0.0, 0.0]), np.diag([4.0, 1.0]), 100)
     assert fidelity.frechet_distance(a, b) == pytest.approx(19.0, rel=1e-12)
     assert fidelity.frechet_distance(b, a) == pytest.approx(19.0, rel=1e-12)
     assert fidelity.frechet_distance(a, a) == pytest.approx(0.0, abs=1e-10)
@@ -144,7 +144,7 @@ def test_as_is_takes_every_generated_image_and_matches_the_floor_apart():
     whole = fidelity.statistics(generated.features)
     distances = [fidelity.frechet_distance(fidelity.statistics(each.features), whole) for each in draws]
     assert (row["distance_low"], row["distance_high"]) == pytest.approx((min(distances), max(distances)))
-    cells = fidelity.table5_cells(results, "inception", "FID")
+    cells = fidelity_table.cells(results, "inception", "FID")
     assert cells["Ours", "FID"] == row["distance"]
     assert cells["Ours, sizes of the floor", "FID"] == table.loc[("overall", fidelity.MATCHED), "distance"]
     assert fidelity.beside_floor(results) == fidelity.MATCHED
@@ -200,17 +200,89 @@ def test_bad_sets_are_refused():
         fidelity.frechet_distance(fidelity.statistics(features(9, 4, 1)), fidelity.statistics(features(9, 5, 1)))
     real = pd.DataFrame({"cell": ["AC A", "AC A"], "patient": ["p1", "p2"]})
     with pytest.raises(StudyError, match="1 patients"):
-        fidelity.check_sets(np.array(["AC A"] * 3), real, pd.DataFrame({"cell": ["AC A"], "patient": ["p2"]}))
+        fidelity.check_sets(np.array(CELLS), real, pd.DataFrame({"cell": ["AC A"], "patient": ["p2"]}))
     with pytest.raises(StudyError, match="0 held-out"):
         fidelity.check_sets(np.array(["AC A"] * 3), real.assign(cell="Others"), real)
+    with pytest.raises(StudyError, match="1 generated images"):
+        fidelity.check_sets(np.array(["AC A"]), real, real)
+    others = pd.DataFrame({"cell": ["AC A"], "patient": ["p3"]})
+    with pytest.raises(StudyError, match=r"no generated image of PC A, PC B: .*05_sampling"):
+        fidelity.check_sets(np.array(["AC A", "AC B"]), real, others)
+    with pytest.raises(StudyError, match="generated 128×128, real 144×144"):
+        fidelity.check_sets(np.array(CELLS), real, others, {"generated": (9, 128, 128), "real": (5, 144, 144)})
+    fidelity.check_sets(np.array(CELLS), real, others, {"generated": (9, 128, 128), "real": (5, 128, 128)})
+
+
+def test_what_could_not_be_computed_is_said():
+    settings = replace(load_profile("smoke").fidelity, repeats=1, real_images=120)
+    held_out = image_set(30, 6, 2)
+    few = held_out.at(np.flatnonzero((held_out.cells != "PC A") | (np.arange(120) == 30)))
+    few = few.at(np.flatnonzero((few.cells != "AC B") | (np.cumsum(few.cells == "AC B") <= 4)))
+    table = fidelity.evaluate(image_set(20, 6, 1), few, image_set(20, 6, 3), settings, seed=7)
+    said = fidelity.gaps(table, settings.neighbours)
+    assert any(line.startswith("PC A, generated: 20 images against 1; no distance") for line in said)
+    assert any(line.startswith("AC B, floor: 20 images against 4; no precision") for line in said)
+    assert said[-1].startswith("PC A, AC B: no more images on one side than the 6 feature dimensions")
+    whole = fidelity.evaluate(image_set(20, 6, 1), held_out, image_set(20, 6, 3), settings, seed=7)
+    assert fidelity.gaps(whole, settings.neighbours) == []
+
+
+def test_a_dead_channel_leaves_the_distance_defined():
+    a, b = features(300, 12, 2).astype(float), features(300, 12, 3, shift=0.4).astype(float)
+    plain = fidelity.frechet_distance(fidelity.statistics(a), fidelity.statistics(b))
+    dead = [
+        np.column_stack([x, np.full(300, 2.0), x[:, 0]]) for x in (a, b)
+    ]  # one constant channel, one that repeats another
+    doubled = fidelity.frechet_distance(*(fidelity.statistics(x) for x in dead))
+    sa, sb = (np.cov(x, rowvar=False) for x in dead)
+    shift = dead[0].mean(0) - dead[1].mean(0)
+    values = np.linalg.eigvals(sa @ sb).astype(complex)
+    assert doubled == pytest.approx(shift @ shift + np.trace(sa + sb) - 2 * np.sqrt(values).real.sum(), rel=1e-5)
+    assert doubled > plain
+
+
+def test_kid_of_many_subsets_equals_one_at_a_time(monkeypatch):
+    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
+
+    monkeypatch.setattr(fidelity, "BLOCK", 7)  # several blocks, the last one short
+    rng = np.random.default_rng(0)
+    a, b = features(40, 9, 2).astype(float), features(25, 9, 3, shift=0.3).astype(float)
+    of_a, of_b = np.zeros((5, 40), bool), np.zeros((5, 25), bool)
+    for row in range(5):
+        of_a[row, rng.choice(40, 20, replace=False)] = of_b[row, rng.choice(25, 20, replace=False)] = True
+    ours = fidelity.kernel_distances(a, b, of_a, of_b)
+    theirs = [
+        kid_features_to_metric(
+            torch.from_numpy(a[i]), torch.from_numpy(b[j]), kid_subsets=1, kid_subset_size=20, verbose=False
+        )[KEY_METRIC_KID_MEAN]
+        for i, j in zip(of_a, of_b, strict=True)
+    ]
+    np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+
+
+def test_statistics_in_blocks_are_numpys(monkeypatch):
+    monkeypatch.setattr(fidelity, "BLOCK", 37)
+    x = features(200, 10, 4)
+    found = fidelity.statistics(x)
+    np.testing.assert_allclose(found.mean, x.astype(float).mean(0), rtol=1e-12)
+    np.testing.assert_allclose(found.covariance, np.cov(x.astype(float), rowvar=False), rtol=1e-9, atol=1e-12)
+    few = fidelity.statistics(x[:6])
+    np.testing.assert_allclose(few.covariance, np.cov(x[:6].astype(float), rowvar=False), rtol=1e-9, atol=1e-12)
+
+
+def test_scores_do_not_depend_on_the_block(monkeypatch):
+    fake, real = features(50, 5, 2), features(45, 5, 3, shift=0.1)
+    whole = fidelity.neighbour_scores(fake, real, 3)
+    monkeypatch.setattr(fidelity, "BLOCK", 8)
+    assert fidelity.neighbour_scores(fake, real, 3) == pytest.approx(whole)
 
 
 def test_own_features_never_stand_in_the_column_fid():
     settings = replace(load_profile("smoke").fidelity, repeats=1)
     results = fidelity.evaluate(image_set(20, 6, 1), image_set(20, 6, 2), image_set(20, 6, 3), settings, seed=1)
-    own = tables.contract(5, fidelity.table5_cells(results, "phase-network", "DSA-feature distance"), "phantom")
+    own = tables.contract(5, fidelity_table.cells(results, "phase-network", "DSA-feature distance"), "phantom")
     assert own.loc[own["column"] == "FID", "this_run"].isna().all()
     assert "This run (DSA-feature distance, phase network)" in set(own["row"])
-    inception = tables.contract(5, fidelity.table5_cells(results, "inception", "FID"), "archive")
+    inception = tables.contract(5, fidelity_table.cells(results, "inception", "FID"), "archive")
     ours = inception[(inception["row"] == "Ours") & (inception["column"] == "FID")].iloc[0]
     assert ours["published"] == 15.27 and ours["this_run"] > 0

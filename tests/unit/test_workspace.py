@@ -101,6 +101,8 @@ def test_atomic_write_replaces_folders(tmp_path):
         ("tables/table4.csv", "06_reader_analysis"),
         ("tables/reconstructed_table2.csv", "06_reader_analysis"),
         ("tables/table5.csv", "07_fid"),
+        ("tables/table5_context.csv", "07_fid"),
+        ("fidelity_resampled.csv", "07_fid"),
         ("report.html", "10_report"),
     ],
 )
