@@ -191,3 +191,28 @@ class Fidelity:
     judge_batch: int = 64
     judge_learning_rate: float = 1e-3
     batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class Plausibility:
+    """Are the vessels possible? Measures of an automatic segmentation, generated against held-out frames. The paper has none of it."""
+
+    # "network": the U-Net that ships (models/vessels), trained on simulated vessels; "classical": `dsa_lib.vessels`, without any training. Which is better on
+    # phantom truth stands in benchmarks/vessel_segmentation.json.
+    segmenter: str = "network"
+    images: int = 1200  # frames of each set (generated, held-out, training) that are measured, at most
+    bootstrap: int = 2000  # draws of an interval
+    # The network and its training (dsa_lib.vessel_network); no run trains it by itself.
+    network_channels: tuple[int, ...] = (
+        16,
+        16,
+        32,
+        64,
+        128,
+        16,
+    )  # five levels from full resolution down, and the last convolutions
+    network_size: int = 128  # pixels a side that it sees; a multiple of 16
+    network_crop: int = 80  # side of its training crops; a multiple of 16
+    network_steps: int = 800
+    network_batch: int = 12
+    network_learning_rate: float = 2e-3

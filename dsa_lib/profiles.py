@@ -21,6 +21,7 @@ from dsa_lib.profile_sections import (
     Curation,
     Diffusion,
     Fidelity,
+    Plausibility,
     Readers,
     Sampling,
     Text,
@@ -47,6 +48,7 @@ class Profile:
     sampling: Sampling = field(default_factory=Sampling)
     readers: Readers = field(default_factory=Readers)
     fidelity: Fidelity = field(default_factory=Fidelity)
+    plausibility: Plausibility = field(default_factory=Plausibility)
 
     def __post_init__(self):
         check_profile(self)
@@ -131,6 +133,7 @@ PHANTOM = Profile(
         judge_size=64,
         judge_width=32,
     ),
+    plausibility=Plausibility(images=240),
 )
 
 SMOKE = replace(
@@ -169,6 +172,7 @@ SMOKE = replace(
         judge_width=8,
         batch_size=16,
     ),
+    plausibility=Plausibility(images=16, bootstrap=200),
 )
 
 PROFILES = {profile.name: profile for profile in (SMOKE, PHANTOM, PAPER)}
