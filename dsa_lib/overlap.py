@@ -20,7 +20,9 @@ def counts(found: np.ndarray, true: np.ndarray) -> np.ndarray:
     centre line inside found vessels, all of that).
     """
     if found.shape != true.shape or found.ndim != 3:
-        raise StudyError(f"class maps of shapes {found.shape} and {true.shape} cannot be compared: give two of one shape [n, height, width]")
+        raise StudyError(
+            f"class maps of shapes {found.shape} and {true.shape} cannot be compared: give two of one shape [n, height, width]"
+        )
     out = np.zeros((len(found), len(SCORES), 4), np.int64)
     for n, (a, b) in enumerate(zip(found, true, strict=True)):
         for row, (x, y) in enumerate([(a > 0, b > 0), *((a == k, b == k) for k in range(1, len(CLASSES) + 1))]):

@@ -7,7 +7,7 @@ The comparison gives effects with intervals, not p-values: with enough images ev
 that between two sets of real patients.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def measure(
     what: str = "frames",
 ) -> Measured:
     """All measures of uint8 frames [n, s, s] of the canonical conditions `cells` [n]; `segment(frames, what)` gives their class maps (`open_segmenter`)."""
-    classes = segment(frames, what)
+    classes = segment(frames, what) if len(frames) else np.zeros(frames.shape, np.uint8)
     rows, powers, frequency = [], [], np.zeros(0)
     for frame, found in track(zip(frames, classes, strict=True), len(frames), f"{what} measured"):
         frequency, power = spectrum(frame)
@@ -62,6 +62,35 @@ def measure(
     return Measured(
         pd.DataFrame(rows, columns=list(MEASURES), dtype=float), np.array(powers), frequency, classes, np.asarray(cells), whose
     )  # fmt: skip
+
+
+def mean_spectra(sets: Mapping[str, Measured]) -> dict[str, tuple[np.ndarray, np.ndarray, int]]:
+    """Set → (frequency [k], mean power [k], images): the mean over the conditions that all sets have of the mean over their images."""
+    shared = [cell for cell in CELLS if all((one.cells == cell).any() for one in sets.values())]
+    if not shared:
+        return {}
+    return {
+        name: (
+            one.frequency,
+            np.mean([one.power[one.cells == cell].mean(axis=0) for cell in shared], axis=0),
+            int(np.isin(one.cells, shared).sum()),
+        )
+        for name, one in sets.items()
+    }
+
+
+def examples(sets: Mapping[str, Measured]) -> dict[str, dict[str, int]]:
+    """Cell → set → position of its image of median arterial area (so that nobody chose it), for the conditions that all `sets` have."""
+    found: dict[str, dict[str, int]] = {}
+    for cell in CELLS:
+        members = {name: np.flatnonzero(one.cells == cell) for name, one in sets.items()}
+        if all(len(rows) for rows in members.values()):
+            order = {
+                name: rows[np.argsort(sets[name].values["area"].to_numpy()[rows], kind="stable")]
+                for name, rows in members.items()
+            }
+            found[cell] = {name: int(rows[len(rows) // 2]) for name, rows in order.items()}
+    return found
 
 
 # ---- two sets --------------------------------------------------------------------------------------------------------

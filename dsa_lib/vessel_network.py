@@ -40,6 +40,15 @@ CONTRAST = (0.5, 1.5)  # factor about the background, log-uniform
 BLUR_SIGMA = 0.9  # pixels, up to: a decoded frame's
 NOISE_SIGMA = 3.0  # grey levels, up to
 HAZE = 6.0  # grey levels, ±, of a smooth background
+AUGMENTATION = (
+    "SCALE",
+    "TURN",
+    "MIRRORED",
+    "CONTRAST",
+    "BLUR_SIGMA",
+    "NOISE_SIGMA",
+    "HAZE",
+)  # what a training's digest names
 
 
 def build(settings) -> nn.Module:

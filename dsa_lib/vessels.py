@@ -115,7 +115,7 @@ def _classes(vessels: np.ndarray, line: np.ndarray, darkness: np.ndarray) -> np.
 
 
 def relative_depth(vessels: np.ndarray, line: np.ndarray, darkness: np.ndarray) -> np.ndarray:
-    """Depth [h, w] of the vessel that each pixel belongs to, in shares of the frame's deepest vessel: `darkness` along the centre line `line` (0 without any)."""
+    """Depth [h, w] of the vessel that each pixel belongs to, in shares of the frame's deepest: `darkness` along the centre line `line` (0 without any)."""
     if not line.any():
         return np.zeros(vessels.shape)
     ridge = maximum_filter(gaussian_filter(darkness, 0.5), 3)  # the skeleton may run a pixel beside the darkest line

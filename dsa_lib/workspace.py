@@ -46,7 +46,8 @@ PRODUCERS = (
     (r"samples(/.*)?|figures/(figure[235]|sampling_).*", "05_sampling"),
     (r"readers(/.*)?|tables/(reconstructed_)?table[234]\.csv|figures/(figure4|reader_).*", "06_reader_analysis"),
     (
-        r"tables/table5\.csv|fidelity\.csv|faithfulness\.csv|privacy\.csv|judge(/.*)?|figures/(fidelity|faithfulness|privacy).*",
+        r"tables/table5\.csv|fidelity\.csv|faithfulness\.csv|privacy\.csv|plausibility\.csv|judge(/.*)?|"
+        r"figures/(fidelity|faithfulness|privacy|plausibility).*",
         "07_fid",
     ),
     (r"report\.html|ledger\.csv", "10_report"),

@@ -24,7 +24,10 @@ def test_dice_is_monais():
 
 
 def test_centre_line_dice_by_hand():
-    """Found: a part of a bar three pixels wide, and a line elsewhere. Precision 9 of 19 pixels; sensitivity 9 of 20, since thinning takes one of the bar's 21."""
+    """Found: a part of a bar three pixels wide, and a line elsewhere.
+
+    Precision 9 of 19 pixels; sensitivity 9 of 20, since thinning takes one of the bar's 21.
+    """
     true = np.zeros((1, 20, 30), np.uint8)
     true[0, 4:7, 4:25] = 1
     found = np.zeros_like(true)
