@@ -28,7 +28,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from diffusers import AutoencoderKL
 from skimage.filters import apply_hysteresis_threshold, frangi
 from skimage.morphology import remove_small_objects, skeletonize
 
@@ -203,7 +202,7 @@ def compare(ws: Workspace) -> None:
         "frangi": by_frangi,
         "network": lambda frames: vessel_network.segment(model, frames, card["size"]),
     }
-    vae = AutoencoderKL.from_pretrained(shipped.FOLDER / "vae").float().eval()
+    vae = autoencoder.AutoencoderKL.from_pretrained(shipped.FOLDER / "vae").float().eval()
     shown = {"acquired": judged["frames"], "decoded": autoencoder.reconstruct(vae, judged["frames"])}
     counted, tables, seconds = {}, {}, {}
     for (kind, frames), (name, segment) in itertools.product(shown.items(), segmenters.items()):

@@ -167,13 +167,11 @@ def train(
         return {"loss": criterion(network(x).float(), labels)}
 
     def validate(network: nn.Module) -> dict[str, float]:
-        network.eval()
         device, total = next(network.parameters()).device, 0.0
         batches = np.array_split(np.arange(len(validation[0])), max(len(validation[0]) // settings.network_batch, 1))
         for rows in batches:
             x, labels = (part.to(device) for part in pairs(rows, validation))
             total += len(rows) * float(criterion(network(x).float(), labels))
-        network.train()
         return {"loss": total / len(validation[0])}
 
     history = fit(

@@ -101,6 +101,8 @@ def test_atomic_write_replaces_folders(tmp_path):
         ("tables/table4.csv", "06_reader_analysis"),
         ("tables/reconstructed_table2.csv", "06_reader_analysis"),
         ("tables/table5.csv", "07_fid"),
+        ("plausibility.csv", "07_fid"),
+        ("figures/plausibility_spectra.png", "07_fid"),
         ("report.html", "10_report"),
     ],
 )
