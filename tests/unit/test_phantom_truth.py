@@ -158,7 +158,9 @@ def test_labelled_frames_are_the_archives_own_and_fill_with_the_bolus(archive, p
         ever = series.classes > 0
         assert (ever & (true.mask == 0)[None]).sum() == 0
         filled, whole = series.classes[ever], np.broadcast_to(true.mask, ever.shape)[ever]
-        assert (filled >= whole).all() and (filled == whole).mean() > 0.9  # where a proximal artery has run empty a more distal one shows
+        assert (filled >= whole).all() and (
+            filled == whole
+        ).mean() > 0.9  # where a proximal artery has run empty a more distal one shows
         filled, empty = ever[series.phase == "arterial"], (~ever & (true.mask > 0)[None])[series.phase == "arterial"]
         dark = 162 - true.frames[series.phase == "arterial"]
         if filled.sum() > 20 and empty.sum() > 20:

@@ -71,11 +71,8 @@ def test_effects_by_hand_and_wasserstein_against_scipy():
     assert row["ratio"] == pytest.approx(a.mean() / b.mean())
     assert row["difference"] == pytest.approx((a.mean() - b.mean()) / b.std(ddof=1))
     assert row["wasserstein"] == pytest.approx(wasserstein_distance(a, b) / b.std(ddof=1))
-    assert (row["images"], row["reference_images"], row["reference_patients"]) == (
-        30,
-        30,
-        held_out.patients[held_out.cells == "PC A"].__len__() and len(set(held_out.patients[held_out.cells == "PC A"])),
-    )
+    patients = len(set(held_out.patients[held_out.cells == "PC A"]))
+    assert (row["images"], row["reference_images"], row["reference_patients"]) == (30, 30, patients)
 
 
 def test_intervals_draw_patients_and_cover_the_truth():
@@ -134,7 +131,9 @@ def test_the_verdict_names_what_differs_and_no_more():
     generated = made_up(14)
     generated.values["loose ends"] += 3
     said = plausibility.verdict(plausibility.compare(generated, held_out, training, draws=200, seed=0))
-    assert "loose ends" in said and "+3." in said.replace("+2.9", "+3.") and "not shown" in said
+    named = said.partition(": ")[2].partition(". That")[0].split("; ")
+    assert named[0].startswith("loose ends 1.") and "not shown" in said
+    assert len(named) <= 3  # by chance one interval in twenty leaves out 0
     same = plausibility.verdict(plausibility.compare(held_out, held_out, training, draws=200, seed=0))
     assert same.startswith("None of 15 measures")
 
