@@ -237,7 +237,7 @@ def paired(a: np.ndarray, b: np.ndarray, patients: np.ndarray, draws: int = 2000
         np.add.at(sums[index], group, one)
     weight = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), draws)
     drawn = overlap.ratio(np.einsum("dp,mpsk->mdsk", weight, sums))
-    low, high = np.nanpercentile(drawn[0] - drawn[1], [2.5, 97.5], axis=0)
+    low, high = overlap.interval(drawn[0] - drawn[1])
     whole = overlap.ratio(sums.sum(axis=1))
     return pd.DataFrame({"difference": whole[0] - whole[1], "low": low, "high": high}, index=overlap.SCORES)
 

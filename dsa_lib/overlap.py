@@ -58,7 +58,16 @@ def summary(of_frames: np.ndarray, patients: np.ndarray, draws: int = 2000, seed
     rng = np.random.default_rng(seed)
     weight = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), draws)
     drawn = ratio(np.einsum("dp,psk->dsk", weight, of_patient))
-    low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
+    low, high = interval(drawn)
     return pd.DataFrame(
         {"score": ratio(of_patient.sum(axis=0)), "low": low, "high": high}, index=pd.Index(SCORES, name="of")
     )
+
+
+def interval(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """2.5 and 97.5 percentiles over draws [d, m], NaN where no draw has a value."""
+    known = np.isfinite(drawn).any(axis=0)
+    low, high = np.full((2, drawn.shape[1]), np.nan)
+    if known.any():
+        low[known], high[known] = np.nanpercentile(drawn[:, known], [2.5, 97.5], axis=0)
+    return low, high

@@ -19,6 +19,7 @@ from dsa_lib import fidelity, vessel_network, vessels
 from dsa_lib.conditions import CELLS
 from dsa_lib.errors import StudyError
 from dsa_lib.features import check_frames
+from dsa_lib.overlap import interval
 from dsa_lib.progress import track
 from dsa_lib.vessel_measures import MEASURES, of_classes, of_spectrum, spectrum
 
@@ -175,17 +176,8 @@ def _effects(
     out = {"mean": mean[0], "reference_mean": expected[0]}
     for name, values in (("ratio", ratio), ("difference", difference)):
         out[name] = values[0]
-        out[f"{name}_low"], out[f"{name}_high"] = _interval(values[1:])
+        out[f"{name}_low"], out[f"{name}_high"] = interval(values[1:])
     return out
-
-
-def _interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """2.5 and 97.5 percentiles over draws [d, m], NaN where no draw has a value."""
-    known = np.isfinite(values).any(axis=0)
-    low, high = np.full((2, values.shape[1]), np.nan)
-    if known.any():
-        low[known], high[known] = np.nanpercentile(values[:, known], [2.5, 97.5], axis=0)
-    return low, high
 
 
 def _wasserstein(images: Measured, held_out: Measured, cells: tuple[str, ...]) -> np.ndarray:
