@@ -40,6 +40,8 @@ def check_profile(profile: "Profile") -> None:
         sampling.steps sampling.batch_size sampling.reader_batches sampling.reader_per_condition sampling.fid_per_condition
          readers.bootstrap fidelity.repeats fidelity.subsamples fidelity.infinity_repeats fidelity.sensitivity_images
          network.steps network.batch_size network.input_size network.width network.evaluations network.learning_rate sweep.seeds
+         plausibility.images plausibility.bootstrap plausibility.network_size plausibility.network_crop plausibility.network_steps
+         plausibility.network_batch plausibility.network_learning_rate
     """
     for dotted in positive.split():
         section, key = dotted.split(".")
@@ -165,6 +167,23 @@ def check_profile(profile: "Profile") -> None:
     need(
         profile.network.other_share < 1,
         f"network.other_share {profile.network.other_share} is not below 1: no arterial frame would be drawn",
+    )
+    plausibility = profile.plausibility
+    need(
+        plausibility.segmenter in ("network", "classical"),
+        f"plausibility.segmenter {plausibility.segmenter!r} is not network or classical",
+    )
+    need(
+        len(plausibility.network_channels) == 6,
+        f"plausibility.network_channels has {len(plausibility.network_channels)} numbers: give six, five levels and the last convolutions",
+    )
+    need(
+        plausibility.network_size % 16 == 0 and plausibility.network_crop % 16 == 0,
+        "plausibility.network_size and network_crop must be multiples of 16: the network halves them four times",
+    )
+    need(
+        plausibility.network_crop <= plausibility.network_size,
+        f"plausibility.network_crop {plausibility.network_crop} is larger than network_size {plausibility.network_size}",
     )
     for side in ("before", "after"):
         positive, negative = f"positive_{side}_s", f"negative_{side}_s"

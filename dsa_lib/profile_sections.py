@@ -249,3 +249,28 @@ class Sweep:
     primary_deg: tuple[int, ...] = (-50, -40, -30, -20, -10, 0, 10, 20, 30, 40, 50)  # by so much, in degrees
     secondary_deg: tuple[int, ...] = (-40, -30, -20, -10, 0, 10, 20, 30, 40)
     seeds: int = 32  # noises, the same at every position: the groups of which the slope's interval is taken
+
+
+@dataclass(frozen=True)
+class Plausibility:
+    """Are the vessels possible? Measures of an automatic segmentation, generated against held-out frames. The paper has none of it."""
+
+    # "network": the U-Net that ships (models/vessels), trained on simulated vessels; "classical": `dsa_lib.vessels`, without any training. Which is better on
+    # phantom truth stands in benchmarks/vessel_segmentation.json.
+    segmenter: str = "network"
+    images: int = 1200  # frames of each set (generated, held-out, training) that are measured, at most
+    bootstrap: int = 2000  # draws of an interval
+    # The network and its training (dsa_lib.vessel_network); no run trains it by itself.
+    network_channels: tuple[int, ...] = (
+        16,
+        16,
+        32,
+        64,
+        128,
+        16,
+    )  # five levels from full resolution down, and the last convolutions
+    network_size: int = 128  # pixels a side that it sees; a multiple of 16
+    network_crop: int = 80  # side of its training crops; a multiple of 16
+    network_steps: int = 800
+    network_batch: int = 12
+    network_learning_rate: float = 2e-3

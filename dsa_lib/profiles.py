@@ -22,6 +22,7 @@ from dsa_lib.profile_sections import (
     Diffusion,
     Fidelity,
     Network,
+    Plausibility,
     Readers,
     Sampling,
     Sweep,
@@ -53,6 +54,7 @@ class Profile:
     utility: Utility = field(default_factory=Utility)
     network: Network = field(default_factory=Network)
     sweep: Sweep = field(default_factory=Sweep)
+    plausibility: Plausibility = field(default_factory=Plausibility)
 
     def __post_init__(self):
         check_profile(self)
@@ -154,6 +156,7 @@ PHANTOM = Profile(
     ),
     network=Network(input_size=64, width=32, steps=900, batch_size=32, learning_rate=2e-3, evaluations=5),
     sweep=Sweep(primary_deg=(-40, -30, -20, -10, 0, 10, 20, 30, 40), secondary_deg=(-20, -10, 0, 10, 20, 30), seeds=4),
+    plausibility=Plausibility(images=240),
 )
 
 SMOKE = replace(
@@ -209,6 +212,7 @@ SMOKE = replace(
     ),
     network=Network(input_size=32, width=8, steps=20, batch_size=32, evaluations=2),
     sweep=Sweep(primary_deg=(-30, 0, 30), secondary_deg=(-20, 0, 20), seeds=2),
+    plausibility=Plausibility(images=16, bootstrap=200),
 )
 
 PROFILES = {profile.name: profile for profile in (SMOKE, PHANTOM, PAPER)}

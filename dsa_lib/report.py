@@ -31,6 +31,9 @@ FURTHER_CAPTIONS = {
     "paper_scale_figure1": "Figure 1 at the study's size · simulated records fitted to the published values: the bookkeeping, no study result",
     "reader_planning": "Planning a reader study: half widths of 95 % intervals by number of images and raters",
     "phantom_conditions": "The phantom (simulated): four conditions over time",
+    "plausibility": "Vessels of generated against held-out frames, by an automatic segmentation; the floor is that of training patients",
+    "plausibility_spectra": "Radial power spectra of generated and real frames",
+    "plausibility_examples": "What was segmented: the frame of median arterial area of each condition, held-out and generated",
 }
 FITTED = "Simulated records through the run's own filter and tables; it shows that the counting is right at the study's size, no study result."
 RECONSTRUCTED = "One of very many sets of ratings that lead to these tables, found by a search; no reader gave them, and they are no result of this run."

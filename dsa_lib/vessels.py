@@ -109,13 +109,18 @@ def calibres(frame: np.ndarray) -> np.ndarray:
 
 
 def _classes(vessels: np.ndarray, line: np.ndarray, darkness: np.ndarray) -> np.ndarray:
-    if not vessels.any():
-        return np.zeros(vessels.shape, np.uint8)
-    ridge = maximum_filter(gaussian_filter(darkness, 0.5), 3)  # the skeleton may run a pixel beside the darkest line
-    along = _along(line, ridge, ALONG * max(vessels.shape) / REFERENCE_SIDE)
-    relative = along / max(float(np.percentile(ridge[line], DEEPEST)), 1e-9)
+    relative = relative_depth(vessels, line, darkness)
     classes = np.where(relative >= PROXIMAL_FROM, 1, np.where(relative >= MEDIUM_FROM, 2, 3))
     return np.where(vessels, classes, 0).astype(np.uint8)
+
+
+def relative_depth(vessels: np.ndarray, line: np.ndarray, darkness: np.ndarray) -> np.ndarray:
+    """Depth [h, w] of the vessel that each pixel belongs to, in shares of the frame's deepest: `darkness` along the centre line `line` (0 without any)."""
+    if not line.any():
+        return np.zeros(vessels.shape)
+    ridge = maximum_filter(gaussian_filter(darkness, 0.5), 3)  # the skeleton may run a pixel beside the darkest line
+    along = _along(line, ridge, ALONG * max(vessels.shape) / REFERENCE_SIDE)
+    return along / max(float(np.percentile(ridge[line], DEEPEST)), 1e-9)
 
 
 def area_fractions(frames: Sequence[np.ndarray]) -> np.ndarray:

@@ -2,14 +2,15 @@
 
 A series is rendered once more with every draw of its first rendering but infinitely many quanta, written as DICOM and curated by the very code that curated
 the archive (`dsa_lib.dicom`). So its frames lie pixel by pixel under those of the run, with the same motion, bone edges and grey window, and differ from
-them by noise alone. Measurements may use this; no model is trained on it.
+them by noise alone. Measurements may use this, and the vessel network (`dsa_lib.vessel_network`) is trained on `labelled_runs`; no model of the study
+sees any of it.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,10 +22,14 @@ from dsa_lib import _xa_tags as tags
 from dsa_lib._xa_planes import read_header
 from dsa_lib.dicom import read_acquisition, subtracted_run
 from dsa_lib.errors import StudyError
-from dsa_lib.phantom.acquisition import Bodies, acquire
+from dsa_lib.phantom.acquisition import Acquisition, Bodies, acquire, times_s
 from dsa_lib.phantom.anatomy import draw_patient
 from dsa_lib.phantom.archive import PARTS
+from dsa_lib.phantom.bolus import artery_curve
 from dsa_lib.phantom.plan import plan_archive
+from dsa_lib.phantom.projection import vessel_layers
+from dsa_lib.phantom.render import LAYERS, VISIBLE_PATH_MM
+from dsa_lib.phantom.territories import Injection3D, arterial_samples
 from dsa_lib.phantom.xa import write_xa
 from dsa_lib.profiles import Curation
 
@@ -36,6 +41,18 @@ class Truth:
 
     frames: np.ndarray
     mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """One series as the archive holds it, curated, with its arteries: frames uint8 [n, size, size], noise included; classes uint8 [n, size, size], 1 proximal,
+    2 medium, 3 peripheral arteries filled at that moment; phase [n] of PHASES; and whose it is."""
+
+    frames: np.ndarray
+    classes: np.ndarray
+    phase: np.ndarray
+    series_instance_uid: str
+    patient_id: str
 
 
 def noise_free(
@@ -63,21 +80,62 @@ def noise_free(
     return found
 
 
-def _runs(plan: pd.DataFrame, config, seed: int, curation: Curation):
-    """Truth of every series of one run after the other; a patient's trees are grown once."""
+def labelled_runs(plan: pd.DataFrame, config, seed: int, curation: Curation) -> Iterator[list[Labelled]]:
+    """Every run of `plan` (rows of the phantom archive of `config` and `seed`), one entry a plane, rendered with its noise and curated by `curation`.
+
+    Which arteries hold contrast in a frame is known from the bolus itself, not from the frame's grey values (`filled_arteries`). Rotational runs have a
+    view of their own in every frame and are left out.
+    """
+    for rows, facts, rendered, bodies, paths in _rendered(plan[plan["kind"] != "rotational"], config, seed, noise=True):
+        found = []
+        for row, fact, path in zip(rows, facts, paths, strict=True):
+            filled = filled_arteries(bodies.of(row), fact, config.matrix, times_s(config))
+            seen = read_acquisition(path)
+            run = subtracted_run(path, seen, curation.image_size, curation.background_grey, curation.contrast_per_grey)
+            classes = np.stack([curated_mask(filled[n], path, curation.image_size) for n in run.numbers])
+            whose = row["series_instance_uid"], row["patient_id"]
+            found.append(Labelled(run.frames, classes, rendered.phase[run.numbers], *whose))
+        yield found
+
+
+def filled_arteries(body: Injection3D, acquisition: Acquisition, matrix: int, times: np.ndarray) -> np.ndarray:
+    """Artery label map of every frame, uint8 [frames, matrix, matrix]: `render.truth_mask` with the concentration of that moment instead of full filling.
+
+    An artery counts where the contrast path through the arteries of its class is VISIBLE_PATH_MM or more.
+    """
+    samples = arterial_samples(body, 0.55 * acquisition.arm.field / matrix)
+    curve = artery_curve(acquisition.injection, times, np.linspace(0, body.last_arrival, LAYERS)).astype(np.float32)
+    maps = np.zeros((len(times), matrix, matrix), np.uint8)
+    for label in (3, 2, 1):  # the most proximal on top, as in the mask
+        of_label = {name: values[samples["label"] == label] for name, values in samples.items()}
+        layers = vessel_layers(of_label, acquisition.arm, matrix, LAYERS, body.last_arrival)
+        maps[np.tensordot(curve, layers.astype(np.float32), 1) > VISIBLE_PATH_MM] = label
+    return maps
+
+
+def _runs(plan: pd.DataFrame, config, seed: int, curation: Curation) -> Iterator[dict[str, Truth]]:
+    """Truth of every series of one run after the other."""
+    for rows, _, rendered, _, paths in _rendered(plan, config, seed, noise=False):
+        yield {
+            row["series_instance_uid"]: _curated(path, mask, curation)
+            for row, mask, path in zip(rows, rendered.masks, paths, strict=True)
+        }
+
+
+def _rendered(plan: pd.DataFrame, config, seed: int, noise: bool) -> Iterator[tuple]:
+    """(plan rows, acquisitions, rendered run, bodies, DICOM files) of one run after the other; a patient's trees are grown once, files removed afterwards."""
     with tempfile.TemporaryDirectory() as folder:
         for number, of_patient in plan.groupby("patient"):
             bodies = Bodies(draw_patient(np.random.default_rng([seed, 7, number])), seed, number)
             for _, run in of_patient.groupby("run"):
                 rows = run.to_dict("records")
-                facts, frames, rendered = acquire(rows, config, seed, bodies, noise=False)
-                truths = {}
-                for row, fact, pixels, mask in zip(rows, facts, frames, rendered.masks, strict=True):
-                    path = Path(folder) / f"{row['series']}.dcm"
+                facts, frames, rendered = acquire(rows, config, seed, bodies, noise=noise)
+                paths = [Path(folder) / f"{row['series']}.dcm" for row in rows]
+                for row, fact, pixels, path in zip(rows, facts, frames, paths, strict=True):
                     write_xa(path, row, fact, pixels, config)
-                    truths[row["series_instance_uid"]] = _curated(path, mask, curation)
+                yield rows, facts, rendered, bodies, paths
+                for path in paths:
                     path.unlink()
-                yield truths
 
 
 def _curated(path: Path, mask: np.ndarray, curation: Curation) -> Truth:

@@ -140,3 +140,42 @@ def test_truth_of_a_run_is_that_of_its_archive(archive, pairs, tmp_path):
         np.savez(tmp_path / "archive_truth_masks.npz", **{uid: np.flip(maps[uid], 1) for uid in maps.files})
     with pytest.raises(StudyError, match="shows other vessels"):
         truth.of_run(rows, key, tmp_path, CONFIG, 3, CURATION)
+
+
+def test_labelled_frames_are_the_archives_own_and_fill_with_the_bolus(archive, pairs):
+    """Noise included; the arteries of a frame lie within those of the run, where the noise-free frame is darker, and wait for the contrast."""
+    root, kept, _ = archive
+    found = {s.series_instance_uid: s for run in truth.labelled_runs(kept, CONFIG, 3, CURATION) for s in run}
+    assert set(found) == set(kept["series_instance_uid"])
+    for row, (_, true) in zip(kept.itertuples(), pairs, strict=True):
+        series = found[row.series_instance_uid]
+        assert series.patient_id == row.patient_id
+        assert np.array_equal(series.frames, _curated(root / "archive" / row.file))
+        assert series.classes.shape == series.frames.shape and series.classes.dtype == np.uint8
+        assert (
+            not series.classes[series.phase == "before_contrast"].max(initial=0) > 2
+        )  # at most the first of the trunk
+        ever = series.classes > 0
+        assert (ever & (true.mask == 0)[None]).sum() == 0
+        filled, whole = series.classes[ever], np.broadcast_to(true.mask, ever.shape)[ever]
+        assert (filled >= whole).all() and (
+            filled == whole
+        ).mean() > 0.9  # where a proximal artery has run empty a more distal one shows
+        filled, empty = ever[series.phase == "arterial"], (~ever & (true.mask > 0)[None])[series.phase == "arterial"]
+        dark = 162 - true.frames[series.phase == "arterial"]
+        if filled.sum() > 20 and empty.sum() > 20:
+            assert dark[filled].mean() > 3 * dark[empty].mean()
+
+
+def test_an_artery_counts_from_the_contrast_path_that_the_mask_asks_for(archive):
+    """Full concentration at every moment is the mask of the archive itself; none is empty."""
+    _, kept, _ = archive
+    row = kept.iloc[0].to_dict()
+    bodies = truth.Bodies(truth.draw_patient(np.random.default_rng([3, 7, row["patient"]])), 3, row["patient"])
+    rows = kept[kept["run"] == row["run"]].to_dict("records")
+    facts, _, rendered = truth.acquire(rows, CONFIG, 3, bodies)
+    body = bodies.of(row)
+    # A bolus that lasts for ever, undiluted: every artery holds full concentration at the end.
+    full = replace(facts[0], injection=replace(facts[0].injection, start=0.0, duration=1e4, strength=1.0))
+    last = truth.filled_arteries(body, full, SIZE, np.array([-1.0, 5e3]))
+    assert np.array_equal(last[1], rendered.masks[0]) and not last[0].any()

@@ -103,6 +103,8 @@ def test_atomic_write_replaces_folders(tmp_path):
         ("tables/table5.csv", "07_fid"),
         ("tables/table5_context.csv", "07_fid"),
         ("fidelity_resampled.csv", "07_fid"),
+        ("plausibility.csv", "07_fid"),
+        ("figures/plausibility_spectra.png", "07_fid"),
         ("report.html", "10_report"),
     ],
 )

@@ -1,0 +1,73 @@
+"""How well a segmentation agrees with known vessels: Dice by calibre class and of centre lines, pooled over frames, with intervals over patients.
+
+Dice (1945): 2 |A ∩ B| / (|A| + |B|). clDice: Shit et al., CVPR 2021, Eqs. 1 and 3.
+"""
+
+import numpy as np
+import pandas as pd
+from skimage.morphology import skeletonize
+
+from dsa_lib.errors import StudyError
+from dsa_lib.vessels import CLASSES
+
+SCORES = ("vessel", *CLASSES, "centre line")
+
+
+def counts(found: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """What the scores are made of, by frame: [n, len(SCORES), 4] pixels for class maps uint8 [n, h, w] (0 none, 1–3 as in `vessels.CLASSES`).
+
+    Dice rows: (in both, in `found`, in both, in `true`). Row `centre line`: (its centre line inside true vessels, all of its centre line, the true
+    centre line inside found vessels, all of that).
+    """
+    if found.shape != true.shape or found.ndim != 3:
+        raise StudyError(
+            f"class maps of shapes {found.shape} and {true.shape} cannot be compared: give two of one shape [n, height, width]"
+        )
+    out = np.zeros((len(found), len(SCORES), 4), np.int64)
+    for n, (a, b) in enumerate(zip(found, true, strict=True)):
+        for row, (x, y) in enumerate([(a > 0, b > 0), *((a == k, b == k) for k in range(1, len(CLASSES) + 1))]):
+            both = int((x & y).sum())
+            out[n, row] = both, x.sum(), both, y.sum()
+        line, true_line = skeletonize(a > 0), skeletonize(b > 0)
+        out[n, -1] = (line & (b > 0)).sum(), line.sum(), (true_line & (a > 0)).sum(), true_line.sum()
+    return out
+
+
+def ratio(pooled: np.ndarray) -> np.ndarray:
+    """Scores [..., len(SCORES)] of summed `counts` [..., len(SCORES), 4]: Dice, and for the centre line the harmonic mean of its precision and sensitivity.
+
+    Dice is that harmonic mean too, of |A ∩ B| / |A| and |A ∩ B| / |B|, and computed as such. NaN where neither map holds the class.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision = np.where(pooled[..., 1] > 0, pooled[..., 0] / pooled[..., 1], 0.0)
+        sensitivity = np.where(pooled[..., 3] > 0, pooled[..., 2] / pooled[..., 3], 0.0)
+        score = np.where(precision + sensitivity > 0, 2 * precision * sensitivity / (precision + sensitivity), 0.0)
+    return np.where((pooled[..., 1] > 0) | (pooled[..., 3] > 0), score, np.nan)
+
+
+def scores(found: np.ndarray, true: np.ndarray, patients: np.ndarray, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """One row of SCORES each: `score` of all frames pooled, and its 95 % bootstrap interval `low`, `high` over `patients` [n]."""
+    return summary(counts(found, true), patients, draws, seed)
+
+
+def summary(of_frames: np.ndarray, patients: np.ndarray, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """`scores` from the `counts` of the frames."""
+    names, group = np.unique(np.asarray(patients), return_inverse=True)
+    of_patient = np.zeros((len(names), *of_frames.shape[1:]))
+    np.add.at(of_patient, group, of_frames)
+    rng = np.random.default_rng(seed)
+    weight = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), draws)
+    drawn = ratio(np.einsum("dp,psk->dsk", weight, of_patient))
+    low, high = interval(drawn)
+    return pd.DataFrame(
+        {"score": ratio(of_patient.sum(axis=0)), "low": low, "high": high}, index=pd.Index(SCORES, name="of")
+    )
+
+
+def interval(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """2.5 and 97.5 percentiles over draws [d, m], NaN where no draw has a value."""
+    known = np.isfinite(drawn).any(axis=0)
+    low, high = np.full((2, drawn.shape[1]), np.nan)
+    if known.any():
+        low[known], high[known] = np.nanpercentile(drawn[:, known], [2.5, 97.5], axis=0)
+    return low, high
