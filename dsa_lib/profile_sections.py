@@ -191,3 +191,18 @@ class Fidelity:
     judge_batch: int = 64
     judge_learning_rate: float = 1e-3
     batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class Privacy:
+    """The memorisation audit (the paper calls its images privacy-preserving and tests nothing of it; every number here is ours)."""
+
+    level: float = 0.05  # chance that an honest model is flagged, over all spaces together
+    leave_one_out: int = 2000  # training frames looked up among other patients, for the limit of a near copy
+    gallery: int = 10  # closest pairs shown
+    # The planted test: a small model made to copy so many training frames, which the audit must flag. 0 steps leave it out.
+    planted_steps: int = 3000
+    planted_frames: int = 8
+    planted_images: int = 100  # sampled from it
+    planted_base_channels: int = 64
+    planted_learning_rate: float = 2e-3

@@ -21,6 +21,7 @@ from dsa_lib.profile_sections import (
     Curation,
     Diffusion,
     Fidelity,
+    Privacy,
     Readers,
     Sampling,
     Text,
@@ -47,6 +48,7 @@ class Profile:
     sampling: Sampling = field(default_factory=Sampling)
     readers: Readers = field(default_factory=Readers)
     fidelity: Fidelity = field(default_factory=Fidelity)
+    privacy: Privacy = field(default_factory=Privacy)
 
     def __post_init__(self):
         check_profile(self)
@@ -131,6 +133,7 @@ PHANTOM = Profile(
         judge_size=64,
         judge_width=32,
     ),
+    privacy=Privacy(leave_one_out=150, planted_steps=600, planted_images=40, planted_base_channels=32),
 )
 
 SMOKE = replace(
@@ -169,6 +172,7 @@ SMOKE = replace(
         judge_width=8,
         batch_size=16,
     ),
+    privacy=Privacy(leave_one_out=24, planted_steps=10, planted_images=8, planted_base_channels=16),
 )
 
 PROFILES = {profile.name: profile for profile in (SMOKE, PHANTOM, PAPER)}
