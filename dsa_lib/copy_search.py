@@ -56,6 +56,20 @@ class Nearest:
         hide = np.asarray(own)[:, None] == self.patients[None, :]
         return Nearest(np.where(hide, np.inf, self.distance), self.position, self.mirrored, self.patients)
 
+    def at(self, images: np.ndarray) -> "Nearest":
+        """Of the `images` (positions) alone."""
+        return Nearest(self.distance[images], self.position[images], self.mirrored[images], self.patients)
+
+    def replaced(self, images: np.ndarray, other: "Nearest") -> "Nearest":
+        """The same with the rows of `other` in the place of those of `images` (positions)."""
+        parts = []
+        for mine, theirs in zip(
+            (self.distance, self.position, self.mirrored), (other.distance, other.position, other.mirrored), strict=True
+        ):
+            parts.append(mine.copy())
+            parts[-1][images] = theirs
+        return Nearest(*parts, self.patients)
+
     def best(self) -> np.ndarray:
         """Which patient (column) is nearest, [n]."""
         return self.distance.argmin(axis=1)

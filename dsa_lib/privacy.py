@@ -77,7 +77,7 @@ class Lookup:
 
 @dataclass(frozen=True)
 class Audit:
-    """`table`: one row a space (`privacy.csv`); `pairs`: the closest pairs (`memorisation_pairs.csv`); `lookups` by space; the `level` of the verdict."""
+    """`table`: one row a space (`privacy.csv`); `pairs`: the closest pairs (`memorisation_pairs.csv`); `lookups` by space; the `level`."""
 
     table: pd.DataFrame
     pairs: pd.DataFrame
@@ -88,6 +88,29 @@ class Audit:
     def flagged(self) -> bool:
         """Whether any space is flagged at the overall level."""
         return bool(self.table["flagged"].any())
+
+    def distances(self) -> dict[str, dict[str, np.ndarray]]:
+        """Distances to the nearest training frame by space, for the figure: generated, held-out, and frames of the same patient."""
+        return {
+            name: {
+                GENERATED: found.generated.at_best("distance"),
+                HELD_OUT: found.held_out.at_best("distance"),
+                "same patient": found.same_patient,
+            }
+            for name, found in self.lookups.items()
+        }
+
+    def shown(self, space: str, sets: Mapping[str, "Images"], training: "Images") -> dict[str, list]:
+        """The frames of the closest pairs in `space`: set → (image, training frame), nearest first. `sets`: set → its images, as they were given."""
+        pairs = self.pairs[self.pairs["space"] == space].sort_values("rank")
+        found = {}
+        for name, images in sets.items():
+            images = images.canonical()
+            found[name] = [
+                (images.frames[images.rows[pair.image]], training.frames[training.rows[pair.training]])
+                for pair in pairs[pairs["set"] == name].itertuples()
+            ]
+        return found
 
 
 def check(generated: Images, held_out: Images, training: Images) -> None:
@@ -129,7 +152,7 @@ def look_up(
     itself = np.concatenate([np.full(sizes[0] + sizes[1], -1), rows[chosen]])
     found = search(space, np.concatenate(vectors, axis=1), source, rows, patients, itself)
     made, real, own = (
-        _part(found, start, start + size) for start, size in zip(np.cumsum([0, *sizes[:2]]), sizes, strict=True)
+        found.at(slice(start, start + size)) for start, size in zip(np.cumsum([0, *sizes[:2]]), sizes, strict=True)
     )
     # AuthPct asks how far the nearest training frames themselves lie from others.
     nearest, back = np.unique(made.at_best("position"), return_inverse=True)
@@ -145,10 +168,6 @@ def look_up(
         around.without(patients[nearest]).at_best("distance")[back],
         own.distance[np.arange(len(chosen)), np.searchsorted(own.patients, patients[chosen])],
     )
-
-
-def _part(found: Nearest, first: int, last: int) -> Nearest:
-    return Nearest(*(value[first:last] for value in (found.distance, found.position, found.mirrored)), found.patients)
 
 
 def _spread(training: Images, count: int, seed: int) -> np.ndarray:
@@ -187,21 +206,12 @@ def audit(spaces: Sequence[Space], generated: Images, held_out: Images, training
 
 
 def measures(found: Lookup, generated: Images, held_out: Images) -> dict[str, float]:
-    """One row of `privacy.csv`: distances, AuthPct, C_T and the two tests of one space.
-
-    `near_copies` counts generated images whose relative distance (`Nearest.relative`) is below the smallest of all real frames that were looked up
-    among other patients: the held-out ones, and the training frames without their own patient.
-    """
+    """One row of `privacy.csv`: distances, AuthPct, C_T and the two tests of one space."""
     made, real = (near.at_best("distance") for near in (found.generated, found.held_out))
-    nearer = copy_tests.nearer_test(made, real, generated.cells, held_out.cells, held_out.patients, generated.patients)
-    reference = np.concatenate([found.held_out.relative(), found.others.relative()])
-    patients = np.concatenate([held_out.patients, found.others_patients])
-    copies, p_copies, limit = copy_tests.exceedance_test(found.generated.relative(), reference, patients)
     return {
         "generated_images": len(made),
         "held_out_images": len(real),
         "held_out_patients": len(set(held_out.patients)),
-        "held_out_worth": nearer.worth,
         "median_generated": float(np.median(made)),
         "median_held_out": float(np.median(real)),
         "median_same_patient": float(np.median(found.same_patient)),
@@ -209,6 +219,25 @@ def measures(found: Lookup, generated: Images, held_out: Images) -> dict[str, fl
         "auth_pct": copy_tests.auth_pct(made, found.neighbour),
         "auth_pct_other_patients": copy_tests.auth_pct(made, found.neighbour_other),
         "c_t": copy_tests.c_t(made, real, generated.cells, held_out.cells),
+        **tests(found, held_out, found.generated, generated.cells, generated.patients),
+    }
+
+
+def tests(
+    found: Lookup, held_out: Images, near: Nearest, cells: np.ndarray, patients: np.ndarray | None = None
+) -> dict[str, float]:
+    """The two tests of one space for images whose nearest training frames are `near`, of the conditions `cells` [n].
+
+    `near_copies` counts images whose relative distance (`Nearest.relative`) is below the smallest of all real frames that were looked up among other
+    patients: the held-out ones, and the training frames without their own patient. `patients`: see `copy_tests.nearer_test`.
+    """
+    made, real = (each.at_best("distance") for each in (near, found.held_out))
+    nearer = copy_tests.nearer_test(made, real, cells, held_out.cells, held_out.patients, patients)
+    reference = np.concatenate([found.held_out.relative(), found.others.relative()])
+    whose = np.concatenate([held_out.patients, found.others_patients])
+    copies, p_copies, limit = copy_tests.exceedance_test(near.relative(), reference, whose)
+    return {
+        "held_out_worth": nearer.worth,
         "farther": nearer.farther,
         "p_nearer": nearer.p,
         "near_limit": limit,
@@ -275,4 +304,17 @@ def statement(found: Audit) -> str:
     return (
         f"Not flagged: in none of {len(tested)} spaces do generated images lie nearer to training frames than frames of unseen patients do "
         f"(smallest p = {tested['p_adjusted'].min():.2g} after Holm's correction, level {found.level:.0%}). {limits}"
+    )
+
+
+def scope(study) -> str:
+    """Whose training frames the audit of this run does not cover, in one sentence; empty where it covers all."""
+    from dsa_lib import shipped
+
+    facts = (study.ws.manifest("04_ldm") or {}).get("facts", {})
+    if (facts.get("started_from") or "nothing") == "nothing":
+        return ""
+    return (
+        f"The model went on from weights that were trained on frames of {len(shipped.card()['patients']['train'])} other phantom patients (models/phantom); "
+        "the audit covers the training frames of this run alone, and says nothing of those."
     )

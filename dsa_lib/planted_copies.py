@@ -1,0 +1,185 @@
+"""The planted test of the audit: generators that do copy, and whether the audit says so.
+
+`train_to_copy` trains the run's own kind of diffusion model, smaller and unconditional, on a few training frames until it knows them by heart. The other
+controls copy by hand: frames as they are, mirrored, shifted, noisy, and passed through the autoencoder, all of them or a share among honest images.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler
+
+from dsa_lib import diffusion, privacy
+from dsa_lib.copy_search import Space, embed, search
+from dsa_lib.errors import StudyError
+from dsa_lib.pipeline import DSAPipeline
+from dsa_lib.profiles import Diffusion, Profile
+from dsa_lib.training import fit
+
+MULTIPLIERS = (1, 2, 2)
+NORM_GROUPS = 8
+EMA_DECAY = 0.98
+NOISE_GREY = 6.0  # SD of the noise of a noisy copy, grey levels
+SHIFT = 1 / 32  # of the frame: how far a shifted copy is moved
+SHARE = 0.1  # of copies among honest images
+
+
+def network(profile: Profile) -> Diffusion:
+    """Diffusion settings of the copying model: the profile's schedule and objective, a small network without attention."""
+    return replace(
+        profile.diffusion,
+        base_channels=profile.privacy.planted_base_channels,
+        multipliers=MULTIPLIERS,
+        layers_per_block=1,
+        attention_levels=(False,) * len(MULTIPLIERS),
+        norm_groups=NORM_GROUPS,
+        batch_size=profile.privacy.planted_frames,
+    )
+
+
+def chosen(cells: np.ndarray, patients: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Positions of `count` training frames, each of another patient as far as there are so many, cell after cell in turn. StudyError without any."""
+    if len(cells) == 0:
+        raise StudyError("there is no training frame to plant copies of: use a larger archive")
+    order = np.random.default_rng([seed, 62]).permutation(len(cells))
+    cells, patients = np.asarray(cells), np.asarray(patients)
+    names, taken, seen = list(np.unique(cells)), [], set()
+    while len(taken) < min(count, len(cells)):
+        cell = names[len(taken) % len(names)]
+        free = [row for row in order if row not in taken]
+        taken.append(
+            min(free, key=lambda row: (patients[row] in seen, cells[row] != cell))
+        )  # min keeps the first of equals: the random order
+        seen.add(patients[taken[-1]])
+    return np.array(taken)
+
+
+def train_to_copy(
+    data: diffusion.LatentSet, vae: AutoencoderKL, schedule: DDPMScheduler, profile: Profile, folder: Path, digest: str
+) -> DSAPipeline:
+    """A diffusion model that knows the latents of `data` by heart, as an unconditional pipeline: every step shows it all of them.
+
+    Trained by the loop of every other model (resumed from `folder` by the same `digest`) for `privacy.planted_steps` steps.
+    """
+    config, settings = network(profile), profile.privacy
+    latent_channels, side = data.mean.shape[1:3]
+    if side % 2 ** (len(MULTIPLIERS) - 1):
+        raise StudyError(
+            f"latents of {side}² cannot be halved {len(MULTIPLIERS) - 1} times: set privacy.planted_steps to 0"
+        )
+    torch.manual_seed(profile.seed)
+    unet = diffusion.build_unet(config, latent_channels, side, None)
+    fit(
+        diffusion.UnconditionalDenoiser(unet),
+        diffusion.training_loss(data, schedule, min_snr_gamma=config.min_snr_gamma),
+        size=len(data),
+        batch_size=len(data),
+        steps=settings.planted_steps,
+        learning_rate=settings.planted_learning_rate,
+        cosine=True,
+        warmup_steps=settings.planted_steps // 20,
+        clip_norm=1.0,
+        ema_decay=EMA_DECAY,
+        seed=profile.seed,
+        precision=profile.precision,
+        folder=folder,
+        digest=digest,
+        live=False,
+        log_every_s=profile.log_every_s,
+        checkpoint_every_s=profile.checkpoint_every_s,
+        what="model made to copy",
+    )
+    return DSAPipeline(vae, unet, schedule)
+
+
+def sampled(pipeline: DSAPipeline, count: int, settings, seed: int) -> np.ndarray:
+    """uint8 frames [count, H, W] of the unconditional `pipeline`, by the sampler of the profile's `sampling` section."""
+    pipeline.scheduler = diffusion.sampler(settings.scheduler, pipeline.scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    seeds = np.random.default_rng([seed, 63]).integers(2**31, size=count)
+    starts = range(0, count, settings.batch_size)
+    return np.concatenate(
+        [pipeline(seeds=seeds[s : s + settings.batch_size], num_inference_steps=settings.steps) for s in starts]
+    )
+
+
+def by_hand(
+    frames: np.ndarray, decode: Callable[[np.ndarray], np.ndarray] | None, seed: int
+) -> Mapping[str, np.ndarray]:
+    """Copies of uint8 `frames` [n, H, W], by what was done to them; `decode` passes frames through the autoencoder (None: leaves that out)."""
+    noise = np.random.default_rng([seed, 64]).normal(0, NOISE_GREY, frames.shape)
+    moved = max(round(frames.shape[-1] * SHIFT), 1)
+    copies = {
+        "exact": frames,
+        "mirrored": frames[:, :, ::-1],
+        "shifted": np.concatenate([frames[:, :, :1].repeat(moved, axis=2), frames[:, :, :-moved]], axis=2),
+        "noisy": np.clip(frames + noise, 0, 255).round().astype(np.uint8),
+    }
+    return copies if decode is None else copies | {"through the autoencoder": decode(frames)}
+
+
+def controls(
+    audited: privacy.Audit,
+    spaces: Sequence[Space],
+    generated: privacy.Images,
+    held_out: privacy.Images,
+    training: privacy.Images,
+    planted: Mapping[str, np.ndarray],
+    vectors: Callable[[np.ndarray], np.ndarray],
+    seed: int,
+) -> pd.DataFrame:
+    """The verdict on planted images, each kind alone and as a SHARE of the generated images.
+
+    `planted`: kind → uint8 frames [n, H, W]; `vectors`: frames → features [n, d], for a `feature_space`. `audited`, `spaces` and the sets are those of
+    the audit. An image counts as of the condition of its nearest training frame. One row a kind and share: `images`, of which `planted`, the spaces that are
+    `flagged_in` at the level of the audit, the smallest `p_adjusted`, and `flagged`.
+    """
+    generated, held_out = generated.canonical(), held_out.canonical()
+    every = np.concatenate(list(planted.values()))
+    ends = np.cumsum([len(images) for images in planted.values()])
+    rows = []
+    for space in spaces:
+        source, places = training.source(space)
+        looked_up = every if space.embed is not None else vectors(every)
+        near = search(
+            space, embed(space, looked_up, what="planted images"), source, places, np.asarray(training.patients)
+        )
+        cells = np.asarray(training.cells)[near.at_best("position")]
+        found = audited.lookups[space.name]
+        for kind, end in zip(planted, ends, strict=True):
+            here = np.arange(end - len(planted[kind]), end)
+            rows.append(
+                {"kind": kind, "share": 1.0, "images": len(here), "planted": len(here), "space": space.name}
+                | privacy.tests(found, held_out, near.at(here), cells[here])
+            )
+            place = planted_places(len(generated.rows), SHARE, seed)
+            taken = here[np.arange(len(place)) % len(here)]
+            mixed_cells = np.asarray(generated.cells).copy()
+            mixed_cells[place] = cells[taken]
+            rows.append(
+                {"kind": kind, "share": SHARE, "images": len(mixed_cells), "planted": len(place), "space": space.name}
+                | privacy.tests(found, held_out, found.generated.replaced(place, near.at(taken)), mixed_cells)
+            )
+    groups = pd.DataFrame(rows).groupby(["kind", "share", "images", "planted"], sort=False)
+    return pd.DataFrame(
+        [dict(zip(groups.keys, key, strict=True)) | _verdict(part, audited.level) for key, part in groups]
+    )
+
+
+def _verdict(part: pd.DataFrame, level: float) -> dict:
+    table = privacy.judged(part.reset_index(drop=True), level)
+    return {
+        "flagged_in": ", ".join(table.loc[table["flagged"], "space"]),
+        "p_adjusted": float(table["p_adjusted"].min()),
+        "flagged": bool(table["flagged"].any()),
+    }
+
+
+def planted_places(images: int, share: float, seed: int) -> np.ndarray:
+    """Positions of the `share` (rounded) of `images` that give way to copies."""
+    return np.sort(np.random.default_rng([seed, 65]).permutation(images)[: round(share * images)])
