@@ -14,10 +14,12 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler
 
 from dsa_lib import diffusion, privacy
+from dsa_lib.conditions import CELLS
 from dsa_lib.copy_search import Space, embed, search
 from dsa_lib.errors import StudyError
 from dsa_lib.pipeline import DSAPipeline
 from dsa_lib.profiles import Diffusion, Profile
+from dsa_lib.progress import track
 from dsa_lib.training import fit
 
 MULTIPLIERS = (1, 2, 2)
@@ -41,13 +43,22 @@ def network(profile: Profile) -> Diffusion:
     )
 
 
+def cannot_plant(study) -> str | None:
+    """Why no model is made to copy in this run; None where one is."""
+    if study.profile.privacy.planted_steps == 0:
+        return "privacy.planted_steps is 0"
+    if missing := [name for name in ("vae", "latents/index.parquet") if not study.has(name)]:
+        return f"notebook 03 did not write {missing[0]}"
+    return None
+
+
 def chosen(cells: np.ndarray, patients: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Positions of `count` training frames, each of another patient as far as there are so many, cell after cell in turn. StudyError without any."""
     if len(cells) == 0:
         raise StudyError("there is no training frame to plant copies of: use a larger archive")
     order = np.random.default_rng([seed, 62]).permutation(len(cells))
     cells, patients = np.asarray(cells), np.asarray(patients)
-    names, taken, seen = list(np.unique(cells)), [], set()
+    names, taken, seen = [cell for cell in CELLS if cell in cells] or list(np.unique(cells)), [], set()
     while len(taken) < min(count, len(cells)):
         cell = names[len(taken) % len(names)]
         free = [row for row in order if row not in taken]
@@ -56,6 +67,14 @@ def chosen(cells: np.ndarray, patients: np.ndarray, count: int, seed: int) -> np
         )  # min keeps the first of equals: the random order
         seen.add(patients[taken[-1]])
     return np.array(taken)
+
+
+def frames_to_learn(index: pd.DataFrame, count: int, seed: int) -> np.ndarray:
+    """Rows of `index` (latents/index.parquet) of `count` training frames, canonical ones where there are any (`chosen`)."""
+    training = np.flatnonzero(index["split"] == "train")
+    canonical = training[index["cell"].iloc[training].isin(CELLS)]
+    rows = canonical if len(canonical) else training
+    return rows[chosen(index["cell"].to_numpy()[rows], index["patient"].to_numpy()[rows], count, seed)]
 
 
 def train_to_copy(
@@ -96,13 +115,14 @@ def train_to_copy(
     return DSAPipeline(vae, unet, schedule)
 
 
-def sampled(pipeline: DSAPipeline, count: int, settings, seed: int) -> np.ndarray:
-    """uint8 frames [count, H, W] of the unconditional `pipeline`, by the sampler of the profile's `sampling` section."""
+def sampled(pipeline: DSAPipeline, profile: Profile) -> np.ndarray:
+    """uint8 frames [privacy.planted_images, H, W] of the unconditional `pipeline`, by the sampler of the profile's `sampling` section."""
+    settings, count = profile.sampling, profile.privacy.planted_images
     pipeline.scheduler = diffusion.sampler(settings.scheduler, pipeline.scheduler)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
-    seeds = np.random.default_rng([seed, 63]).integers(2**31, size=count)
-    starts = range(0, count, settings.batch_size)
+    seeds = np.random.default_rng([profile.seed, 63]).integers(2**31, size=count).tolist()
+    starts = track(range(0, count, settings.batch_size), what="batches of the model made to copy")
     return np.concatenate(
         [pipeline(seeds=seeds[s : s + settings.batch_size], num_inference_steps=settings.steps) for s in starts]
     )
@@ -178,6 +198,15 @@ def _verdict(part: pd.DataFrame, level: float) -> dict:
         "p_adjusted": float(table["p_adjusted"].min()),
         "flagged": bool(table["flagged"].any()),
     }
+
+
+def statement(table: pd.DataFrame) -> str:
+    """One sentence on the `controls`: how many are flagged, and which the audit misses."""
+    missed = [f"{each.kind} ({each.share:.0%} of the images)" for each in table[~table["flagged"]].itertuples()]
+    return (
+        f"Of {len(table)} controls that copy, {int(table['flagged'].sum())} are flagged"
+        f"{'; missed: ' + ', '.join(missed) if missed else ''}."
+    )
 
 
 def planted_places(images: int, share: float, seed: int) -> np.ndarray:

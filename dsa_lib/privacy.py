@@ -113,6 +113,13 @@ class Audit:
         return found
 
 
+def cannot_audit(training_patients: np.ndarray) -> str | None:
+    """Why an archive is too small for the audit; None where it is not."""
+    if (count := len(np.unique(training_patients))) < 2:
+        return f"the training frames are of {count} patient, and how near is near shows only beside a second one"
+    return None
+
+
 def check(generated: Images, held_out: Images, training: Images) -> None:
     """Before the long part: training frames and images to look up, all of one size; StudyError otherwise."""
     for what, images in (("training frames", training), ("generated images", generated), ("held-out frames", held_out)):
@@ -130,6 +137,8 @@ def check(generated: Images, held_out: Images, training: Images) -> None:
         raise StudyError(
             "the audit needs the patient of every training and held-out frame: give the columns of arterial.parquet"
         )
+    if why := cannot_audit(training.patients):
+        raise StudyError(f"the audit of memorisation cannot be made: {why}; use a larger archive")
     if shared := set(training.patients) & set(held_out.patients):
         raise StudyError(
             f"{len(shared)} patients have training and held-out frames: run notebooks/01_curation.ipynb again"

@@ -46,7 +46,7 @@ PRODUCERS = (
     (r"samples(/.*)?|figures/(figure[235]|sampling_).*", "05_sampling"),
     (r"readers(/.*)?|tables/(reconstructed_)?table[234]\.csv|figures/(figure4|reader_).*", "06_reader_analysis"),
     (
-        r"tables/table5\.csv|fidelity\.csv|faithfulness\.csv|privacy\.csv|judge(/.*)?|figures/(fidelity|faithfulness|privacy).*",
+        r"tables/table5\.csv|fidelity\.csv|faithfulness\.csv|privacy(_controls)?\.csv|memorisation_pairs\.csv|judge(/.*)?|figures/(fidelity|faithfulness|privacy).*",
         "07_fid",
     ),
     (r"report\.html|ledger\.csv", "10_report"),

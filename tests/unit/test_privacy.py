@@ -114,9 +114,9 @@ def test_too_few_held_out_patients_are_not_judged_by_nearness(archive):
     assert privacy.statement(found).startswith("Not judged: ")
 
 
-def test_one_training_patient_is_refused_in_one_sentence(archive):
+def test_one_training_patient_is_too_few(archive):
     training, held_out, generated = archive
-    with pytest.raises(StudyError, match="one patient only"):
+    with pytest.raises(StudyError, match="are of 1 patient"):
         privacy.audit(SPACES, generated, held_out, training.at(np.arange(PER_PATIENT)), SETTINGS, 0)
 
 
