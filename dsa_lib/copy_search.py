@@ -56,6 +56,11 @@ class Nearest:
         hide = np.asarray(own)[:, None] == self.patients[None, :]
         return Nearest(np.where(hide, np.inf, self.distance), self.position, self.mirrored, self.patients)
 
+    def among(self, patients: np.ndarray) -> "Nearest":
+        """The same among these training patients alone."""
+        kept = np.isin(self.patients, patients)
+        return Nearest(self.distance[:, kept], self.position[:, kept], self.mirrored[:, kept], self.patients[kept])
+
     def at(self, images: np.ndarray) -> "Nearest":
         """Of the `images` (positions) alone."""
         return Nearest(self.distance[images], self.position[images], self.mirrored[images], self.patients)

@@ -148,12 +148,14 @@ def worth(values: np.ndarray, patients: np.ndarray) -> float:
     return float(n / (1 + ((sizes**2).sum() / n - 1) * icc))
 
 
-def exceedance_test(generated: np.ndarray, reference: np.ndarray, patients: np.ndarray) -> tuple[int, float, float]:
+def exceedance_test(
+    generated: np.ndarray, reference: np.ndarray, patients: np.ndarray, generated_patients: np.ndarray | None = None
+) -> tuple[int, float, float]:
     """How many generated images lie below the smallest `reference` value, how likely so many are by chance, and that smallest value.
 
     Were all alike and independent, the k smallest of m + n values would all be generated ones with probability C(m + n − k, n) / C(m + n, n), the
     precedence test of Nelson (1963). n is here the `worth` of the reference values (on the log scale), less than their number where patients have
-    several. p and limit are NaN with fewer than LEAST_PATIENTS patients.
+    several; so are m and k where `generated_patients` says whose the generated ones are. p and limit are NaN with fewer than LEAST_PATIENTS patients.
     """
     generated, reference = np.asarray(generated, float), np.asarray(reference, float)
     if len(np.unique(patients)) < LEAST_PATIENTS:
@@ -161,5 +163,12 @@ def exceedance_test(generated: np.ndarray, reference: np.ndarray, patients: np.n
     limit = float(reference.min())
     m, k = len(generated), int((generated < limit).sum())
     n = worth(np.log(np.maximum(reference, 1e-9)), patients)
-    log_p = gammaln(m + n - k + 1) - gammaln(m - k + 1) - gammaln(m + n + 1) + gammaln(m + 1)
+    share = 1.0 if generated_patients is None else worth(np.log(np.maximum(generated, 1e-9)), generated_patients) / m
+    counted, below = share * m, share * k
+    log_p = (
+        gammaln(counted + n - below + 1)
+        - gammaln(counted - below + 1)
+        - gammaln(counted + n + 1)
+        + gammaln(counted + 1)
+    )
     return k, float(np.exp(log_p)), limit

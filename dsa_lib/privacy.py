@@ -244,7 +244,7 @@ def tests(
     nearer = copy_tests.nearer_test(made, real, cells, held_out.cells, held_out.patients, patients)
     reference = np.concatenate([found.held_out.relative(), found.others.relative()])
     whose = np.concatenate([held_out.patients, found.others_patients])
-    copies, p_copies, limit = copy_tests.exceedance_test(near.relative(), reference, whose)
+    copies, p_copies, limit = copy_tests.exceedance_test(near.relative(), reference, whose, patients)
     return {
         "held_out_worth": nearer.worth,
         "farther": nearer.farther,
