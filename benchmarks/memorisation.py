@@ -2,8 +2,9 @@
 
     python benchmarks/memorisation.py --run phantom --samples FOLDER
 
-reads a finished run of profile phantom (notebooks 01 to 05) and writes benchmarks/memorisation.json. Everything is simulated anatomy, and there is one archive: rates
-are over random splits of its patients and over seeds of sampling, not over archives. FOLDER keeps the images of every seed, so that a stopped call goes on.
+reads a finished run of profile phantom (notebooks 01 to 05) and writes benchmarks/memorisation.json. Everything is simulated anatomy, and there is one
+archive: rates are over random splits of its patients and over seeds of sampling, not over archives. FOLDER keeps the images of every seed, so that a
+stopped call goes on.
 
 - Honest, real frames: patients are split at random into training, held-out and "generated"; frames of the last stand in the place of generated
   images, and the tests are told whose they are.
