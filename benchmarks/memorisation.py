@@ -3,8 +3,8 @@
     python benchmarks/memorisation.py --run phantom --samples FOLDER
 
 reads a finished run of profile phantom (notebooks 01 to 05) and writes benchmarks/memorisation.json. Everything is simulated anatomy, and there is one
-archive: rates are over random splits of its patients and over seeds of sampling, not over archives. FOLDER keeps the images of every seed, so that a
-stopped call goes on.
+archive: rates are over random splits of its patients and over seeds of sampling, not over archives. FOLDER keeps further images of the model, so that
+a stopped call goes on.
 
 - Honest, real frames: patients are split at random into training, held-out and "generated"; frames of the last stand in the place of generated
   images, and the tests are told whose they are.
@@ -27,15 +27,17 @@ from scipy.stats import binomtest
 from dsa_lib import autoencoder, copy_search, diffusion, features, phase, planted_copies, privacy, sampling
 from dsa_lib.conditions import CELLS
 from dsa_lib.copy_search import Nearest, Space
+from dsa_lib.images import read_images
 from dsa_lib.pipeline import DSAPipeline
 from dsa_lib.profiles import Profile, load_profile
 from dsa_lib.progress import track
 from dsa_lib.session import environment
-from dsa_lib.workspace import Workspace, sha256, write_json
+from dsa_lib.workspace import Workspace, atomic_write, sha256, write_json
 
 SEED = 20261126
 PER_SERIES = 2  # canonical frames of a series that are looked up: further ones hardly add
 SPLIT = {"real frames": (22, 10), "model": (28, 12)}  # training and held-out patients of a random split
+EXTRA = 100  # images of a batch
 COPIED = 100  # training frames of which copies are kept ready
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 OUT = Path(__file__).with_suffix(".json")
@@ -44,7 +46,7 @@ OUT = Path(__file__).with_suffix(".json")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--run", default="phantom")
-    parser.add_argument("--samples", type=Path, required=True, help="folder that keeps the images of every seed")
+    parser.add_argument("--samples", type=Path, required=True, help="folder that keeps further images of the model")
     parser.add_argument("--seeds", type=int, default=40)
     parser.add_argument("--images", type=int, default=100, help="of a seed; a quarter a condition")
     parser.add_argument("--splits", type=int, default=400, help="of the real frames")
@@ -54,9 +56,8 @@ def main() -> None:
     profile = load_profile(provenance["profile"], provenance.get("overrides"))
     arterial = pd.read_parquet(ws.root / "arterial.parquet")
     frames = np.load(ws.root / "frames.npy", mmap_mode="r")
-    made = [generated(ws, profile, request, seed) for seed in track(range(request.seeds), what="seeds sampled")]
-    archive = Archive(ws, arterial, frames, np.concatenate([images for images, _ in made]))
-    cells = np.concatenate([named for _, named in made])
+    images, cells = generated(ws, profile, request)
+    archive = Archive(ws, arterial, frames, images)
     report = {
         "what": "false alarms and power of the memorisation audit on phantom patients (simulated); see the head of benchmarks/memorisation.py",
         "run": {"profile": profile.name, "seed": profile.seed, "patients": int(arterial["patient"].nunique())},
@@ -75,22 +76,45 @@ def main() -> None:
     print(json.dumps(report, indent=1))
 
 
-def generated(ws: Workspace, profile: Profile, request, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Frames of the run's model and their conditions for one seed, from the folder where they are there."""
-    path = request.samples / f"{seed}.npz"
-    if not path.exists():
-        dsa = DSAPipeline.from_pretrained(ws.root / "ldm").to("cuda" if torch.cuda.is_available() else "cpu")
-        dsa.set_progress_bar_config(disable=True)
-        dsa.scheduler = diffusion.sampler(profile.sampling.scheduler, dsa.scheduler)
-        plan = sampling.stratified_plan(1000 + seed, request.images // len(CELLS))
-        parts = [
-            dsa(batch["sentence"].tolist(), seeds=batch["seed"].tolist(), num_inference_steps=profile.sampling.steps)
-            for batch in (plan.iloc[start : start + 20] for start in range(0, len(plan), 20))
-        ]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, frames=np.concatenate(parts), cells=plan["cell"].to_numpy().astype(str))
-    content = np.load(path)
-    return content["frames"], content["cells"]
+def generated(ws: Workspace, profile: Profile, request) -> tuple[np.ndarray, np.ndarray]:
+    """Images of the run's model, [seeds · images, H, W], and their conditions: set after set, each with equally many of the four.
+
+    First the images that the run has made itself, then further ones, a batch of EXTRA for each file of the folder.
+    """
+    images, cells = [], []
+    for name in ("fid", "reader"):
+        manifest = pd.read_parquet(ws.root / "samples" / name / "manifest.parquet")
+        images.append(read_images(ws.root / "samples" / name, manifest["file"].tolist()))
+        cells.append(manifest["cell"].to_numpy().astype(str))
+    each = request.images // len(CELLS)
+    batch = 0
+    while min((np.concatenate(cells) == cell).sum() for cell in CELLS) < each * request.seeds:
+        path = request.samples / f"{batch}.npz"
+        if not path.exists():
+            sample(ws, profile, batch, path)
+        content = np.load(path)
+        images.append(content["frames"])
+        cells.append(content["cells"].astype(str))
+        print(f"batch {batch} of {EXTRA} images", flush=True)
+        batch += 1
+    images, cells = np.concatenate(images), np.concatenate(cells)
+    of_cell = [np.flatnonzero(cells == cell)[: each * request.seeds].reshape(request.seeds, each) for cell in CELLS]
+    order = np.concatenate(of_cell, axis=1).ravel()
+    return images[order], cells[order]
+
+
+def sample(ws: Workspace, profile: Profile, batch: int, path: Path) -> None:
+    """Write a batch of EXTRA images of the run's model, as its profile samples, and their conditions to `path`."""
+    dsa = DSAPipeline.from_pretrained(ws.root / "ldm").to("cuda" if torch.cuda.is_available() else "cpu")
+    dsa.set_progress_bar_config(disable=True)
+    dsa.scheduler = diffusion.sampler(profile.sampling.scheduler, dsa.scheduler)
+    plan = sampling.stratified_plan(1000 + batch, EXTRA // len(CELLS))
+    parts = [
+        dsa(some["sentence"].tolist(), seeds=some["seed"].tolist(), num_inference_steps=profile.sampling.steps, allow_unseen=True)
+        for some in (plan.iloc[start : start + 20] for start in range(0, len(plan), 20))
+    ]  # fmt: skip
+    with atomic_write(path) as temporary:
+        np.savez(temporary, frames=np.concatenate(parts), cells=plan["cell"].to_numpy().astype(str))
 
 
 class Archive:

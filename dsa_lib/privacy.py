@@ -1,9 +1,9 @@
 """The memorisation audit: do generated images lie nearer to training frames than frames of patients whom the model never saw?
 
 Looked up are every generated image and every held-out real frame of the four conditions, in each space of `copy_search`; the tests are those of
-`copy_tests`. Held-out frames are of other patients, so that an image which shows a *training patient*, be it at another moment than any training
-frame, lies nearer than they do and counts as a copy. What the audit cannot show: copying that no space sees (a small region, a mark), and that
-the images are anonymous in a legal sense.
+`copy_tests`. Held-out frames are of other patients: whether these spaces would also see a training *patient* at a moment that is no training frame, or
+copied frames alone, is told by how near frames of one patient lie to each other (`same_patient`). What the audit cannot show: copying that no space
+sees (a small region, a mark), and that the images are anonymous in a legal sense.
 """
 
 from collections.abc import Mapping, Sequence
@@ -224,6 +224,7 @@ def measures(found: Lookup, generated: Images, held_out: Images) -> dict[str, fl
         "median_generated": float(np.median(made)),
         "median_held_out": float(np.median(real)),
         "median_same_patient": float(np.median(found.same_patient)),
+        "median_other_patients": float(np.median(found.others.at_best("distance"))),
         "mirrored_generated": float(found.generated.at_best("mirrored").mean()),
         "auth_pct": copy_tests.auth_pct(made, found.neighbour),
         "auth_pct_other_patients": copy_tests.auth_pct(made, found.neighbour_other),

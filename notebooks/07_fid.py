@@ -227,8 +227,10 @@ rates.to_csv(study.write("faithfulness.csv"), index=False)
 # share of honest models that may be flagged by chance; `benchmarks/memorisation.py` measures that share. AuthPct (Alaa et al. 2022) is shown and does not decide: the next
 # frame of the same run lies so near a training frame that a near copy can pass as authentic, unless neighbours of other patients are asked for.
 #
-# Held-out frames are of other patients. A generated frame that shows a training patient at a moment of its own is no copy of a frame, and lies nearer than they do
-# (`median_same_patient` is the distance between frames of one patient): it counts as a copy here, and for a patient's privacy it is one.
+# Held-out frames are of other patients, so they set a scale for images of *new* patients. `median_same_patient` is the distance from a training frame to the nearest other
+# frame of its own patient, `median_other_patients` to that of any other patient. Where the first is clearly smaller, a generated frame that shows a training
+# patient at a moment of its own counts as near too, though it copies no frame; where it is not, these spaces do not recognise a patient, and the audit
+# speaks of copied frames alone.
 
 # %%
 held_out_set = privacy.Images(
