@@ -19,8 +19,11 @@ from dsa_lib.features import _device, check_features, check_frames
 from dsa_lib.progress import track
 
 BLOCK = 256  # frames in memory at a time
-PIXEL_SIZE, PIXEL_MARGIN, PIXEL_STEP = 40, 2, 2  # px: side, largest shift and steps of the shift at that side
-PIXEL_BLUR = 0.8  # px (SD) at that side, so that a copy between two steps of the shift is found too
+PIXEL_SIZE, PIXEL_MARGIN, PIXEL_BLUR = (
+    32,
+    2,
+    0.8,
+)  # px: side, largest shift (in steps of 1) and SD of the blur, at that side
 MAP_STAGES = ((0, 8), (1, 8), (2, 4))  # stage of the phase network, and the largest grid on which its map is kept
 
 
@@ -99,10 +102,10 @@ class Nearest:
 
 
 def pixel_space() -> Space:
-    """Greys at 40 × 40, blurred, the margin cut off, each frame with mean 0 and length 1: brightness and contrast do not count.
+    """Greys at 32 × 32, blurred, the margin cut off, each frame with mean 0 and length 1: brightness and contrast do not count.
 
-    The squared distance is then 2 − 2 r with r the correlation of the two frames. The margin (2 px, a twentieth of the frame) is how far a
-    copy may be shifted; coarse and blurred as the greys are, a shift in between is found too.
+    The squared distance is then 2 − 2 r with r the correlation of the two frames. The margin (2 px, a sixteenth of the frame) is how far a copy may be
+    shifted, in steps of 1 px. Vessels are so thin that a shift halfway between two steps takes a copy out of reach.
     """
 
     def small(frames: np.ndarray) -> torch.Tensor:
@@ -119,7 +122,7 @@ def pixel_space() -> Space:
         return (x / x.norm(dim=1, keepdim=True).clamp_min(1e-6)).cpu().numpy()
 
     side = PIXEL_SIZE - 2 * PIXEL_MARGIN
-    shifts = range(0, 2 * PIXEL_MARGIN + 1, PIXEL_STEP)
+    shifts = range(2 * PIXEL_MARGIN + 1)
 
     def embed(frames: np.ndarray) -> np.ndarray:
         return unit(small(frames)[:, PIXEL_MARGIN : PIXEL_MARGIN + side, PIXEL_MARGIN : PIXEL_MARGIN + side])
@@ -130,7 +133,7 @@ def pixel_space() -> Space:
             for left in shifts:
                 yield unit(x[:, top : top + side, left : left + side])
 
-    return Space("pixels", "greys at 40 × 40, shifted and mirrored too", embed, views)
+    return Space("pixels", "greys at 32 × 32, shifted and mirrored too", embed, views)
 
 
 def map_space(classifier: Path, size: int) -> Space:

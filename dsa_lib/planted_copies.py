@@ -22,7 +22,7 @@ from dsa_lib.profiles import Diffusion, Profile
 from dsa_lib.progress import track
 from dsa_lib.training import fit
 
-MULTIPLIERS = (1, 2, 2)
+MULTIPLIERS = (1, 2, 4, 4)
 NORM_GROUPS = 8
 EMA_DECAY = 0.98
 NOISE_GREY = 6.0  # SD of the noise of a noisy copy, grey levels
@@ -53,28 +53,29 @@ def cannot_plant(study) -> str | None:
 
 
 def chosen(cells: np.ndarray, patients: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Positions of `count` training frames, each of another patient as far as there are so many, cell after cell in turn. StudyError without any."""
+    """Positions of up to `count` frames: of every patient one before a second of any, and within that cell after cell in turn. StudyError without any."""
     if len(cells) == 0:
         raise StudyError("there is no training frame to plant copies of: use a larger archive")
-    order = np.random.default_rng([seed, 62]).permutation(len(cells))
-    cells, patients = np.asarray(cells), np.asarray(patients)
-    names, taken, seen = [cell for cell in CELLS if cell in cells] or list(np.unique(cells)), [], set()
-    while len(taken) < min(count, len(cells)):
-        cell = names[len(taken) % len(names)]
-        free = [row for row in order if row not in taken]
-        taken.append(
-            min(free, key=lambda row: (patients[row] in seen, cells[row] != cell))
-        )  # min keeps the first of equals: the random order
-        seen.add(patients[taken[-1]])
-    return np.array(taken)
+    table = pd.DataFrame({"position": np.random.default_rng([seed, 62]).permutation(len(cells))})
+    table["cell"], table["patient"] = np.asarray(cells)[table["position"]], np.asarray(patients)[table["position"]]
+    table["of_patient"] = table.groupby("patient").cumcount()
+    table["of_cell"] = table.groupby(["of_patient", "cell"]).cumcount()
+    return table.sort_values(["of_patient", "of_cell"], kind="stable")["position"].to_numpy()[:count]
 
 
 def frames_to_learn(index: pd.DataFrame, count: int, seed: int) -> np.ndarray:
-    """Rows of `index` (latents/index.parquet) of `count` training frames, canonical ones where there are any (`chosen`)."""
-    training = np.flatnonzero(index["split"] == "train")
-    canonical = training[index["cell"].iloc[training].isin(CELLS)]
-    rows = canonical if len(canonical) else training
-    return rows[chosen(index["cell"].to_numpy()[rows], index["patient"].to_numpy()[rows], count, seed)]
+    """Rows of `index` (latents/index.parquet) of `count` training frames: of each patient the most probably arterial one, so that vessels show.
+
+    Frames of the four conditions, where there are any.
+    """
+    rows = index.reset_index(drop=True)
+    rows = rows[rows["split"] == "train"]
+    rows = rows[rows["cell"].isin(CELLS)] if rows["cell"].isin(CELLS).any() else rows
+    rows = rows.sort_values("probability", ascending=False, kind="stable")
+    rows = rows.assign(turn=rows.groupby("patient").cumcount())
+    turns = max(-(-count // max(rows["patient"].nunique(), 1)), 1)
+    rows = rows[rows["turn"] < turns]
+    return rows.index.to_numpy()[chosen(rows["cell"].to_numpy(), rows["patient"].to_numpy(), count, seed)]
 
 
 def train_to_copy(
@@ -82,7 +83,8 @@ def train_to_copy(
 ) -> DSAPipeline:
     """A diffusion model that knows the latents of `data` by heart, as an unconditional pipeline: every step shows it all of them.
 
-    Trained by the loop of every other model (resumed from `folder` by the same `digest`) for `privacy.planted_steps` steps.
+    Trained by the loop of every other model (resumed from `folder` by the same `digest`) for `privacy.planted_steps` steps. All timesteps weigh alike,
+    whatever the profile says: which of the frames a sample becomes is decided where noise is strong, and min-SNR weights leave that unlearnt.
     """
     config, settings = network(profile), profile.privacy
     latent_channels, side = data.mean.shape[1:3]
@@ -94,7 +96,7 @@ def train_to_copy(
     unet = diffusion.build_unet(config, latent_channels, side, None)
     fit(
         diffusion.UnconditionalDenoiser(unet),
-        diffusion.training_loss(data, schedule, min_snr_gamma=config.min_snr_gamma),
+        diffusion.training_loss(data, schedule),
         size=len(data),
         batch_size=len(data),
         steps=settings.planted_steps,

@@ -205,4 +205,4 @@ class Privacy:
     planted_frames: int = 8
     planted_images: int = 100  # sampled from it
     planted_base_channels: int = 64
-    planted_learning_rate: float = 2e-3
+    planted_learning_rate: float = 1e-3

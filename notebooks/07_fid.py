@@ -213,8 +213,8 @@ rates.to_csv(study.write("faithfulness.csv"), index=False)
 # ## Does the model hand out its training frames?
 #
 # The paper calls its images privacy-preserving without a test. Here every generated frame, and every held-out frame of the four conditions, is looked up
-# among all training frames in three spaces: *pixels* (blurred greys of mean 0 and length 1, so that brightness and contrast do not count; shifted and mirrored
-# too), *network maps* (what lies where, for the run's phase network; mirrored too), and the features of the distances above. Two questions are tested in each.
+# among all training frames in three spaces: *pixels* (blurred greys of mean 0 and length 1, so that brightness and contrast do not count; mirrored and
+# shifted too), *network maps* (what lies where, for the run's phase network; mirrored too), and the features of the distances above. Two questions are tested in each.
 #
 # 1. Are generated frames nearer to training frames than held-out ones are? $C_T$ (Meehan, Chaudhuri & Dasgupta 2020) asks it with Mann and Whitney's $U$ in
 #    cells of a partition, here the conditions, $C_T = \sum_\pi P_n(\pi)\, Z_\pi / \sum_\pi P_n(\pi)$, and takes all frames as independent. Frames of one patient are not:
