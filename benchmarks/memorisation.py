@@ -239,7 +239,7 @@ def power(archive: Archive, profile: Profile, cells: np.ndarray, request) -> dic
                 images[place] = archive.first_copy + number * len(archive.copied) + taken
                 named[place] = all_cells[archive.copied[taken]]
                 rows.append(archive.verdict(profile, training, held_out, images, named, seed))
-            found.setdefault(kind, {})[f"{share:.0%}"] = interval([row["flagged"] for row in rows])
+            found.setdefault(kind, {})[f"{len(place)} of {request.images}"] = interval([row["flagged"] for row in rows])
     return found
 
 
