@@ -47,7 +47,7 @@ def gallery(groups: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]], pairs
     each pair stand rank, relative and absolute distance. A training frame that was found mirrored is shown mirrored, and marked.
     """
     columns = max(len(shown) for shown in groups.values())
-    figure = plt.figure(figsize=(0.86 * columns + 0.5, 2.25 * len(groups) + 0.35))
+    figure = plt.figure(figsize=(0.86 * columns + 0.5, 1.95 * len(groups) + 0.35))
     blocks = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
     for block, (kind, shown) in zip(blocks, groups.items(), strict=True):
         table = pairs[pairs["set"] == kind].sort_values("rank")
