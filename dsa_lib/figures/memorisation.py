@@ -50,7 +50,7 @@ def gallery(groups: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]], pairs
     figure = plt.figure(figsize=(0.86 * columns + 0.5, 1.95 * len(groups) + 0.35))
     blocks = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
     for block, (kind, shown) in zip(blocks, groups.items(), strict=True):
-        table = pairs[pairs["set"] == kind].sort_values("rank")
+        table = pairs[(pairs["space"] == space) & (pairs["set"] == kind)].sort_values("rank")
         axes = block.subplots(2, columns, squeeze=False)
         for axis in axes.flat:
             axis.set(xticks=[], yticks=[])
