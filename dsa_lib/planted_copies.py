@@ -1,54 +1,37 @@
 """The planted test of the audit: generators that do copy, and whether the audit says so.
 
-`train_to_copy` trains the run's own kind of diffusion model, smaller and unconditional, on a few training frames until it knows them by heart. The other
-controls copy by hand: frames as they are, mirrored, shifted, noisy, and passed through the autoencoder, all of them or a share among honest images.
+`train_to_copy` trains the run's unconditional diffusion model on, on a few training frames alone, until it knows them by heart. The other controls copy
+by hand: frames as they are, mirrored, shifted, noisy, and passed through the autoencoder, all of them or a share among honest images.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler
 
 from dsa_lib import diffusion, privacy
 from dsa_lib.conditions import CELLS
 from dsa_lib.copy_search import Space, embed, search
 from dsa_lib.errors import StudyError
 from dsa_lib.pipeline import DSAPipeline
-from dsa_lib.profiles import Diffusion, Profile
+from dsa_lib.profiles import Profile
 from dsa_lib.progress import track
 from dsa_lib.training import fit
 
-MULTIPLIERS = (1, 2, 4, 4)
-NORM_GROUPS = 8
-EMA_DECAY = 0.98
+EMA_DECAY = 0.97
 NOISE_GREY = 6.0  # SD of the noise of a noisy copy, grey levels
 SHIFT = 1 / 32  # of the frame: how far a shifted copy is moved
 SHARE = 0.1  # of copies among honest images
-
-
-def network(profile: Profile) -> Diffusion:
-    """Diffusion settings of the copying model: the profile's schedule and objective, a small network without attention."""
-    return replace(
-        profile.diffusion,
-        base_channels=profile.privacy.planted_base_channels,
-        multipliers=MULTIPLIERS,
-        layers_per_block=1,
-        attention_levels=(False,) * len(MULTIPLIERS),
-        norm_groups=NORM_GROUPS,
-        batch_size=profile.privacy.planted_frames,
-    )
 
 
 def cannot_plant(study) -> str | None:
     """Why no model is made to copy in this run; None where one is."""
     if study.profile.privacy.planted_steps == 0:
         return "privacy.planted_steps is 0"
-    if missing := [name for name in ("vae", "latents/index.parquet") if not study.has(name)]:
-        return f"notebook 03 did not write {missing[0]}"
+    if missing := [name for name in ("ldm_unconditional", "latents/index.parquet") if not study.has(name)]:
+        return f"this run has no {missing[0]}"
     return None
 
 
@@ -79,30 +62,23 @@ def frames_to_learn(index: pd.DataFrame, count: int, seed: int) -> np.ndarray:
 
 
 def train_to_copy(
-    data: diffusion.LatentSet, vae: AutoencoderKL, schedule: DDPMScheduler, profile: Profile, folder: Path, digest: str
+    pipeline: DSAPipeline, data: diffusion.LatentSet, profile: Profile, folder: Path, digest: str
 ) -> DSAPipeline:
-    """A diffusion model that knows the latents of `data` by heart, as an unconditional pipeline: every step shows it all of them.
+    """The unconditional `pipeline`, its network trained on until it knows the latents of `data` by heart: every step shows it all of them.
 
-    Trained by the loop of every other model (resumed from `folder` by the same `digest`) for `privacy.planted_steps` steps. All timesteps weigh alike,
-    whatever the profile says: which of the frames a sample becomes is decided where noise is strong, and min-SNR weights leave that unlearnt.
+    Trained in place by the loop of every other model (resumed from `folder` by the same `digest`) for `privacy.planted_steps` steps. All timesteps weigh
+    alike, whatever the profile says: which of the frames a sample becomes is decided where noise is strong, and min-SNR weights leave that unlearnt.
     """
-    config, settings = network(profile), profile.privacy
-    latent_channels, side = data.mean.shape[1:3]
-    if side % 2 ** (len(MULTIPLIERS) - 1):
-        raise StudyError(
-            f"latents of {side}² cannot be halved {len(MULTIPLIERS) - 1} times: set privacy.planted_steps to 0"
-        )
-    torch.manual_seed(profile.seed)
-    unet = diffusion.build_unet(config, latent_channels, side, None)
+    settings = profile.privacy
     fit(
-        diffusion.UnconditionalDenoiser(unet),
-        diffusion.training_loss(data, schedule),
+        diffusion.UnconditionalDenoiser(pipeline.unet),
+        diffusion.training_loss(data, diffusion.noise_schedule(profile.diffusion)),
         size=len(data),
         batch_size=len(data),
         steps=settings.planted_steps,
         learning_rate=settings.planted_learning_rate,
         cosine=True,
-        warmup_steps=settings.planted_steps // 20,
+        warmup_steps=settings.planted_steps // 25,
         clip_norm=1.0,
         ema_decay=EMA_DECAY,
         seed=profile.seed,
@@ -114,7 +90,7 @@ def train_to_copy(
         checkpoint_every_s=profile.checkpoint_every_s,
         what="model made to copy",
     )
-    return DSAPipeline(vae, unet, schedule)
+    return pipeline
 
 
 def sampled(pipeline: DSAPipeline, profile: Profile) -> np.ndarray:

@@ -200,9 +200,8 @@ class Privacy:
     level: float = 0.05  # chance that an honest model is flagged, over all spaces together
     leave_one_out: int = 2000  # training frames looked up among other patients, for the limit of a near copy
     gallery: int = 10  # closest pairs shown
-    # The planted test: a small model made to copy so many training frames, which the audit must flag. 0 steps leave it out.
+    # The planted test: the unconditional model, trained on alone so many training frames until it copies them, which the audit must flag. 0 steps: none
     planted_steps: int = 3000
     planted_frames: int = 8
     planted_images: int = 100  # sampled from it
-    planted_base_channels: int = 64
-    planted_learning_rate: float = 1e-3
+    planted_learning_rate: float = 1e-4

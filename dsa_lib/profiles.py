@@ -133,7 +133,7 @@ PHANTOM = Profile(
         judge_size=64,
         judge_width=32,
     ),
-    privacy=Privacy(leave_one_out=150, planted_steps=600, planted_images=40, planted_base_channels=32),
+    privacy=Privacy(leave_one_out=150, planted_steps=250, planted_images=40, planted_learning_rate=7e-4),
 )
 
 SMOKE = replace(
@@ -172,7 +172,7 @@ SMOKE = replace(
         judge_width=8,
         batch_size=16,
     ),
-    privacy=Privacy(leave_one_out=24, planted_steps=10, planted_images=8, planted_base_channels=16),
+    privacy=Privacy(leave_one_out=24, planted_steps=10, planted_images=8, planted_learning_rate=7e-4),
 )
 
 PROFILES = {profile.name: profile for profile in (SMOKE, PHANTOM, PAPER)}

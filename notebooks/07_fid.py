@@ -49,6 +49,7 @@ from dsa_lib import (
     fidelity,
     images,
     phase,
+    pipeline,
     planted_copies,
     privacy,
     tables,
@@ -276,9 +277,9 @@ for space in spaces if no_audit is None else []:
 # %% [markdown]
 # ### Would the audit notice?
 #
-# A model that does copy: the same diffusion code on latents of notebook 03, a small network, trained on a few training frames until it knows them by heart. Its
-# samples go through the same audit. Beside it stand copies by hand of other training frames, as they are and altered; each kind alone, and as a tenth of
-# the generated images above. What is not flagged says how much copying the audit can miss on this archive.
+# A model that does copy: the run's unconditional model, trained on alone a few training frames by the same code. Its samples go through the same audit. Beside it
+# stand copies by hand of other training frames, as they are and altered; each kind alone, and as a tenth of the generated images above. What is not
+# flagged says how much copying the audit can miss on this archive.
 
 # %%
 planted, planted_told = {}, "Not planted."
@@ -287,9 +288,8 @@ if (no_plant := no_audit or planted_copies.cannot_plant(study)) is None:
     posterior = [np.load(study.read(f"latents/{name}.npy"), mmap_mode="r") for name in ("mean", "std")]
     known_by_heart = planted_copies.frames_to_learn(index, study.profile.privacy.planted_frames, study.profile.seed)
     copying = planted_copies.train_to_copy(
+        pipeline.DSAPipeline.from_pretrained(study.read("ldm_unconditional")),
         diffusion.LatentSet(*posterior, vae.config.scaling_factor, rows=known_by_heart),
-        vae,
-        diffusion.noise_schedule(study.profile.diffusion),
         study.profile,
         folder=study.ws.checkpoints("planted_copies"),
         digest=study.digest("privacy", "diffusion", code=[planted_copies, diffusion, training]),
