@@ -274,3 +274,17 @@ class Plausibility:
     network_steps: int = 800
     network_batch: int = 12
     network_learning_rate: float = 2e-3
+
+
+@dataclass(frozen=True)
+class Privacy:
+    """The memorisation audit (the paper calls its images privacy-preserving and tests nothing of it; every number here is ours)."""
+
+    level: float = 0.05  # chance that an honest model is flagged, over all spaces together
+    leave_one_out: int = 2000  # training frames looked up among other patients, for the limit of a near copy
+    gallery: int = 10  # closest pairs shown
+    # The planted test: the unconditional model, trained on alone so many training frames until it copies them, which the audit must flag. 0 steps: none
+    planted_steps: int = 3000
+    planted_frames: int = 8
+    planted_images: int = 100  # sampled from it
+    planted_learning_rate: float = 1e-4

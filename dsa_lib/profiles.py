@@ -23,6 +23,7 @@ from dsa_lib.profile_sections import (
     Fidelity,
     Network,
     Plausibility,
+    Privacy,
     Readers,
     Sampling,
     Sweep,
@@ -55,6 +56,7 @@ class Profile:
     network: Network = field(default_factory=Network)
     sweep: Sweep = field(default_factory=Sweep)
     plausibility: Plausibility = field(default_factory=Plausibility)
+    privacy: Privacy = field(default_factory=Privacy)
 
     def __post_init__(self):
         check_profile(self)
@@ -157,6 +159,7 @@ PHANTOM = Profile(
     network=Network(input_size=64, width=32, steps=900, batch_size=32, learning_rate=2e-3, evaluations=5),
     sweep=Sweep(primary_deg=(-40, -30, -20, -10, 0, 10, 20, 30, 40), secondary_deg=(-20, -10, 0, 10, 20, 30), seeds=4),
     plausibility=Plausibility(images=240),
+    privacy=Privacy(leave_one_out=150, planted_steps=250, planted_images=40, planted_learning_rate=7e-4),
 )
 
 SMOKE = replace(
@@ -213,6 +216,7 @@ SMOKE = replace(
     network=Network(input_size=32, width=8, steps=20, batch_size=32, evaluations=2),
     sweep=Sweep(primary_deg=(-30, 0, 30), secondary_deg=(-20, 0, 20), seeds=2),
     plausibility=Plausibility(images=16, bootstrap=200),
+    privacy=Privacy(leave_one_out=24, planted_steps=10, planted_images=8, planted_learning_rate=7e-4),
 )
 
 PROFILES = {profile.name: profile for profile in (SMOKE, PHANTOM, PAPER)}

@@ -63,7 +63,14 @@ FURTHER = {
         "How the distance answers to resizing and windowing",
         "Both sets changed, the generated alone, and held-out frames against themselves unchanged; fewer images, so compare within the table.",
     ),
-    "privacy.csv": ("Nearest training frames", "A first screening in one feature space, no proof of anonymity."),
+    "privacy.csv": (
+        "Memorisation: does the model hand out its training frames?",
+        "Nearest training frames of generated and of held-out frames in three spaces, two tests in each, Holm's correction; no proof of anonymity.",
+    ),
+    "privacy_controls.csv": (
+        "Memorisation: what the audit flags when images do copy",
+        "Planted copies of training frames, alone and as a tenth of the generated ones; what is not flagged the audit misses on this archive.",
+    ),
     "vae_quality.csv": (
         "What the autoencoder keeps",
         "Held-out frames decoded; contrast as a share of the original's, on the vessels' darkest lines (ridge) and over all their pixels (area).",

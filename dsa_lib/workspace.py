@@ -46,8 +46,9 @@ PRODUCERS = (
     (r"samples(/.*)?|figures/(figure[235]|sampling_).*", "05_sampling"),
     (r"readers(/.*)?|tables/(reconstructed_)?table[234]\.csv|figures/(figure4|reader_).*", "06_reader_analysis"),
     (
-        r"tables/table5(_context)?\.csv|fidelity(_(intervals|resampled|sensitivity))?\.csv|faithfulness\.csv|privacy\.csv|utility\.csv|plausibility\.csv"
-        r"|dsa_network(/.*)?|angle[a-z_]*\.csv|figures/(fidelity|faithfulness|privacy|utility|angle|dsa_network|plausibility).*",
+        r"tables/table5(_context)?\.csv|fidelity(_(intervals|resampled|sensitivity))?\.csv|faithfulness\.csv|utility\.csv|plausibility\.csv"
+        r"|privacy(_controls)?\.csv|memorisation_pairs\.csv|dsa_network(/.*)?|angle[a-z_]*\.csv"
+        r"|figures/(fidelity|faithfulness|privacy|utility|angle|dsa_network|plausibility).*",
         "07_fid",
     ),
     (r"report\.html|ledger\.csv", "10_report"),
