@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
+from scipy.special import expit
 from torch import nn
 from transformers.utils import logging
 
@@ -27,7 +28,8 @@ from dsa_lib.progress import track
 from dsa_lib.training import Draws, fit
 from dsa_lib.workspace import atomic_write
 
-# A head each: what a class head names when its probability exceeds one half, or the unit of an angle head.
+# A head each. A class head gives the probability of what it names here; an angle head has one output a plane, because the frontal and the lateral view
+# show a rotation in other ways, and because a single output would have to learn the 90° between them as exactly as a few degrees within each.
 CLASS_HEADS = {"phase": "arterial", "circulation": "posterior", "plane": "B"}
 ANGLE_HEADS = ("primary_angle_deg", "secondary_angle_deg")
 HEADS = (*CLASS_HEADS, *ANGLE_HEADS)
@@ -85,31 +87,45 @@ def cannot_learn(known: pd.DataFrame) -> dict[str, str]:
     for name, positive in CLASS_HEADS.items():
         values = set(known[name].dropna())
         if values != {0.0, 1.0}:
-            lacking = (
-                "of either kind"
-                if not values
-                else f"that is not {positive}"
-                if 0.0 not in values
-                else f"that is {positive}"
-            )
+            lacking = "of either kind" if not values else f"that is {'' if 0.0 in values else 'not '}{positive}"
             why[name] = f"no training frame {lacking}"
     for name in ANGLE_HEADS:
-        spread = known[name].std()
-        if not spread >= LEAST_SPREAD_DEG:
-            why[name] = f"the angles of the training frames spread less than {LEAST_SPREAD_DEG:g}°"
+        if not _angle_outputs(known, name):
+            why[name] = f"the angles of the training frames spread less than {LEAST_SPREAD_DEG:g}° within each plane"
     return why
+
+
+def _angle_outputs(known: pd.DataFrame, angle: str) -> list[str]:
+    """Outputs "angle plane" of an angle head: the planes in which the training angles spread."""
+    spread = {plane: known.loc[known["plane"] == value, angle].std() for plane, value in (("A", 0.0), ("B", 1.0))}
+    return [f"{angle} {plane}" for plane, value in spread.items() if value >= LEAST_SPREAD_DEG]
+
+
+def _by_output(known: pd.DataFrame, outputs: tuple[str, ...]) -> pd.DataFrame:
+    """`targets` with one column an output: an angle is known to the output of its frame's plane alone."""
+    columns = {}
+    for output in outputs:
+        name, _, plane = output.partition(" ")
+        columns[output] = known[name].where(known["plane"] == float(plane == "B")) if plane else known[name]
+    return pd.DataFrame(columns, index=known.index)
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the network has to say of itself: its heads in the order of its outputs, centre and spread (degrees) of its angles, its input size."""
+    """What the network has to say of itself: its `outputs` in order (a class head's name, or "angle plane"), centre and spread of its angles by output
+    (mean and SD of the training frames, degrees), and its input size."""
 
-    heads: tuple[str, ...]
+    outputs: tuple[str, ...]
     centre_deg: dict[str, float]
     spread_deg: dict[str, float]
     input_size: int
     training_frames: int
     training_patients: int
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The heads that it has, of HEADS."""
+        return tuple(name for name in HEADS if any(output.partition(" ")[0] == name for output in self.outputs))
 
 
 # --- augmentation -----------------------------------------------------------------------------------------------------
@@ -152,13 +168,13 @@ def _blurred(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
 
 
 def losses(outputs: torch.Tensor, known: torch.Tensor, facts: Facts) -> dict[str, torch.Tensor]:
-    """Loss by head, the mean over the frames whose label is known (0 where none is), and their sum as "loss".
+    """Loss by output, the mean over the frames whose label is known (0 where none is), and their sum as "loss".
 
-    `outputs` [n, heads] of the network, `known` [n, heads] as `targets` gives them (NaN: unknown), both in the order of `facts.heads`. Classes: binary
-    cross-entropy in logits. Angles: smooth L1 (Huber 1964) of the error in units of ANGLE_UNIT_DEG.
+    `outputs` of the network and `known` labels (NaN: unknown), both [n, outputs] in the order of `facts.outputs`. Classes: binary cross-entropy in logits.
+    Angles: smooth L1 (Huber 1964) of the error in units of ANGLE_UNIT_DEG.
     """
     parts = {}
-    for column, name in enumerate(facts.heads):
+    for column, name in enumerate(facts.outputs):
         there = known[:, column].isfinite()
         answer, truth = outputs[there, column].float(), known[there, column]
         if not there.any():
@@ -199,14 +215,16 @@ def train(
     check_frames(frames, "the DSA network's training frames")
     known = targets(train_rows)
     absent = cannot_learn(known)
-    heads = tuple(name for name in HEADS if name not in absent)
-    if not heads:
+    outputs = tuple(name for name in CLASS_HEADS if name not in absent)
+    outputs += tuple(output for name in ANGLE_HEADS for output in _angle_outputs(known, name))
+    if not outputs:
         raise StudyError(
             f"the DSA network has nothing to learn ({'; '.join(f'{name}: {why}' for name, why in absent.items())}): use a larger archive"
         )
-    angles = known[[name for name in ANGLE_HEADS if name in heads]]
+    by_output = _by_output(known, outputs)
+    angles = by_output[[output for output in outputs if output not in CLASS_HEADS]]
     facts = Facts(
-        heads,
+        outputs,
         {name: round(float(value), 3) for name, value in angles.mean().items()},
         {name: round(float(value), 3) for name, value in angles.std().items()},
         settings.input_size,
@@ -214,10 +232,10 @@ def train(
         int(train_rows["patient"].nunique()),
     )
     torch.manual_seed(seed)
-    model = phase.build_resnet(settings.width, len(heads))
-    ids, labels = train_rows["frame_id"].to_numpy(), torch.tensor(known[list(heads)].to_numpy(), dtype=torch.float32)
+    model = phase.build_resnet(settings.width, len(outputs))
+    ids, labels = train_rows["frame_id"].to_numpy(), torch.tensor(by_output.to_numpy(), dtype=torch.float32)
     val_ids = val_rows["frame_id"].to_numpy()
-    val_labels = torch.tensor(targets(val_rows)[list(heads)].to_numpy(), dtype=torch.float32)
+    val_labels = torch.tensor(_by_output(targets(val_rows), outputs).to_numpy(), dtype=torch.float32)
 
     def loss(network: nn.Module, indices: np.ndarray, draws: Draws) -> dict[str, torch.Tensor]:
         images = phase.to_input(frames[ids[indices]], settings.input_size).to(draws.device)
@@ -251,15 +269,21 @@ def answers(
     model: nn.Module, facts: Facts, frames: np.ndarray, rows: np.ndarray | None = None, what: str = "frames"
 ) -> pd.DataFrame:
     """What the network says of uint8 frames [n, H, W] (or of their `rows` alone), columns HEADS: the probability that a frame is arterial, posterior, in
-    plane B, and its angles in degrees; NaN in the column of a head that it has not. `what` names the set in messages."""
+    plane B, and its angles in degrees, read by the outputs of the likelier plane; NaN where it has no output for that. `what` names the set in messages."""
     check_frames(frames, what)
     rows = np.arange(len(frames)) if rows is None else np.asarray(rows)
     outputs = _outputs(model, frames, rows, facts.input_size, what)
     found = pd.DataFrame(np.nan, index=range(len(rows)), columns=list(HEADS))
-    for column, name in enumerate(facts.heads):
-        values = outputs[:, column].double()
-        angle = name in ANGLE_HEADS
-        found[name] = (facts.centre_deg[name] + facts.spread_deg[name] * values if angle else values.sigmoid()).numpy()
+    by_output = dict(zip(facts.outputs, outputs.double().numpy().T, strict=True))
+    for name in CLASS_HEADS:
+        if name in by_output:
+            found[name] = expit(by_output.pop(name))
+    named_b = found["plane"].to_numpy() > 0.5
+    for output, values in by_output.items():
+        name, _, plane = output.partition(" ")
+        # Without a head for the plane the training frames were of one plane alone.
+        here = np.ones(len(rows), bool) if "plane" not in facts.outputs else named_b == (plane == "B")
+        found.loc[here, name] = facts.centre_deg[output] + facts.spread_deg[output] * values[here]
     return found
 
 
@@ -310,8 +334,8 @@ def save(model: nn.Module, facts: Facts, path: Path) -> None:
     """Write the network as a folder that `ResNetForImageClassification.from_pretrained` opens (safetensors), with its facts (dsa_network.json)."""
     logging.disable_progress_bar()
     with atomic_write(path) as temporary:
-        model.config.id2label = dict(enumerate(facts.heads))
-        model.config.label2id = {name: index for index, name in enumerate(facts.heads)}
+        model.config.id2label = dict(enumerate(facts.outputs))
+        model.config.label2id = {name: index for index, name in enumerate(facts.outputs)}
         model.save_pretrained(temporary)
         (temporary / FACTS).write_text(json.dumps(asdict(facts), indent=1, sort_keys=True) + "\n")
 
@@ -328,4 +352,4 @@ def load(folder: Path) -> tuple[nn.Module, Facts]:
         raise StudyError(
             f"the folder {Path(folder).name!r} does not hold a DSA network ({type(error).__name__}): run notebooks/07_fid.ipynb, which trains it"
         ) from None
-    return model.eval(), Facts(**{**found, "heads": tuple(found["heads"])})
+    return model.eval(), Facts(**{**found, "outputs": tuple(found["outputs"])})

@@ -123,7 +123,7 @@ pd.DataFrame(
 # $$\mathcal{L} = \sum_{h \in \{\mathrm{phase,\,circulation,\,plane}\}} \mathrm{BCE}\bigl(y_h, \hat y_h\bigr)
 # + \sum_{h \in \{\mathrm{primary,\,secondary}\}} \mathrm{smooth}_{L_1}\!\left(\frac{\hat\alpha_h - \alpha_h}{10^\circ}\right),$$
 #
-# each term a mean over the frames whose label is known. It serves twice: its answers judge the generated frames, and its inner stages are the features in which
+# each term a mean over the frames whose label is known, an angle with one output for each plane. It serves twice: its answers judge the generated frames, and its inner stages are the features in which
 # distances are measured. It sees no flips, which would turn planes, sides and angles, but blurred, noisy, rescaled and differently contrasted copies, so that decoded
 # images, smoother than acquired ones, are judged by their anatomy. Oblique frames count too. The phase labels are what notebook 02's classifier called
 # the frames; circulation, plane and angles are the archive's own. Validation patients choose the weights, so its error is measured on test patients alone.

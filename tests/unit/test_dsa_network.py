@@ -59,25 +59,36 @@ def test_targets_of_frames_outside_the_arterial_phase_are_their_phase_alone():
 def test_what_never_differs_cannot_be_learned():
     table = rows(4, plane=["A", "B", "A", "B"], primary_angle_deg=[0.0, -90.0, 0.4, -90.2])
     why = dsa_network.cannot_learn(dsa_network.targets(table))
-    assert set(why) == {"phase", "circulation", "secondary_angle_deg"}
+    assert set(why) == {"phase", "circulation", "primary_angle_deg", "secondary_angle_deg"}
     assert (
         why["circulation"] == "no training frame that is posterior"
-        and "spread less than 1°" in why["secondary_angle_deg"]
+        and "spread less than 1°" in why["primary_angle_deg"]
     )
     assert why["phase"] == "no training frame that is not arterial"
+    table["primary_angle_deg"] = [0.0, -90.0, 20.0, -90.2]  # within one plane is enough
+    assert "primary_angle_deg" not in dsa_network.cannot_learn(dsa_network.targets(table))
 
 
-def test_loss_of_each_head_by_hand_and_masked_where_a_label_is_unknown():
-    heads = ("phase", "primary_angle_deg")
-    facts = Facts(heads, {"primary_angle_deg": -45.0}, {"primary_angle_deg": 45.0}, 32, 4, 2)
+def test_an_angle_is_known_to_the_output_of_its_plane_alone():
+    table = rows(3, plane=["A", "B", None], primary_angle_deg=[5.0, -80.0, 7.0])
+    known = dsa_network._by_output(
+        dsa_network.targets(table), ("plane", "primary_angle_deg A", "primary_angle_deg B")
+    ).to_numpy()
+    np.testing.assert_array_equal(known, [[0, 5, np.nan], [1, np.nan, -80], [np.nan, np.nan, np.nan]])
+
+
+def test_loss_of_each_output_by_hand_and_masked_where_a_label_is_unknown():
+    angle = "primary_angle_deg B"
+    facts = Facts(("phase", angle), {angle: -45.0}, {angle: 45.0}, 32, 4, 2)
+    assert facts.heads == ("phase", "primary_angle_deg")
     outputs = torch.tensor([[0.0, 1.0], [2.0, -1.0], [-1.0, 0.0]], requires_grad=True)
     known = torch.tensor([[1.0, 4.0], [0.0, -120.0], [torch.nan, torch.nan]])
     found = dsa_network.losses(outputs, known, facts)
     # sigmoid(0) = 1/2 against 1; sigmoid(2) against 0.
     assert found["phase"].item() == pytest.approx((np.log(2) + np.log(1 + np.exp(2))) / 2, rel=1e-6)
     # 0° against 4°: 0.4 units, quadratic; −90° against −120°: 3 units, linear.
-    assert found["primary_angle_deg"].item() == pytest.approx((0.5 * 0.4**2 + 3 - 0.5) / 2, rel=1e-6)
-    assert found["loss"].item() == pytest.approx(found["phase"].item() + found["primary_angle_deg"].item())
+    assert found[angle].item() == pytest.approx((0.5 * 0.4**2 + 3 - 0.5) / 2, rel=1e-6)
+    assert found["loss"].item() == pytest.approx(found["phase"].item() + found[angle].item())
     found["loss"].backward()
     assert outputs.grad[2].tolist() == [0, 0]  # of what is unknown nothing is learned
     nothing = dsa_network.losses(outputs, torch.full((3, 2), torch.nan), facts)["loss"]
@@ -120,7 +131,8 @@ def patterned(n, seed):
         plane=np.where(np.arange(n) // 2 % 2, "B", "A"),
     )
     breadth = rng.integers(2, 10, n)
-    table["primary_angle_deg"], table["arterial"] = 6.0 * breadth, rng.random(n) < 0.8
+    table["primary_angle_deg"] = 6.0 * breadth - 90 * (table["plane"] == "B")
+    table["arterial"] = rng.random(n) < 0.8
     for frame, row, width in zip(frames, table.itertuples(), breadth, strict=True):
         place = slice(16 - width, 16) if row.circulation == "anterior" else slice(18, 18 + width)
         if row.arterial:
@@ -143,13 +155,17 @@ def trained(tmp_path_factory):
 def test_every_head_learns_what_the_others_do_not_see(trained):
     _, facts, history, folder = trained
     assert facts.heads == ("phase", "circulation", "plane", "primary_angle_deg")  # the secondary angle never moved
+    assert (
+        facts.outputs[3:] == ("primary_angle_deg A", "primary_angle_deg B") and facts.centre_deg[facts.outputs[4]] < -40
+    )
     model, again = dsa_network.load(folder / "network")
     assert again == facts and model.config.id2label[2] == "plane"
     frames, table = patterned(120, 2)
     found = dsa_network.answers(model, again, frames, what="test frames")
     scores = dsa_network.scores(found, dsa_network.targets(table)).set_index("head")["value"]
     assert (scores[["phase", "circulation", "plane"]] > 0.95).all()
-    chance = (table["primary_angle_deg"] - table["primary_angle_deg"].mean()).abs().mean()
+    within = table.groupby("plane")["primary_angle_deg"]
+    chance = (table["primary_angle_deg"] - within.transform("mean")).abs().mean()  # of who knows the plane alone
     assert scores["primary_angle_deg"] < chance / 2
     assert found["secondary_angle_deg"].isna().all() and "secondary_angle_deg" not in scores
     assert history["val_loss"].iloc[-1] < history["val_loss"].iloc[0]
