@@ -133,7 +133,7 @@ PHANTOM = Profile(
         judge_size=64,
         judge_width=32,
     ),
-    privacy=Privacy(leave_one_out=150, planted_steps=250, planted_images=40, planted_learning_rate=7e-4),
+    privacy=Privacy(leave_one_out=150, planted_steps=400, planted_images=40, planted_learning_rate=7e-4),
 )
 
 SMOKE = replace(
