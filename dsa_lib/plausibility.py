@@ -200,18 +200,19 @@ def _wasserstein(images: Measured, held_out: Measured, cells: tuple[str, ...]) -
 def verdict(table: pd.DataFrame) -> str:
     """Two sentences from the table of `compare`: which measures differ overall, and what the comparison cannot exclude.
 
-    A measure counts as different where the interval of its difference leaves out 0 and the difference is larger than that of the floor.
+    A measure counts as different where the whole interval of its difference lies beyond 0 and beyond the floor's difference, on the same side.
     """
     overall = table[table["scope"] == OVERALL].pivot(index="measure", columns="set")
     rows = overall.xs(GENERATED, axis=1, level="set").reindex(list(MEASURES))
-    floor = overall["difference"][FLOOR].reindex(rows.index).abs()
+    floor = overall["difference"][FLOOR].reindex(rows.index).fillna(0)
     known = rows["difference_low"].notna()
     if not known.any():
         return (
             "Nothing can be said of the vessels: no condition has two generated and two held-out frames with arteries."
         )
-    beyond = (rows["difference_low"] > 0) | (rows["difference_high"] < 0)
-    unlike = known & beyond & ~(rows["difference"].abs() <= floor)
+    above = rows["difference_low"] > floor.clip(lower=0)
+    below = rows["difference_high"] < floor.clip(upper=0)
+    unlike = known & (above | below)
     named = rows[unlike].assign(size=rows["difference"].abs()).sort_values("size", ascending=False)
     patients = int(rows["reference_patients"].iloc[0])
     images = int(rows["images"].iloc[0])
