@@ -37,6 +37,7 @@ def check_profile(profile: "Profile") -> None:
         autoencoder.batch_size autoencoder.learning_rate diffusion.batch_size diffusion.learning_rate
         sampling.steps sampling.batch_size sampling.reader_batches sampling.reader_per_condition sampling.fid_per_condition
         readers.bootstrap fidelity.repeats fidelity.judge_steps fidelity.judge_batch
+        privacy.leave_one_out privacy.gallery privacy.planted_frames privacy.planted_images privacy.planted_learning_rate
     """
     for dotted in positive.split():
         section, key = dotted.split(".")
@@ -151,6 +152,7 @@ def check_profile(profile: "Profile") -> None:
         profile.fidelity.features in ("inception", "phase-network"),
         f"fidelity.features {profile.fidelity.features!r} is not inception or phase-network",
     )
+    need(0 < profile.privacy.level < 1, f"privacy.level {profile.privacy.level} is not between 0 and 1")
     for side in ("before", "after"):
         positive, negative = f"positive_{side}_s", f"negative_{side}_s"
         need(
