@@ -150,5 +150,5 @@ def test_what_cannot_be_compared_is_refused_before_the_search(archive):
 
 
 def test_a_level_that_is_no_probability_is_refused():
-    with pytest.raises(StudyError, match="privacy.level 1.5 is not between 0 and 1"):
+    with pytest.raises(StudyError, match=r"privacy\.level 1\.5 is not between 0 and 1"):
         load_profile("phantom", {"privacy.level": 1.5})
