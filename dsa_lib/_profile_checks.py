@@ -42,6 +42,7 @@ def check_profile(profile: "Profile") -> None:
          network.steps network.batch_size network.input_size network.width network.evaluations network.learning_rate sweep.seeds
          plausibility.images plausibility.bootstrap plausibility.network_size plausibility.network_crop plausibility.network_steps
          plausibility.network_batch plausibility.network_learning_rate
+        privacy.leave_one_out privacy.gallery privacy.planted_frames privacy.planted_images privacy.planted_learning_rate
     """
     for dotted in positive.split():
         section, key = dotted.split(".")
@@ -185,6 +186,7 @@ def check_profile(profile: "Profile") -> None:
         plausibility.network_crop <= plausibility.network_size,
         f"plausibility.network_crop {plausibility.network_crop} is larger than network_size {plausibility.network_size}",
     )
+    need(0 < profile.privacy.level < 1, f"privacy.level {profile.privacy.level} is not between 0 and 1")
     for side in ("before", "after"):
         positive, negative = f"positive_{side}_s", f"negative_{side}_s"
         need(

@@ -11,6 +11,7 @@ from dsa_lib import copy_search, planted_copies, privacy
 from dsa_lib.conditions import CELLS
 from dsa_lib.errors import StudyError
 from dsa_lib.profile_sections import Privacy
+from dsa_lib.profiles import load_profile
 
 SETTINGS = Privacy(leave_one_out=60, gallery=5)
 PER_PATIENT = 8
@@ -146,3 +147,8 @@ def test_what_cannot_be_compared_is_refused_before_the_search(archive):
         privacy.audit(SPACES, replace(generated, vectors=vectors), held_out, training, SETTINGS, 0)
     with pytest.raises(StudyError, match="give the vectors"):
         privacy.audit(SPACES, replace(generated, vectors=None), held_out, training, SETTINGS, 0)
+
+
+def test_a_level_that_is_no_probability_is_refused():
+    with pytest.raises(StudyError, match=r"privacy\.level 1\.5 is not between 0 and 1"):
+        load_profile("phantom", {"privacy.level": 1.5})
