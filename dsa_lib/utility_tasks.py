@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dsa_lib import autoencoder, faithfulness, images, labels, phase
+from dsa_lib import autoencoder, dsa_network, images, labels, phase
 from dsa_lib.conditions import CELLS
 from dsa_lib.errors import StudyError
 from dsa_lib.profile_sections import Utility
@@ -225,7 +225,7 @@ def tasks_of_run(
     else:
         known = (settings, seed, decoder(study), decoded_labels)
         tasks.append(replace(phase_task(frames, train, test, generated, *known), against=against))
-    known = arterial.assign(label=faithfulness.classes(arterial)).query("label >= 0")
+    known = arterial.assign(label=dsa_network.classes(arterial)).query("label >= 0")
     train, test = (known[known["split"] == split].reset_index(drop=True) for split in ("train", "test"))
     if why := cannot_compare("circulation and plane", train, test, len(generated)):
         reasons.append(why)
