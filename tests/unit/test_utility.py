@@ -377,3 +377,48 @@ def test_without_any_task_the_tables_are_empty_and_nothing_fails(tmp_path):
     rows = utility.compare([], SETTINGS, SMOKE.classifier, background_grey=162, seed=1, folder=tmp_path, digest="d")
     assert list(rows.columns) == list(utility.COLUMNS)
     assert utility.verdict(rows) == [] and len(utility.shortcut_table(rows)) == 0
+
+
+class SmallRun:
+    """As much of a `Study` as the tasks ask for: tables in a folder, no autoencoder, no phantom truth."""
+
+    def __init__(self, folder):
+        self.folder, self.profile, self.archive = folder, SMOKE, folder
+
+    def has(self, name):
+        return (self.folder / name).exists()
+
+    def read(self, name):
+        return self.folder / name
+
+
+def small_run(folder, labelled):
+    n = 24
+    frames = pd.DataFrame(
+        {
+            "frame_id": range(n),
+            "patient": [f"p{i // 4}" for i in range(n)],
+            "split": ["train"] * 16 + ["test"] * 8,
+            "circulation": ["anterior", "posterior"] * (n // 2),
+            "plane": ["A", "A", "B", "B"] * (n // 4),
+        }
+    )
+    frames.to_parquet(folder / "frames.parquet")
+    if labelled:
+        frames.assign(label=np.arange(n) % 3 % 2.0).to_parquet(folder / "labelled.parquet")
+    store = np.zeros((n, SIZE, SIZE), np.uint8)
+    return SmallRun(folder), store, frames, store[:4], ["AC A", "PC A", "AC B", "PC B"]
+
+
+def test_tasks_of_a_run_take_labels_from_its_tables(tmp_path):
+    (phases, view), reasons = utility_tasks.tasks_of_run(*small_run(tmp_path, labelled=True), SETTINGS)
+    assert reasons == [] and phases.against == "annotation windows" and phases.decoded is None
+    assert set(phases.real.patients) == {"p0", "p1", "p2", "p3"} and set(phases.test.patients) == {"p4", "p5"}
+    assert phases.test.labels.tolist() == [i % 3 % 2 for i in range(16, 24)]
+    assert view.test.labels.tolist() == [0, 1, 2, 3] * 2 and view.synthetic.labels.tolist() == [0, 1, 2, 3]
+
+
+def test_a_run_without_annotations_still_has_the_task_of_the_sentence(tmp_path):
+    tasks, reasons = utility_tasks.tasks_of_run(*small_run(tmp_path, labelled=False), SETTINGS)
+    assert [task.name for task in tasks] == ["circulation and plane"]
+    assert reasons == ["arterial phase: 0 training patient(s) with labelled frames, and at least 2 are needed"]
