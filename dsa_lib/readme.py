@@ -18,7 +18,7 @@ from dsa_lib.vessels import CLASSES
 from dsa_lib.workspace import NOTEBOOKS, PROJECT, Workspace, runs_folder
 
 QUALITY = PROJECT / "benchmarks" / "phantom_quality.json"
-FIGURES = ("phantom_conditions", "figure1", "figure2", "figure4", "faithfulness", "classifier_confusion")
+FIGURES = ("phantom_conditions", "figure1", "figure2", "figure4", "faithfulness", "classifier_confusion", "plausibility_examples")
 
 
 def results(ws: Workspace) -> str:
@@ -77,6 +77,30 @@ def quality(measured: Mapping) -> str:
     return "\n".join(["| measured on phantom patients whom no model was trained on | |", "|---|---|", *lines])
 
 
+# What notebook 07 notes in its manifest, in the order of README.
+FINDINGS = {
+    "faithfulness": "The condition that was asked for",
+    "angles": "Angles",
+    "plausibility": "Vessels",
+    "memorisation": "Memorisation",
+    "planted copies": "Planted copies, which the audit should flag",
+    "utility": "Use as training data",
+}
+
+
+def findings(ws: Workspace) -> str:
+    """The sentences that notebook 07 computed in this run, a list item each. Raises StudyError where it has not finished."""
+    manifest = ws.manifest("07_fid")
+    if manifest is None or manifest["status"] != "finished":
+        raise StudyError(f"notebook 07_fid of the run {ws.run!r} has not finished: finish the run first")
+    lines = []
+    for key, title in FINDINGS.items():
+        told = manifest["facts"].get(key) or []
+        told = [told] if isinstance(told, str) else told
+        lines.append(f"- *{title}.* " + " ".join(told))
+    return "\n".join(lines)
+
+
 def fill(text: str, name: str, block: str) -> str:
     """`text` with what stands between `<!-- name:begin -->` and `<!-- name:end -->` replaced by `block`. Raises StudyError without the markers."""
     pattern = re.compile(rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)", re.DOTALL)
@@ -94,6 +118,7 @@ def main() -> None:
     path = PROJECT / "README.md"
     try:
         text = fill(fill(path.read_text(), "results", results(ws)), "times", times(ws))
+        text = fill(text, "findings", findings(ws))
         text = fill(text, "quality", quality(json.loads(QUALITY.read_text())))
     except StudyError as error:
         raise SystemExit(f"error: {error}") from None

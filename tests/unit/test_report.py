@@ -204,6 +204,17 @@ def test_readme_tells_the_quality_as_it_was_measured():
     assert readme.quality(json.loads(readme.QUALITY.read_text())) in (PROJECT / "README.md").read_text()
 
 
+def test_readme_tells_what_notebook_07_noted():
+    ws = Workspace("t")
+    with pytest.raises(StudyError, match="07_fid of the run 't' has not finished"):
+        readme.findings(ws)
+    ws.manifest_path("07_fid").parent.mkdir(parents=True, exist_ok=True)
+    facts = {"faithfulness": "Named right in 3 of 4.", "angles": ["One.", "Two."]}
+    ws.manifest_path("07_fid").write_text(json.dumps({"status": "finished", "facts": facts}))
+    first, second, *_ = readme.findings(ws).splitlines()
+    assert first.endswith("* Named right in 3 of 4.") and second == "- *Angles.* One. Two."
+
+
 def test_readme_tables_come_from_the_runs_files():
     for number in tables.TITLES:
         tables.write_table(Workspace("t").table(number), tables.contract(number, {}, "phantom"))
@@ -217,6 +228,6 @@ def test_readme_tables_come_from_the_runs_files():
 
 def test_the_projects_readme_has_the_markers_and_names_every_notebook():
     text = (PROJECT / "README.md").read_text()
-    for name in ("results", "times"):
+    for name in ("results", "times", "findings", "quality"):
         assert readme.fill(text, name, "x") != text
     assert all(f"`{name}`" in text for name in NOTEBOOKS)
