@@ -229,6 +229,8 @@ def test_excess_of_the_shortcut_takes_off_what_decoding_does_to_any_network():
     assert table.loc[MIXED, "shift"] == pytest.approx(0.25) and table.loc[MIXED, "excess"] == pytest.approx(0.20)
     assert table.loc[MIXED, "low"] == pytest.approx(0.20 - stats.t.ppf(0.975, 2) * 0.01 / np.sqrt(3))
     assert np.isnan(table.loc[REAL, "excess"])
+    without = rows.assign(false_alarms=np.nan, false_alarms_decoded=np.nan)  # only tasks where it is not measured
+    assert utility.shortcut_table(without).empty
 
 
 # --- trainings --------------------------------------------------------------------------------------------------------
