@@ -18,7 +18,15 @@ from dsa_lib.vessels import CLASSES
 from dsa_lib.workspace import NOTEBOOKS, PROJECT, Workspace, runs_folder
 
 QUALITY = PROJECT / "benchmarks" / "phantom_quality.json"
-FIGURES = ("phantom_conditions", "figure1", "figure2", "figure4", "faithfulness", "classifier_confusion", "plausibility_examples")
+FIGURES = (
+    "phantom_conditions",
+    "figure1",
+    "figure2",
+    "figure4",
+    "faithfulness",
+    "classifier_confusion",
+    "plausibility_examples",
+)
 
 
 def results(ws: Workspace) -> str:

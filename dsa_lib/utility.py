@@ -289,7 +289,9 @@ def shortcut_table(rows: pd.DataFrame) -> pd.DataFrame:
     known = known.assign(shift=known["false_alarms_decoded"] - known["false_alarms"])
     keys = ["task", "share", "arm"]
     if known.empty:
-        return pd.DataFrame(columns=[*keys, "false_alarms", "false_alarms_decoded", "shift", "excess", "low", "high", "seeds"])
+        return pd.DataFrame(
+            columns=[*keys, "false_alarms", "false_alarms_decoded", "shift", "excess", "low", "high", "seeds"]
+        )
     means = known.groupby(keys, sort=False)[["false_alarms", "false_alarms_decoded", "shift"]].mean().reset_index()
     excess = differences(known, "shift").rename(columns={"mean": "excess"})
     return means.merge(excess[[*keys, "excess", "low", "high", "seeds"]], on=keys, how="left")
