@@ -34,7 +34,7 @@ export ARCHIVE CLASSIFIER OVERRIDES PARAMETERS PROFILE RUN SNAKEMAKE CONTROLS HO
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make reproduce   the whole study on the phantom archive (about ten minutes on two cores); the same command resumes"
+	@echo "make reproduce   the whole study on the phantom archive (a quarter to half an hour on two cores); the same command resumes"
 	@echo "make smoke       the same in minutes, far too small to be good: does everything run here?"
 	@echo "make test        style, unit tests, notebooks and one whole run of the workflow"
 	@echo "make lab         JupyterLab on the notebooks"
