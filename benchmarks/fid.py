@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -86,23 +87,15 @@ def random_inception(path: Path) -> None:
     torch.save(network.state_dict(), path)
 
 
-# --- one measurement, in a process of its own -------------------------------------------------------------------------------------------------
-
-
-def clock() -> np.ndarray:
-    """Wall seconds, and seconds of computing of this process and of the children that ended."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return np.array([time.perf_counter(), sum(each.ru_utime + each.ru_stime for each in used)])
-
-
-def theirs(folder: Path, network: str) -> dict:
+def register(name: str, network: Callable[[], nn.Module]) -> None:
+    """Make `network` (uint8 [n, 3, H, W] → [n, d]) known to torch-fidelity as the feature extractor `name`."""
     import torch_fidelity
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
     class Registered(FeatureExtractorBase):
         def __init__(self, name, features_list, **kwargs):
             super().__init__(name, features_list)
-            self.network = SmallBackbone()
+            self.network = network()
 
         @staticmethod
         def get_provided_features_list():
@@ -119,9 +112,24 @@ def theirs(folder: Path, network: str) -> dict:
         def forward(self, images):
             return (self.network(images),)
 
+    torch_fidelity.register_feature_extractor(name, Registered)
+
+
+# --- one measurement, in a process of its own -------------------------------------------------------------------------------------------------
+
+
+def clock() -> np.ndarray:
+    """Wall seconds, and seconds of computing of this process and of the children that ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return np.array([time.perf_counter(), sum(each.ru_utime + each.ru_stime for each in used)])
+
+
+def theirs(folder: Path, network: str) -> dict:
+    import torch_fidelity
+
     options = {"feature_extractor_weights_path": str(folder / "inception.pth")}
     if network == "small":
-        torch_fidelity.register_feature_extractor("small", Registered)
+        register("small", SmallBackbone)
         options = {"feature_extractor": "small"}
     started = clock()
     found = torch_fidelity.calculate_metrics(

@@ -5,22 +5,21 @@ image. It reads angles of real frames with an error of its own; a slope is there
 Beyond the training angles neither the model nor the network has seen anything, and a reading there is an extrapolation of both.
 """
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy.spatial import Delaunay, QhullError
 
-from dsa_lib import angles, images, sampling
+from dsa_lib import angles, autoencoder, diffusion, images, pipeline, sampling, text
 from dsa_lib.conditions import CANONICAL, Condition, SeenConditions
 from dsa_lib.dsa_network import ANGLE_HEADS, answers
 from dsa_lib.faithfulness import named_cells
-from dsa_lib.profile_sections import Sampling, Sweep
-
-if TYPE_CHECKING:
-    from dsa_lib.pipeline import DSAPipeline
+from dsa_lib.profile_sections import Sweep
+from dsa_lib.progress import track
+from dsa_lib.session import Study
+from dsa_lib.workspace import sha256
 
 # Where an asked position lies among the angles of the training sentences of its circulation and plane.
 TRAINED, NEAR, BETWEEN, BEYOND = "in training", "within 5°", "between", "beyond"
@@ -74,30 +73,31 @@ def plan(asked: pd.DataFrame, seeds: list[int]) -> pd.DataFrame:
     return rows
 
 
-def make(
-    pipeline: "DSAPipeline",
-    rows: pd.DataFrame,
-    folder: Path,
-    settings: Sampling,
-    *,
-    model: str,
-    digest: str,
-    track: Callable,
-) -> np.ndarray:
-    """uint8 frames [n, H, W] of the plan `rows`, kept as PNG in `folder`: a call that was interrupted goes on. Unseen angles are asked for on purpose."""
+def make(study: Study, sentences: Iterable[str], device: torch.device) -> tuple[pd.DataFrame, np.ndarray]:
+    """(plan, its uint8 frames [n, H, W]): the run's model asked for every position and seed of the profile's sweep, from `sentences` of its training set.
+
+    Frames are kept as PNG among the run's checkpoints: a call that was interrupted goes on. Unseen angles are asked for on purpose.
+    """
+    source, settings = study.read("ldm"), study.profile.sampling
+    dsa = pipeline.DSAPipeline.from_pretrained(source).to(device)
+    dsa.set_progress_bar_config(disable=True)
+    dsa.scheduler = diffusion.sampler(settings.scheduler, dsa.scheduler)
+    seeds = np.random.default_rng([study.profile.seed, 7]).integers(2**31, size=study.profile.sweep.seeds)
+    rows = plan(positions(study.profile.sweep, SeenConditions.of(sentences)), seeds.tolist())
+    folder = study.ws.checkpoints("angle_sweep")
     manifest = sampling.generate(
-        pipeline,
+        dsa,
         rows,
         folder,
         steps=settings.steps,
         guidance=settings.guidance,
         batch_size=settings.batch_size,
-        model=model,
-        digest=digest,
+        model=sha256(source),
+        digest=sampling.code_digest([autoencoder, diffusion, pipeline, text]),
         allow_unseen=True,
-        track=track,
+        track=lambda batches: track(batches, what="batches of the angle sweep"),
     )
-    return images.read_images(folder, manifest["file"].tolist(), "images of the angle sweep")
+    return rows, images.read_images(folder, manifest["file"].tolist(), "images of the angle sweep")
 
 
 def judged(rows: pd.DataFrame, frames: np.ndarray, model, facts) -> pd.DataFrame:

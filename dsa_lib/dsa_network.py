@@ -20,6 +20,7 @@ from torch import nn
 from transformers.utils import logging
 
 from dsa_lib import phase
+from dsa_lib.augmentation import between, blurred
 from dsa_lib.conditions import CELLS
 from dsa_lib.errors import StudyError
 from dsa_lib.features import check_frames
@@ -138,30 +139,15 @@ def augment(images: torch.Tensor, draws: Draws) -> torch.Tensor:
         images.device.type, enabled=False
     ):  # half precision would round the images to their grey levels
         theta = torch.zeros(len(images), 2, 3, device=images.device)
-        theta[:, 0, 0] = theta[:, 1, 1] = 1 / _between(SCALE, u[:, 0])
+        theta[:, 0, 0] = theta[:, 1, 1] = 1 / between(SCALE, u[:, 0])
         theta[:, :, 2] = (2 * u[:, 1:3] - 1) * 2 * SHIFT  # affine_grid's unit is half a side
         grid = F.affine_grid(theta, list(images.shape), align_corners=False)
         images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-        images = _blurred(images, BLUR_SIGMA * u[:, 3])
-        gain, lift, noise = (x[:, None, None, None] for x in (_between(CONTRAST, u[:, 4]), 2 * u[:, 5] - 1, u[:, 6]))
+        images = blurred(images, BLUR_SIGMA * u[:, 3])
+        gain, lift, noise = (x[:, None, None, None] for x in (between(CONTRAST, u[:, 4]), 2 * u[:, 5] - 1, u[:, 6]))
         mean = images.mean(dim=(1, 2, 3), keepdim=True)
         images = mean + (images - mean) * gain + BRIGHTNESS * lift
         return (images + NOISE_SIGMA * noise * draws.normal(1, *images.shape[-2:])).clamp(0, 1)
-
-
-def _between(limits: tuple[float, float], u: torch.Tensor) -> torch.Tensor:
-    return limits[0] + (limits[1] - limits[0]) * u
-
-
-def _blurred(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """Gaussian blur with one standard deviation an image, in pixels (kernel of ±3 pixels; zero leaves the image as it is)."""
-    offsets = torch.arange(-3.0, 4.0, device=images.device)
-    kernel = torch.exp(-0.5 * (offsets / sigma.clamp_min(1e-3)[:, None]) ** 2)
-    kernel = kernel / kernel.sum(dim=1, keepdim=True)
-    n = len(images)
-    stacked = F.pad(images.transpose(0, 1), (3, 3, 3, 3), mode="replicate")  # one group an image: [1, n, h, w]
-    stacked = F.conv2d(stacked, kernel[:, None, None, :], groups=n)
-    return F.conv2d(stacked, kernel[:, None, :, None], groups=n).transpose(0, 1)
 
 
 # --- training ---------------------------------------------------------------------------------------------------------

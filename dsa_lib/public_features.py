@@ -5,6 +5,7 @@ may lie in it (safetensors, or tensors only), its sha256 is printed and kept in 
 a run insist on one: the hash says whether two runs measured with the same network, not where it came from.
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,7 @@ def dinov2_extractor(batch_size: int, wanted_sha256: str = "") -> Extractor:
         return network(pixel_values=images).last_hidden_state[:, 0]
 
     mean, sd = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_SD))
-    return _extractor("dinov2", DINOV2_DISTANCE, class_token, mean, sd, batch_size, digest)
+    return _extractor("dinov2", DINOV2_DISTANCE, class_token, mean, sd, batch_size, file, digest)
 
 
 def radimagenet_extractor(batch_size: int, wanted_sha256: str = "") -> Extractor:
@@ -99,7 +100,7 @@ def radimagenet_extractor(batch_size: int, wanted_sha256: str = "") -> Extractor
         ) from None
     network = network.to(_device()).eval()
     return _extractor(
-        "radimagenet", RADIMAGENET_DISTANCE, network, torch.tensor(0.5), torch.tensor(0.5), batch_size, digest
+        "radimagenet", RADIMAGENET_DISTANCE, network, torch.tensor(0.5), torch.tensor(0.5), batch_size, file, digest
     )
 
 
@@ -121,11 +122,18 @@ def _checked(file: Path, wanted: str) -> str:
     return digest
 
 
-def _extractor(name, distance, network, mean, sd, batch_size: int, digest: str) -> Extractor:
+def _extractor(name, distance, network, mean, sd, batch_size: int, file: Path, digest: str) -> Extractor:
     @torch.no_grad()
     def compute(frames: np.ndarray) -> np.ndarray:
         images = torch.tensor(frames)[:, None].float() / 255
         images = F.interpolate(images, (SIDE, SIDE), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
         return network(((images - mean) / sd).expand(-1, 3, -1, -1).to(_device())).float().cpu().numpy()
 
-    return Extractor(name, distance, compute, batch_size, identity(name, weights=network), weights_sha256=digest)
+    return Extractor(
+        name,
+        distance,
+        compute,
+        batch_size,
+        identity(name, weights=file, code=[sys.modules[__name__]]),
+        weights_sha256=digest,
+    )

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from dsa_lib.augmentation import between, blurred
 from dsa_lib.errors import StudyError
 from dsa_lib.features import check_frames
 from dsa_lib.progress import track
@@ -79,7 +80,7 @@ def augment(x: torch.Tensor, classes: torch.Tensor, draws: Draws, crop: int) -> 
     Returns ([n, 1, crop, crop], [n, 1, crop, crop]). Beyond the frame lies background without vessels.
     """
     u, side = draws.uniform(8), x.shape[-1]
-    scale = _between(SCALE, u[:, 0])
+    scale = between(SCALE, u[:, 0])
     half = crop / side / scale  # half a crop in affine_grid's unit, half a side of the frame
     angle = TURN * (2 * u[:, 1] - 1)
     mirror = 1 - 2 * (u[:, 2] < MIRRORED).float()
@@ -96,24 +97,10 @@ def augment(x: torch.Tensor, classes: torch.Tensor, draws: Draws, crop: int) -> 
     labels = F.grid_sample(classes.float(), grid, mode="nearest", padding_mode="zeros", align_corners=False)
     x = blurred(x, BLUR_SIGMA * u[:, 5])
     low, high = np.log(CONTRAST)
-    x = x * torch.exp(_between((low, high), u[:, 6]))[:, None, None, None]
+    x = x * torch.exp(between((low, high), u[:, 6]))[:, None, None, None]
     haze = F.interpolate(draws.normal(1, 3, 3), (crop, crop), mode="bicubic", align_corners=False)
     noise = NOISE_SIGMA * u[:, 7][:, None, None, None] * draws.normal(1, crop, crop)
     return x + (HAZE / 3 * haze + noise) / GREY_UNIT, labels
-
-
-def _between(limits: tuple[float, float], u: torch.Tensor) -> torch.Tensor:
-    return limits[0] + (limits[1] - limits[0]) * u
-
-
-def blurred(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """x [n, 1, h, w] under a Gaussian of standard deviation sigma [n] pixels (kernel of ±3 pixels; 0 leaves an image as it is)."""
-    offsets = torch.arange(-3.0, 4.0, device=x.device)
-    kernel = torch.exp(-0.5 * (offsets / sigma.clamp_min(1e-3)[:, None]) ** 2)
-    kernel = kernel / kernel.sum(dim=1, keepdim=True)
-    stacked = F.pad(x.transpose(0, 1), (3, 3, 3, 3), mode="replicate")  # one group an image
-    stacked = F.conv2d(stacked, kernel[:, None, None, :], groups=len(x))
-    return F.conv2d(stacked, kernel[:, None, :, None], groups=len(x)).transpose(0, 1)
 
 
 def check_pairs(frames: np.ndarray, classes: np.ndarray, what: str = "training pairs") -> None:

@@ -61,22 +61,18 @@ from dsa_lib import (
     planted_copies,
     plausibility,
     privacy,
-    sampling,
     tables,
-    text,
     training,
     utility,
     utility_tasks,
 )
-from dsa_lib.conditions import CELLS, SeenConditions
+from dsa_lib.conditions import CELLS
 from dsa_lib.figures import distances as distance_figures
 from dsa_lib.figures import faithfulness as reading_figures
 from dsa_lib.figures import memorisation, samples, style
 from dsa_lib.figures import plausibility as vessel_figures
 from dsa_lib.figures import utility as utility_figures
-from dsa_lib.progress import track
 from dsa_lib.session import begin
-from dsa_lib.workspace import sha256
 
 study = begin("07_fid", globals())
 style.apply()
@@ -365,22 +361,7 @@ slopes, following = (
     ["The angle sweep was not made: it needs judged angles and the model of notebook 04."],
 )
 if sweepable:
-    source, config = study.read("ldm"), study.profile.sampling
-    dsa = pipeline.DSAPipeline.from_pretrained(source).to(next(network.parameters()).device)
-    dsa.set_progress_bar_config(disable=True)
-    dsa.scheduler = diffusion.sampler(config.scheduler, dsa.scheduler)
-    seen = SeenConditions.of(part["train"]["sentence"])
-    seeds = np.random.default_rng([study.profile.seed, 7]).integers(2**31, size=study.profile.sweep.seeds)
-    plan = angle_sweep.plan(angle_sweep.positions(study.profile.sweep, seen), seeds.tolist())
-    swept_frames = angle_sweep.make(
-        dsa,
-        plan,
-        study.ws.checkpoints("angle_sweep"),
-        config,
-        model=sha256(source),
-        digest=sampling.code_digest([autoencoder, diffusion, pipeline, text]),
-        track=lambda batches: track(batches, what="batches of the angle sweep"),
-    )
+    plan, swept_frames = angle_sweep.make(study, part["train"]["sentence"], next(network.parameters()).device)
     sweep = angle_sweep.judged(plan, swept_frames, network, reads)
     sweep.to_csv(study.write("angle_sweep.csv"), index=False)
     real_sets = {name: images for name, images in judged.items() if name != "generated"}
@@ -393,7 +374,7 @@ print(*following, sep="\n")
 # %%
 if sweepable:
     for angle in dsa_network.ANGLE_HEADS:
-        strip = angle_sweep.strip(sweep, angle, int(seeds[0]))
+        strip = angle_sweep.strip(sweep, angle, int(plan["seed"].iloc[0]))
         name = f"figures/angle_sweep_{angle.split('_')[0]}.png"
         style.save(reading_figures.strip(strip, swept_frames, angle), study.write(name))
     compared = list(real_sets)[-1:]  # reconstructions where there are any: decoded images, as the generated ones are

@@ -114,13 +114,6 @@ def test_augmentation_never_mirrors():
     assert torch.equal(changed, dsa_network.augment(images, Draws(3, 0, range(200))))
 
 
-def test_blur_equals_scipy():
-    image = np.random.default_rng(0).random((2, 40, 40)).astype(np.float32)
-    ours = dsa_network._blurred(torch.from_numpy(image)[:, None], torch.tensor([0.9, 0.0]))[:, 0].numpy()
-    np.testing.assert_allclose(ours[0], gaussian_filter(image[0], 0.9, mode="nearest", radius=3), atol=1e-5)
-    np.testing.assert_allclose(ours[1], image[1], atol=1e-6)
-
-
 def patterned(n, seed):
     """Frames with a dark bar whose place tells the circulation, whose direction the plane and whose breadth the primary angle; without a bar: not arterial."""
     rng = np.random.default_rng(seed)

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import http.server
+import sys
 import threading
 
 import numpy as np
@@ -12,6 +13,10 @@ import torch
 
 from dsa_lib import dsa_network, features, phase, public_features, weights
 from dsa_lib.errors import StudyError
+from dsa_lib.workspace import PROJECT
+
+sys.path.insert(0, str(PROJECT / "benchmarks"))
+import fid as benchmark
 
 
 @pytest.fixture(scope="module")
@@ -147,17 +152,8 @@ def test_the_digest_follows_weights_and_preprocessing(classifier, frames, tmp_pa
 @pytest.fixture(scope="module")
 def inception_weights(tmp_path_factory):
     """A file in torch-fidelity's format with random weights."""
-    from torch_fidelity import feature_extractor_inceptionv3 as module
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module.torch, "load", lambda *args, **kwargs: {})
-        patch.setattr(module.FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
-        torch.manual_seed(1)
-        network = module.FeatureExtractorInceptionV3(
-            "inception-v3-compat", ["2048"], feature_extractor_weights_path="-"
-        )
     path = tmp_path_factory.mktemp("weights") / "random.pth"
-    torch.save(network.state_dict(), path)
+    benchmark.random_inception(path)
     return path
 
 

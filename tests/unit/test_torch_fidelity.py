@@ -4,6 +4,8 @@ Weights are random. Left as they are drawn, activations shrink layer by layer, e
 normalisation is calibrated on a few images, and the test asserts that the distances are far above 1.
 """
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +17,10 @@ import dsa_lib  # noqa: F401  before torch_fidelity: it makes torchvision import
 from dsa_lib import features, fidelity
 from dsa_lib.conditions import CELLS
 from dsa_lib.images import ImageFiles
+from dsa_lib.workspace import PROJECT
+
+sys.path.insert(0, str(PROJECT / "benchmarks"))
+import fid as benchmark
 
 RELATIVE = 1e-3
 
@@ -71,30 +77,7 @@ class Backbone(nn.Module):
 
 
 def test_five_distances_of_one_pass_equal_five_calls(tmp_path):
-    import torch_fidelity
-    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-
-    class Registered(FeatureExtractorBase):
-        def __init__(self, name, features_list, **kwargs):
-            super().__init__(name, features_list)
-            self.network = Backbone()
-
-        @staticmethod
-        def get_provided_features_list():
-            return ("pooled",)
-
-        @staticmethod
-        def get_default_feature_layer_for_metric(metric):
-            return "pooled"
-
-        @staticmethod
-        def can_be_compiled():
-            return False
-
-        def forward(self, images):
-            return (self.network(images),)
-
-    torch_fidelity.register_feature_extractor("test-backbone", Registered)
+    benchmark.register("test-backbone", Backbone)
     network = Backbone().eval()
 
     @torch.no_grad()
@@ -109,24 +92,9 @@ def test_five_distances_of_one_pass_equal_five_calls(tmp_path):
 
 @pytest.fixture(scope="module")
 def inception_weights(tmp_path_factory):
-    """A file in torch-fidelity's format: random weights, batch normalisation calibrated on noise and stripes."""
-    from torch_fidelity import feature_extractor_inceptionv3 as module
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module.torch, "load", lambda *args, **kwargs: {})
-        patch.setattr(module.FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
-        torch.manual_seed(1)
-        network = module.FeatureExtractorInceptionV3(
-            "inception-v3-compat", ["2048"], feature_extractor_weights_path="-"
-        )
-    for part in network.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            part.train()
-            part.momentum = None  # running values become those of the batch
-    with torch.no_grad():
-        network(torch.randint(0, 256, (3, 3, 128, 128), dtype=torch.uint8))
+    """A file in torch-fidelity's format: random weights, batch normalisation calibrated on noise."""
     path = tmp_path_factory.mktemp("weights") / "random.pth"
-    torch.save(network.state_dict(), path)
+    benchmark.random_inception(path)
     return path
 
 

@@ -72,15 +72,6 @@ def test_frame_and_labels_are_moved_alike():
     assert torch.equal(x, same)
 
 
-def test_blur_is_scipys():
-    from scipy.ndimage import gaussian_filter
-
-    x = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
-    found = vessel_network.blurred(x, torch.tensor([0.8, 0.0]))
-    assert found[0, 0, 8:-8, 8:-8].numpy() == pytest.approx(gaussian_filter(x[0, 0].numpy(), 0.8)[8:-8, 8:-8], abs=2e-3)
-    assert torch.allclose(found[1], x[1], atol=1e-6)
-
-
 def test_the_background_grey_does_not_matter_and_sizes_are_kept():
     torch.manual_seed(0)
     model = vessel_network.build(SMALL).eval()
