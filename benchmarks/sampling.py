@@ -69,7 +69,7 @@ def main() -> None:
     machine = f"{processor()}; {environment()['device']}; Python {platform.python_version()}, torch {torch.__version__}"
     rows, values = [], {}
     for steps in sorted(request.steps):
-        for name in request.samplers:
+        for name in request.samplers if steps < max(request.steps) else request.longest:
             dsa.scheduler = diffusion.sampler(name, schedule)
             # The machine too: the seconds of another one are not to stand under this one's name.
             key = hashlib.sha256(json.dumps([model, code, name, steps, guidance, machine]).encode()).hexdigest()[:16]
@@ -244,9 +244,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
     parser.add_argument("--samplers", nargs="+", default=list(diffusion.SAMPLERS), choices=list(diffusion.SAMPLERS))
     parser.add_argument(
+        "--longest", nargs="+", choices=list(diffusion.SAMPLERS), help="samplers that take the most steps too (all; ddpm, the reference, must be one)"
+    )
+    parser.add_argument(
         "--write", default=Path(__file__).with_suffix(""), help="where to write, without .json and .png"
     )
-    return parser.parse_args()
+    request = parser.parse_args()
+    request.longest = request.longest or request.samplers
+    return request
 
 
 if __name__ == "__main__":

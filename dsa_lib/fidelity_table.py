@@ -57,7 +57,7 @@ def context(
     `intervals`: of `fidelity_intervals.intervals`. `source`: what this run's were computed from ("phantom", "archive"). This run's value is that of the set
     with the floor's sizes; where all generated images are a set of their own, they have a row without a floor before it. Nothing published fills it.
     """
-    works = pd.read_csv(PROJECT / "data_manifests" / "published" / "table5_works.csv").set_index("row")
+    works = pd.read_csv(PROJECT / "data_manifests" / "table5_works.csv").set_index("row")
     rows = []
     for name, value in published(5).set_index("row")["published"].items():
         work = works.loc[name]

@@ -88,7 +88,7 @@ def train_to_copy(
         live=False,
         log_every_s=profile.log_every_s,
         checkpoint_every_s=profile.checkpoint_every_s,
-        what="model made to copy",
+        what="planted model",
     )
     return pipeline
 
@@ -100,7 +100,7 @@ def sampled(pipeline: DSAPipeline, profile: Profile) -> np.ndarray:
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
     seeds = np.random.default_rng([profile.seed, 63]).integers(2**31, size=count).tolist()
-    starts = track(range(0, count, settings.batch_size), what="batches of the model made to copy")
+    starts = track(range(0, count, settings.batch_size), what="batches of the planted model")
     return np.concatenate(
         [pipeline(seeds=seeds[s : s + settings.batch_size], num_inference_steps=settings.steps) for s in starts]
     )
@@ -182,7 +182,7 @@ def statement(table: pd.DataFrame) -> str:
     """One sentence on the `controls`: how many are flagged, and which the audit misses."""
     missed = [f"{each.kind} ({each.share:.0%} of the images)" for each in table[~table["flagged"]].itertuples()]
     return (
-        f"Of {len(table)} controls that copy, {int(table['flagged'].sum())} are flagged"
+        f"Of {len(table)} planted controls, {int(table['flagged'].sum())} are flagged"
         f"{'; missed: ' + ', '.join(missed) if missed else ''}."
     )
 

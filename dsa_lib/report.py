@@ -33,6 +33,9 @@ FURTHER_CAPTIONS = {
     "phantom_conditions": "The phantom (simulated): four conditions over time",
     "plausibility": "Vessels of generated against held-out frames, by an automatic segmentation; the floor is that of training patients",
     "plausibility_spectra": "Radial power spectra of generated and real frames",
+    "utility": "Scores on held-out patients by share of real training patients, with and without generated frames",
+    "utility_shortcut": "Is the decoder's look taken for the arterial phase? False alarms on non-arterial frames as acquired and decoded",
+    "privacy_planted": "A model trained on a few frames alone: what it was trained on, and its samples",
     "plausibility_examples": "What was segmented: the frame of median arterial area of each condition, held-out and generated",
 }
 FITTED = "Simulated records through the run's own filter and tables; it shows that the counting is right at the study's size, no study result."
@@ -70,6 +73,14 @@ FURTHER = {
     "privacy_controls.csv": (
         "Memorisation: what the audit flags when images do copy",
         "Planted copies of training frames, alone and as a tenth of the generated ones; what is not flagged the audit misses on this archive.",
+    ),
+    "plausibility.csv": (
+        "Are the vessels possible?",
+        "Measures of an automatic segmentation, generated against held-out frames; the floor is that of training patients. 95 % intervals.",
+    ),
+    "utility.csv": (
+        "Generated frames as training data",
+        "Scores on held-out patients of networks trained on real frames alone and with generated ones; a row a task, share of patients, arm and seed.",
     ),
     "vae_quality.csv": (
         "What the autoencoder keeps",

@@ -537,11 +537,12 @@ if (no_plant := no_audit or planted_copies.cannot_plant(study)) is None:
         digest=study.digest("privacy", "diffusion", code=[planted_copies, diffusion, training]),
     )
     learnt = frames[index["frame_id"].to_numpy()[known_by_heart]]
-    planted["model made to copy"] = planted_copies.sampled(copying, study.profile)
-    figure = samples.image_grid([learnt, planted["model made to copy"][: len(learnt)]], ["trained on", "its samples"])
+    kind = f"model trained on {len(learnt)} frames alone"
+    planted[kind] = planted_copies.sampled(copying, study.profile)
+    figure = samples.image_grid([learnt, planted[kind][: len(learnt)]], ["trained on", "its samples"])
     style.save(figure, study.write("figures/privacy_planted.png"))
 else:
-    print(f"No model is made to copy: {no_plant}.")
+    print(f"No model is planted: {no_plant}.")
 
 # %%
 if no_audit is None:
