@@ -244,7 +244,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
     parser.add_argument("--samplers", nargs="+", default=list(diffusion.SAMPLERS), choices=list(diffusion.SAMPLERS))
     parser.add_argument(
-        "--longest", nargs="+", choices=list(diffusion.SAMPLERS), help="samplers that take the most steps too (all; ddpm, the reference, must be one)"
+        "--longest",
+        nargs="+",
+        choices=list(diffusion.SAMPLERS),
+        help="samplers that take the most steps too (all; ddpm, the reference, must be one)",
     )
     parser.add_argument(
         "--write", default=Path(__file__).with_suffix(""), help="where to write, without .json and .png"
