@@ -518,8 +518,8 @@ for space in spaces if no_audit is None else []:
 # %% [markdown]
 # ### Would the audit notice?
 #
-# A model that is pulled towards copying: the run's unconditional model, trained on alone a few training frames by the same code. In so short a training its
-# samples are blends of those frames rather than copies; the controls made by hand are copies. Its samples go through the same audit. Beside it
+# A model that is made to copy: the run's unconditional model, trained on alone a few training frames by the same code (the picture shows how far it
+# got; `benchmarks/planted_model.json` has it for longer, with the likeness of its samples measured). Its samples go through the same audit. Beside it
 # stand copies by hand of other training frames, as they are and altered; each kind alone, and as a tenth of the generated images above. What is not
 # flagged says how much copying the audit can miss on this archive.
 
