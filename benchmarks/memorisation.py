@@ -2,7 +2,7 @@
 
     python benchmarks/memorisation.py --run phantom --samples FOLDER
 
-reads a finished run of profile phantom (notebooks 01 to 05) and writes benchmarks/memorisation.json. Everything is simulated anatomy, and there is one
+reads a finished run of profile phantom (notebooks 01 to 07) and writes benchmarks/memorisation.json. Everything is simulated anatomy, and there is one
 archive: rates are over random splits of its patients and over seeds of sampling, not over archives. FOLDER keeps further images of the model, so that
 a stopped call goes on.
 
@@ -57,7 +57,7 @@ def main() -> None:
     arterial = pd.read_parquet(ws.root / "arterial.parquet")
     frames = np.load(ws.root / "frames.npy", mmap_mode="r")
     images, cells = generated(ws, profile, request)
-    archive = Archive(ws, arterial, frames, images)
+    archive = Archive(ws, profile, arterial, frames, images)
     report = {
         "what": "false alarms and power of the memorisation audit on phantom patients (simulated); see the head of benchmarks/memorisation.py",
         "run": {"profile": profile.name, "seed": profile.seed, "patients": int(arterial["patient"].nunique())},
@@ -120,7 +120,7 @@ def sample(ws: Workspace, profile: Profile, batch: int, path: Path) -> None:
 class Archive:
     """Distances of real, generated and copied images to every patient of the archive, in every space: all splits are then a choice of columns."""
 
-    def __init__(self, ws: Workspace, arterial: pd.DataFrame, frames: np.ndarray, images: np.ndarray):
+    def __init__(self, ws: Workspace, profile: Profile, arterial: pd.DataFrame, frames: np.ndarray, images: np.ndarray):
         self.rows = arterial.reset_index(drop=True)
         self.patients = self.rows["patient"].to_numpy()
         canonical = self.rows[self.rows["cell"].isin(CELLS)]
@@ -133,7 +133,14 @@ class Archive:
         self.copies = planted_copies.by_hand(store[self.copied], lambda some: autoencoder.reconstruct(vae, some), SEED)
         _, facts = phase.load_classifier(ws.root / "classifier")
         some = rng.permutation(np.flatnonzero(self.rows["split"] == "train"))[:2048]
-        extractor = features.phase_extractor(ws.root / "classifier", facts["input_size"], 64, store[np.sort(some)])
+        extractor = features.open_extractor(
+            profile.fidelity.features,
+            classifier=ws.root / "classifier",
+            size=facts["input_size"],
+            batch_size=64,
+            training_frames=store[np.sort(some)],
+            network=ws.root / "dsa_network",
+        )
         self.spaces: list[Space] = [
             copy_search.pixel_space(),
             copy_search.map_space(ws.root / "classifier", facts["input_size"]),

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import statsmodels.api as sm
 
-from dsa_lib.conditions import CELLS, OTHERS
+from dsa_lib.conditions import CANONICAL, CELLS, OTHERS
 from dsa_lib.dsa_network import ANGLE_HEADS
 
 SCOPES = ("overall", *CELLS, OTHERS)
@@ -39,9 +39,10 @@ def errors(sets: dict[str, Judged]) -> pd.DataFrame:
     """One row a set, scope (overall: the four cells together; each cell; Others, the oblique frames) and angle, where there are images and a head.
 
     Columns: set, scope, angle, images, groups, mae (mean absolute error, degrees), mae_low, mae_high (95 %), bias (mean of judged − known), bias_low,
-    bias_high, p90 (90th percentile of the absolute error).
+    bias_high, p90 (90th percentile of the absolute error), constant (mean absolute error of an answer that
+    is always the condition's own angles; NaN for Others).
     """
-    columns = ["set", "scope", "angle", "images", "groups", "mae", "mae_low", "mae_high", "bias", "bias_low", "bias_high", "p90"]  # fmt: skip
+    columns = ["set", "scope", "angle", "images", "groups", "mae", "mae_low", "mae_high", "bias", "bias_low", "bias_high", "p90", "constant"]  # fmt: skip
     rows = []
     for name, images in sets.items():
         for scope in SCOPES:
@@ -51,6 +52,12 @@ def errors(sets: dict[str, Judged]) -> pd.DataFrame:
                 error = difference(images.judged.loc[members, angle], images.known.loc[members, angle])
                 there = np.isfinite(error)
                 error, groups = error[there], np.asarray(images.groups)[members][there]
+                own = [
+                    getattr(CANONICAL[each], angle) if each in CANONICAL else np.nan for each in cells[members][there]
+                ]
+                constant = (
+                    np.abs(difference(own, images.known.loc[members, angle][there])).mean() if len(own) else np.nan
+                )
                 if not len(error):
                     continue
                 mae, mae_low, mae_high = clustered_mean(np.abs(error), groups)
@@ -59,7 +66,7 @@ def errors(sets: dict[str, Judged]) -> pd.DataFrame:
                     dict(
                         zip(
                             columns,
-                            (*numbers, *clustered_mean(error, groups), np.quantile(np.abs(error), 0.9)),
+                            (*numbers, *clustered_mean(error, groups), np.quantile(np.abs(error), 0.9), constant),
                             strict=True,
                         )
                     )
@@ -109,7 +116,10 @@ def statement(table: pd.DataFrame, generated: str = "generated", real: str = "he
         )
         if (real, angle) in row.index:
             other = row.loc[(real, angle)]
-            sentence += f", {other['mae']:.1f}° over {int(other['images'])} frames of the set “{real}”"
+            sentence += (
+                f", {other['mae']:.1f}° over {int(other['images'])} frames of the set “{real}” "
+                f"(where an answer that never changes would be off by {other['constant']:.1f}°)"
+            )
         parts.append(f"{sentence}; bias {made['bias']:+.1f}°.")
     return " ".join(parts) or "No angle was judged."
 

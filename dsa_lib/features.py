@@ -183,6 +183,18 @@ def open_extractor(
     raise StudyError(f"fidelity.features {name!r} is not inception, dsa-network, phase-network, dinov2 or radimagenet")
 
 
+def check_weights(name: str, weights_sha256: str = "") -> None:
+    """Raise StudyError now if the published weights of the features `name` cannot be had; the run's own networks need none."""
+    if name == "inception":
+        from dsa_lib.weights import weights_file
+
+        weights_file("inception-v3-fid")
+    elif name in ("dinov2", "radimagenet"):
+        from dsa_lib import public_features
+
+        public_features.open_public(name, 1, weights_sha256)
+
+
 def phase_extractor(classifier: Path, size: int, batch_size: int, training_frames: np.ndarray) -> Extractor:
     """Stage means of the run's phase network in the folder `classifier`, at input `size`; see `stage_extractor`."""
     from transformers import ResNetForImageClassification

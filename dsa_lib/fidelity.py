@@ -304,9 +304,9 @@ def evaluate(generated: ImageSet, held_out: ImageSet, training: ImageSet, settin
     With "as-is" the set "generated" is every generated image, as in §2.5 (10,000 against 5,000), and the images that go with the floor are a set of
     their own, "generated, sizes of the floor"; with "balanced" the set "generated" goes with the floor (`beside_floor` tells which).
 
-    Returns one row a scope and set: `distance` is the median over repeats, `distance_low` and `distance_high` its extremes; the other
-    metrics are of the first draw. `rank_deficient` marks sets no larger than the feature dimension: their Fréchet distance is biased upwards and reads
-    only beside the floor.
+    Returns one row a scope and set: every metric is its median over repeats; `distance_low` and `distance_high` are the extremes, `distance_sd` the SD
+    between draws, and `excess` the median of the distance less the floor's of the same draw (of the set that has the floor's sizes).
+    `rank_deficient` marks sets no larger than the feature dimension: their Fréchet distance is biased upwards and reads only beside the floor.
     """
     rows = []
     for repeat in track(range(settings.repeats), what="draws of the reference"):
@@ -317,10 +317,9 @@ def evaluate(generated: ImageSet, held_out: ImageSet, training: ImageSet, settin
                 row = {"scope": drawn.scope, "set": name, **_sizes(images.features, real), "distance": float("nan")}
                 if moments is not None and len(images) >= LEAST_IMAGES:
                     row["distance"] = frechet_distance(moments, statistics(images.features))
-                    if repeat == 0:
-                        row |= _further(images.features, real, settings, seed)
-                rows.append(row)
-    return _summary(pd.DataFrame(rows, columns=["scope", "set", *SIZES, *METRICS]))
+                    row |= _further(images.features, real, settings, seed)
+                rows.append(row | {"repeat": repeat})
+    return _summary(pd.DataFrame(rows, columns=["scope", "set", "repeat", *SIZES, *METRICS]))
 
 
 def comparisons(
@@ -376,8 +375,16 @@ def _further(images: np.ndarray, reference: np.ndarray, settings, seed: int) -> 
 
 def _summary(rows: pd.DataFrame) -> pd.DataFrame:
     groups = rows.groupby(["scope", "set"], sort=False)
-    table = groups[[*SIZES, *METRICS]].first()  # the first draw; sizes are the same in all
-    table["distance"] = groups["distance"].median()
+    table = groups[list(SIZES)].first()  # the same in all draws
+    table[list(METRICS)] = groups[list(METRICS)].median()
     table["distance_low"], table["distance_high"] = groups["distance"].min(), groups["distance"].max()
+    table["distance_sd"] = groups["distance"].std(ddof=1).fillna(0.0)
+    by_set = rows.pivot(index=["scope", "repeat"], columns="set", values="distance")
+    paired = MATCHED if MATCHED in by_set else GENERATED
+    table["excess"] = float("nan")
+    if {paired, FLOOR} <= set(by_set):
+        excess = (by_set[paired] - by_set[FLOOR]).groupby("scope").median()
+        of_paired = table.index.get_level_values("set") == paired
+        table.loc[of_paired, "excess"] = excess.reindex(table.index[of_paired].get_level_values("scope")).to_numpy()
     table["repeats"] = groups.size()
     return table.reset_index()

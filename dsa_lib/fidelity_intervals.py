@@ -32,6 +32,7 @@ from dsa_lib.progress import track
 
 LEAST_PATIENTS = 6  # of fewer, leaving one or two out says next to nothing
 CONFIDENCE = 0.95
+MEDIAN_ERROR = np.sqrt(np.pi / 2)  # of a median against a mean's, normal values
 RESAMPLED = ["scope", "set", "replicate", "patients", "of_patients", "images", "reference_images", *METRICS]
 COLUMNS = ["scope", "set", "measure", "value", "low", "high", "standard_error", "patients", "line_r2"]
 SHARES = ("precision", "recall", "coverage")
@@ -157,7 +158,8 @@ def standard_error(values: pd.Series, patients: int, of_patients: int) -> float:
 def intervals(results: pd.DataFrame, resampled: pd.DataFrame, subsamples: int) -> pd.DataFrame:
     """Every metric of `results` (of `fidelity.evaluate`), FID∞ and the excess over the floor with 95 % intervals: one row a scope, set and measure.
 
-    An interval is value ± t · standard error with t of n − 1 degrees of freedom, n the reference patients. Around `distance`, `kid` and the scores it
+    An interval is value ± t · standard error with t of n − 1 degrees of freedom, n the reference patients. The distance's error takes in that of a median of
+    few draws; what endless samples take off it is known from the first draw and taken off the median. Around `distance`, `kid` and the scores it
     is one for the expectation at these numbers of patients and images (a distance's bias included), around `infinity` one for endless samples: the bias
     hardly varies, so the distance's error, with that of the line, stands for it. `excess`: the distance less the floor's, for the set that has the
     floor's sizes; its error is that of the paired differences. The first `subsamples` replicates give the errors. NaN where there was nothing to resample.
@@ -167,7 +169,6 @@ def intervals(results: pd.DataFrame, resampled: pd.DataFrame, subsamples: int) -
     rows = []
     groups = dict(list(resampled.groupby(["scope", "set"])))
     nothing = resampled.iloc[:0]
-    floor = results[results["set"] == FLOOR].set_index("scope")["distance"]
     for result in results.to_dict("records"):
         scope, name = result["scope"], result["set"]
         mine = groups.get((scope, name), nothing)
@@ -175,11 +176,15 @@ def intervals(results: pd.DataFrame, resampled: pd.DataFrame, subsamples: int) -
         t = stats.t.ppf((1 + CONFIDENCE) / 2, patients - 1) if patients else float("nan")
         parts = mine[mine["replicate"] < subsamples].set_index("replicate")
         line = infinity(mine)
-        values = {metric: result[metric] for metric in METRICS} | {"infinity": line["infinity"]}
+        whole = mine.loc[mine["patients"] == mine["of_patients"], "distance"]
+        bias = float(whole.iloc[-1]) - line["infinity"] if len(whole) else float("nan")
+        values = {metric: result[metric] for metric in METRICS} | {"infinity": result["distance"] - bias}
         errors = {metric: _error(parts, parts[metric]) for metric in METRICS}
+        of_draws = MEDIAN_ERROR * result["distance_sd"] / np.sqrt(result["repeats"])
+        errors["distance"] = float(np.hypot(errors["distance"], of_draws))
         errors["infinity"] = float(np.hypot(errors["distance"], line["infinity_fit_error"]))
         if name == beside_floor(results):
-            values["excess"] = result["distance"] - floor[scope]
+            values["excess"] = result["excess"]
             others = groups.get((scope, FLOOR), nothing).set_index("replicate")["distance"]
             errors["excess"] = _error(parts, parts["distance"] - others.reindex(parts.index))
         for measure, value in values.items():

@@ -134,7 +134,8 @@ def controls(
     """The verdict on planted images, each kind alone and as a SHARE of the generated images.
 
     `planted`: kind → uint8 frames [n, H, W]; `vectors`: frames → features [n, d], for a `feature_space`. `audited`, `spaces` and the sets are those of
-    the audit. An image counts as of the condition of its nearest training frame. One row a kind and share: `images`, of which `planted`, the spaces that are
+    the audit. An image counts as of the condition of its nearest training frame among those of the four conditions, so that all enter the test.
+    One row a kind and share: `images`, of which `planted`, the spaces that are
     `flagged_in` at the level of the audit, the smallest `p_adjusted`, and `flagged`.
     """
     generated, held_out = generated.canonical(), held_out.canonical()
@@ -147,7 +148,7 @@ def controls(
         near = search(
             space, embed(space, looked_up, what="planted images"), source, places, np.asarray(training.patients)
         )
-        cells = np.asarray(training.cells)[near.at_best("position")]
+        cells = _conditions(space, embed(space, looked_up, what="conditions of planted images"), training.canonical())
         found = audited.lookups[space.name]
         for kind, end in zip(planted, ends, strict=True):
             here = np.arange(end - len(planted[kind]), end)
@@ -167,6 +168,13 @@ def controls(
     return pd.DataFrame(
         [dict(zip(groups.keys, key, strict=True)) | _verdict(part, audited.level) for key, part in groups]
     )
+
+
+def _conditions(space: Space, queries: np.ndarray, training: privacy.Images) -> np.ndarray:
+    """The cell [n] of each query's nearest frame of `training`."""
+    source, places = training.source(space)
+    near = search(space, queries, source, places, np.asarray(training.patients))
+    return np.asarray(training.cells)[near.at_best("position")]
 
 
 def _verdict(part: pd.DataFrame, level: float) -> dict:

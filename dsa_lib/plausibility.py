@@ -7,6 +7,7 @@ The comparison gives effects with intervals, not p-values: with enough images ev
 that between two sets of real patients.
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,9 @@ from dsa_lib.features import check_frames
 from dsa_lib.overlap import interval
 from dsa_lib.progress import track
 from dsa_lib.vessel_measures import MEASURES, of_classes, of_spectrum, spectrum
+from dsa_lib.workspace import PROJECT
 
+KNOWN_VESSELS = PROJECT / "benchmarks" / "vessel_segmentation.json"
 OVERALL = "overall"
 SCOPES = (OVERALL, *CELLS)
 GENERATED, FLOOR, HELD_OUT = "generated", "floor", "held-out"
@@ -200,7 +203,8 @@ def _wasserstein(images: Measured, held_out: Measured, cells: tuple[str, ...]) -
 def verdict(table: pd.DataFrame) -> str:
     """Two sentences from the table of `compare`: which measures differ overall, and what the comparison cannot exclude.
 
-    A measure counts as different where the whole interval of its difference lies beyond 0 and beyond the floor's difference, on the same side.
+    A measure counts as different where the whole interval of its difference lies beyond 0 and beyond the floor's difference, on the same side; the floor's own
+    uncertainty is left aside.
     """
     overall = table[table["scope"] == OVERALL].pivot(index="measure", columns="set")
     rows = overall.xs(GENERATED, axis=1, level="set").reindex(list(MEASURES))
@@ -223,10 +227,13 @@ def verdict(table: pd.DataFrame) -> str:
         )
         first = (
             f"{int(unlike.sum())} of {int(known.sum())} measures of {images} generated frames differ from {patients} held-out patients "
-            f"more than training patients do: {listed}."
+            f"by more than training patients were found to: {listed}."
         )
     else:
-        first = f"None of {int(known.sum())} measures of {images} generated frames differs from {patients} held-out patients more than training patients do."
+        first = (
+            f"None of {int(known.sum())} measures of {images} generated frames differs from {patients} held-out patients "
+            "by more than training patients were found to."
+        )
     rest = rows[known & ~unlike]
     if not len(rest):
         return first
@@ -261,7 +268,12 @@ def open_segmenter(
     if name != "network":
         raise StudyError(f"plausibility.segmenter {name!r} is not network or classical")
     model, card = vessel_network.load(folder)
-    says = f"Arteries are named by a U-Net that was trained on simulated vessels only ({len(card['patients'])} phantom patients, none of this archive)."
+    scores = json.loads(KNOWN_VESSELS.read_text())["scores"]["acquired"]["network"]
+    dice = ", ".join(f"{part} {scores[part]['score']:.2f}" for part in ("vessel", "proximal", "medium", "peripheral"))
+    says = (
+        f"Arteries are named by a U-Net that was trained on simulated vessels only ({len(card['patients'])} phantom patients, none of this archive); "
+        f"Dice on held-out phantom truth: {dice}."
+    )
     if phantom_patients is None:
         says = says.replace(", none of this archive", "")
         says += " How well it finds vessels of clinical frames is not measured: look at the overlays, and compare with plausibility.segmenter classical."

@@ -243,22 +243,24 @@ def _slug(text: str) -> str:
 
 
 def interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean and Student t interval at LEVEL of independent values [n]; the ends are nan for fewer than two."""
+    """Mean and Student t interval at LEVEL of independent values [n]; the ends are nan for fewer than two, or where all are equal: nothing to estimate from."""
     values = np.asarray(values, dtype=float)
     mean = float(values.mean()) if len(values) else float("nan")
-    if len(values) < 2:
+    if len(values) < 2 or np.ptp(values) == 0:
         return mean, float("nan"), float("nan")
-    if np.ptp(values) == 0:
-        return mean, mean, mean
     low, high = stats.ttest_1samp(values, 0).confidence_interval(LEVEL)
     return mean, float(low), float(high)
 
 
-def levels(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Mean of `metric` over the seeds, with its t interval: one row a task, share and arm, columns mean, low, high, seeds."""
+def levels(rows: pd.DataFrame, metric: str, least: float = 0.0) -> pd.DataFrame:
+    """Mean of `metric` over the seeds, with its t interval: one row a task, share and arm, columns mean, low, high, seeds.
+
+    Intervals end at `least` and at 1.
+    """
     found = []
     for (task, share, arm), group in rows.groupby(["task", "share", "arm"], sort=False):
-        mean, low, high = interval(group[metric].dropna())
+        mean, *ends = interval(group[metric].dropna())
+        low, high = np.clip(ends, least, 1.0)
         base = {"task": task, "share": share, "patients": int(group["patients"].iloc[0]), "arm": arm}
         found.append(base | {"mean": mean, "low": low, "high": high, "seeds": int(group[metric].notna().sum())})
     return pd.DataFrame(found, columns=["task", "share", "patients", "arm", "mean", "low", "high", "seeds"])
@@ -269,7 +271,7 @@ def differences(rows: pd.DataFrame, metric: str, reference: str = REAL) -> pd.Da
     keys = ["task", "share", "patients", "seed"]
     base = rows.loc[rows["arm"] == reference, [*keys, metric]].rename(columns={metric: "base"})
     joined = rows[rows["arm"] != reference].merge(base, on=keys)
-    return levels(joined.assign(difference=joined[metric] - joined["base"]), "difference")
+    return levels(joined.assign(difference=joined[metric] - joined["base"]), "difference", -1.0)
 
 
 def all_differences(rows: pd.DataFrame) -> pd.DataFrame:

@@ -286,3 +286,16 @@ def test_own_features_never_stand_in_the_column_fid():
     inception = tables.contract(5, fidelity_table.cells(results, "inception", "FID"), "archive")
     ours = inception[(inception["row"] == "Ours") & (inception["column"] == "FID")].iloc[0]
     assert ours["published"] == 15.27 and ours["this_run"] > 0
+
+
+def test_every_metric_is_its_median_over_draws_and_the_excess_is_paired():
+    """By hand: distances 5, 7, 9 less floors 6, 2, 3 of the same draws are −1, 5, 6; the median is 5, not 7 − 3."""
+    draws = [
+        {"scope": "AC A", "set": name, "repeat": k, "images": 9, "reference_images": 9, "dimension": 2, "rank_deficient": False, "distance": d, "kid": d / 2}
+        for name, values in ((fidelity.GENERATED, (5.0, 7.0, 9.0)), (fidelity.FLOOR, (6.0, 2.0, 3.0)))
+        for k, d in enumerate(values)
+    ]  # fmt: skip
+    rows = pd.DataFrame(draws, columns=["scope", "set", "repeat", *fidelity.SIZES, *fidelity.METRICS])
+    table = fidelity._summary(rows).set_index("set")
+    assert table.loc[fidelity.GENERATED, ["distance", "kid", "excess"]].tolist() == [7.0, 3.5, 5.0]
+    assert table.loc[fidelity.GENERATED, "distance_sd"] == 2.0 and np.isnan(table.loc[fidelity.FLOOR, "excess"])

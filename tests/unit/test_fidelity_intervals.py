@@ -41,7 +41,11 @@ def evaluated(comparison):
         kid, _ = fidelity.kernel_distance(images.features, comparison.reference.features)
         scores = fidelity.neighbour_scores(images.features, comparison.reference.features)
         rows.append({"scope": comparison.scope, "set": name, "distance": distance, "kid": kid} | scores)
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows).assign(distance_sd=0.0, repeats=1, excess=float("nan"))  # as of one draw
+    value = table.set_index("set")["distance"]
+    if {GENERATED, FLOOR} <= set(value.index):
+        table.loc[table["set"] == GENERATED, "excess"] = value[GENERATED] - value[FLOOR]
+    return table
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +196,7 @@ def test_few_patients_give_no_interval_and_a_reason():
     result = pd.concat(
         [evaluated(comparison), evaluated(Comparison("PC A", comparison.reference, {FLOOR: clustered(rng, 5)}))]
     )
+    result.loc[result["set"] == GENERATED, "excess"] = 0.5
     table = fidelity_intervals.intervals(result, drawn, SETTINGS.subsamples)
     assert table["value"].notna().sum() == 13 and table[["low", "high"]].isna().all(axis=None)
     (sentence,) = fidelity_intervals.gaps(table)

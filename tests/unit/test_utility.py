@@ -160,7 +160,7 @@ def test_interval_covers_the_true_difference_as_often_as_it_says():
     rng = np.random.default_rng(3)
     ends = np.array([utility.interval(rng.normal(0.3, 1, 5))[1:] for _ in range(2000)])
     assert ((ends[:, 0] < 0.3) & (ends[:, 1] > 0.3)).mean() == pytest.approx(0.95, abs=0.015)
-    assert np.isnan(utility.interval([0.4])[1:]).all() and utility.interval([0.2, 0.2]) == (0.2, 0.2, 0.2)
+    assert np.isnan(utility.interval([0.4])[1:]).all() and np.isnan(utility.interval([0.2, 0.2])[1:]).all()
 
 
 def test_table_of_all_measures_holds_the_paired_differences():
