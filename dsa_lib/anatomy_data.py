@@ -32,8 +32,8 @@ def of_run(
     frames: np.ndarray,
     maps: Callable[[pd.DataFrame, np.ndarray], np.ndarray],
     settings,
-) -> AnatomySet:
-    """The set of one run, by its patient split.
+) -> tuple[AnatomySet, pd.DataFrame]:
+    """(the set of one run, by its patient split; the rows of `arterial` that it holds, in its order).
 
     arterial: the table of notebook 02; frames: uint8 [N, H, W], a memory map of which only the chosen are read; maps(rows, frames of the rows) gives their
     label maps, uint8 [n, H, W], classes as in `vessels.CLASSES`; settings: the profile's `anatomy`. Frames whose map is empty are left out: there is nothing
@@ -48,14 +48,8 @@ def of_run(
         raise StudyError(
             "no training frame of this run shows a labelled artery: look at the arterial frames of notebook 02, and at plausibility.segmenter"
         )
-    return AnatomySet(
-        pictures[kept],
-        labels[kept],
-        chosen["patient"].to_numpy()[kept],
-        parts,
-        chosen["sentence"].to_numpy()[kept],
-        tuple(CLASSES),
-    )
+    told = chosen["patient"].to_numpy()[kept], parts, chosen["sentence"].to_numpy()[kept]
+    return AnatomySet(pictures[kept], labels[kept], *told, tuple(CLASSES)), chosen.iloc[kept].reset_index(drop=True)
 
 
 def held_out(data: AnatomySet, most: int) -> np.ndarray:

@@ -41,8 +41,8 @@ def test_a_set_holds_the_chosen_frames_with_their_maps_and_leaves_out_empty_maps
         labels[rows["frame_id"] != 2, 0, 0] = 3
         return labels
 
-    found = anatomy_data.of_run(arterial(), frames, maps, PHANTOM.anatomy)
-    assert found.frames[:, 0, 0].tolist() == [3, 5]
+    found, rows = anatomy_data.of_run(arterial(), frames, maps, PHANTOM.anatomy)
+    assert found.frames[:, 0, 0].tolist() == rows["frame_id"].tolist() == [3, 5]
     assert found.part.tolist() == ["train", "test"] and found.patients.tolist() == ["p", "q"]
     assert found.sentences.tolist() == ["one", "other"] and found.classes == ("proximal", "medium", "peripheral")
     assert anatomy_data.held_out(found, 10).tolist() == [1]
@@ -52,7 +52,7 @@ def test_no_labelled_training_frame_and_nobody_held_out_are_errors():
     frames = np.zeros((6, 4, 4), np.uint8)
     with pytest.raises(StudyError, match="no training frame"):
         anatomy_data.of_run(arterial(), frames, lambda rows, pictures: np.zeros_like(pictures), PHANTOM.anatomy)
-    found = anatomy_data.of_run(arterial(), frames, lambda rows, pictures: np.ones_like(pictures), PHANTOM.anatomy)
+    found, _ = anatomy_data.of_run(arterial(), frames, lambda rows, pictures: np.ones_like(pictures), PHANTOM.anatomy)
     with pytest.raises(StudyError, match="no patient is held out"):
         anatomy_data.held_out(found.at(found.rows("train")), 10)
 
@@ -62,5 +62,5 @@ def test_held_out_frames_are_spread_evenly():
     table = arterial().assign(
         series=list("ABCDEF"), split=["train", *["val"] * 2, *["test"] * 3], patient=list("abcdef")
     )
-    found = anatomy_data.of_run(table, frames, lambda rows, pictures: np.ones_like(pictures), PHANTOM.anatomy)
+    found, _ = anatomy_data.of_run(table, frames, lambda rows, pictures: np.ones_like(pictures), PHANTOM.anatomy)
     assert anatomy_data.held_out(found, 3).tolist() == [1, 3, 5]
