@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from dsa_lib._profile_checks import check_profile
 from dsa_lib._profile_overrides import leaf_names, suggest, typed
 from dsa_lib.errors import StudyError
+from dsa_lib.profile_extensions import Anatomy
 from dsa_lib.profile_sections import (
     Archive,
     Autoencoder,
@@ -57,6 +58,7 @@ class Profile:
     sweep: Sweep = field(default_factory=Sweep)
     plausibility: Plausibility = field(default_factory=Plausibility)
     privacy: Privacy = field(default_factory=Privacy)
+    anatomy: Anatomy = field(default_factory=Anatomy)
 
     def __post_init__(self):
         check_profile(self)
@@ -160,6 +162,18 @@ PHANTOM = Profile(
     sweep=Sweep(primary_deg=(-40, -30, -20, -10, 0, 10, 20, 30, 40), secondary_deg=(-20, -10, 0, 10, 20, 30), seeds=4),
     plausibility=Plausibility(images=240),
     privacy=Privacy(leave_one_out=150, planted_steps=250, planted_images=40, planted_learning_rate=7e-4),
+    anatomy=Anatomy(
+        base_channels=32,
+        steps=1500,
+        learning_rate=6e-4,
+        ema_decay=0.995,
+        warmup_steps=100,
+        steps_continued=40,
+        scheduler="dpmsolver++",
+        sampling_steps=20,
+        evaluated=160,
+        edited=32,
+    ),
 )
 
 SMOKE = replace(
@@ -217,6 +231,18 @@ SMOKE = replace(
     sweep=Sweep(primary_deg=(-30, 0, 30), secondary_deg=(-20, 0, 20), seeds=2),
     plausibility=Plausibility(images=16, bootstrap=200),
     privacy=Privacy(leave_one_out=24, planted_steps=10, planted_images=8, planted_learning_rate=7e-4),
+    anatomy=replace(
+        PHANTOM.anatomy,
+        base_channels=16,
+        batch_size=4,
+        steps=8,
+        warmup_steps=2,
+        sampling_steps=3,
+        evaluated=12,
+        subsamples=8,
+        bootstrap=100,
+        edited=4,
+    ),
 )
 
 PROFILES = {profile.name: profile for profile in (SMOKE, PHANTOM, PAPER)}
