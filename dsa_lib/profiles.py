@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from dsa_lib._profile_checks import check_profile
 from dsa_lib._profile_overrides import leaf_names, suggest, typed
 from dsa_lib.errors import StudyError
-from dsa_lib.profile_extensions import Anatomy, Spade
+from dsa_lib.profile_extensions import Acdc, Anatomy, Spade
 from dsa_lib.profile_sections import (
     Archive,
     Autoencoder,
@@ -60,6 +60,7 @@ class Profile:
     privacy: Privacy = field(default_factory=Privacy)
     anatomy: Anatomy = field(default_factory=Anatomy)
     spade: Spade = field(default_factory=Spade)
+    acdc: Acdc = field(default_factory=Acdc)
 
     def __post_init__(self):
         check_profile(self)
