@@ -16,8 +16,8 @@ SPADE w/ VAE 101.9 0.556 0.128 0.104 0.034   161.4 0.338 0.090 0.145 0.093
 
 def test_the_anatomy_table_is_as_printed():
     wide = neighbours.published("anatomy_table1").pivot(index="row", columns="column", values="published")
-    scores = ("FID", "SSIM mean", "SSIM SD", "NMSE mean", "NMSE SD")
-    columns = [f"{half} {score}" for half in ("w/ edges", "w/o edges") for score in scores]
+    scores = ("FID", "SSIM", "SSIM SD", "NMSE", "NMSE SD")
+    columns = [f"{score}, {half}" for half in ("w/ edges", "w/o edges") for score in scores]
     for line in PRINTED.strip().splitlines():
         name, values = line[:13].strip(), [float(value) for value in line[13:].split()]
         assert wide.loc[name, columns].tolist() == values
@@ -32,14 +32,14 @@ def test_the_lesion_study_has_a_ranking_and_no_figures():
 
 
 def test_this_run_lies_beside_and_fills_nothing_published(tmp_path):
-    run = {("LDM", "w/ edges SSIM mean"): 0.7, ("LDM", "w/ edges DSA-feature distance"): 0.2}
+    run = {("LDM", "SSIM, w/ edges"): 0.7, ("LDM", "DSA-feature distance, w/ edges"): 0.2}
     table = neighbours.contract("anatomy_table1", run, "phantom")
     tables.write_table(tmp_path / "anatomy_scores.csv", table)
     cells = tables.read_table(tmp_path / "anatomy_scores.csv").set_index(["row", "column"])
-    assert cells.loc[("LDM", "w/ edges SSIM mean"), ["published", "this_run"]].tolist() == [0.608, 0.7]
-    own = cells.loc[("LDM", "w/ edges DSA-feature distance")]
+    assert cells.loc[("LDM", "SSIM, w/ edges"), ["published", "this_run"]].tolist() == [0.608, 0.7]
+    own = cells.loc[("LDM", "DSA-feature distance, w/ edges")]
     assert np.isnan(own["published"]) and own["this_run"] == 0.2 and own["source"] == "phantom"
-    assert pd.isna(cells.loc[("SPADE", "w/ edges FID"), "this_run"]) and len(cells) == 31
+    assert pd.isna(cells.loc[("SPADE", "FID, w/ edges"), "this_run"]) and len(cells) == 31
 
 
 def test_names_that_do_not_exist():
