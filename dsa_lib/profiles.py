@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from dsa_lib._profile_checks import check_profile
 from dsa_lib._profile_overrides import leaf_names, suggest, typed
 from dsa_lib.errors import StudyError
-from dsa_lib.profile_extensions import Anatomy
+from dsa_lib.profile_extensions import Anatomy, Spade
 from dsa_lib.profile_sections import (
     Archive,
     Autoencoder,
@@ -59,6 +59,7 @@ class Profile:
     plausibility: Plausibility = field(default_factory=Plausibility)
     privacy: Privacy = field(default_factory=Privacy)
     anatomy: Anatomy = field(default_factory=Anatomy)
+    spade: Spade = field(default_factory=Spade)
 
     def __post_init__(self):
         check_profile(self)
@@ -174,6 +175,15 @@ PHANTOM = Profile(
         evaluated=160,
         edited=32,
     ),
+    spade=Spade(
+        channels=(16, 32, 64, 96),
+        hidden=16,
+        latent=32,
+        discriminator_channels=16,
+        learning_rate=4e-4,
+        discriminator_rate=8e-4,
+        ema_decay=0.995,
+    ),
 )
 
 SMOKE = replace(
@@ -243,6 +253,7 @@ SMOKE = replace(
         bootstrap=100,
         edited=4,
     ),
+    spade=Spade(channels=(8, 8, 16), hidden=8, latent=8, discriminator_channels=8, ema_decay=0.9),
 )
 
 PROFILES = {profile.name: profile for profile in (SMOKE, PHANTOM, PAPER)}
