@@ -1,8 +1,8 @@
 """Trained weights of notebook 08 that ship with the project (models/anatomy): when a phantom run goes on from them, and how they are written.
 
-Six folders, one a model (`anatomy_models.name_of`), with their logs and a card.json that says how they were made and which phantom patients they have seen.
-`benchmarks/anatomy.py train` writes them. They were trained on latents of the autoencoder in models/phantom, so that a run takes them only where its own went on
-from that one.
+Six folders, one a model (`anatomy_models.name_of`), with their logs and a card.json that says how they were made and which phantom patients they have
+seen. `benchmarks/anatomy.py train` writes them. They were trained on latents of the autoencoder in models/phantom, so that a run takes them only where its
+own went on from that one.
 """
 
 import json
@@ -24,7 +24,10 @@ LARGEST_MB = 25
 # Profile values that must be alike for a run to go on from the weights, beside those of `shipped.SHAPES`.
 SHAPES = {
     "anatomy": ("annotated", "edge_sigma", "edge_low", "edge_high", "to_latent", "base_channels"),
-}
+    "spade": (
+        "channels", "hidden", "full_resolution", "latent", "discriminator_channels", "discriminators", "discriminator_layers",
+    ),
+}  # fmt: skip
 NOT_HERE = (
     "diffusion.base_channels",
     "classifier.input_size",
