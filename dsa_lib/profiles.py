@@ -165,8 +165,8 @@ PHANTOM = Profile(
     privacy=Privacy(leave_one_out=150, planted_steps=250, planted_images=40, planted_learning_rate=7e-4),
     lesions=Lesions(
         patients=100,
-        base_channels=32,
-        multipliers=(1, 2, 4),
+        base_channels=48,
+        multipliers=(1, 2, 2),
         layers_per_block=1,
         batch_size=16,
         learning_rate=8e-4,
