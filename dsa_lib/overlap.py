@@ -8,6 +8,7 @@ import pandas as pd
 from skimage.morphology import skeletonize
 
 from dsa_lib.errors import StudyError
+from dsa_lib.patient_intervals import draw, interval
 from dsa_lib.vessels import CLASSES
 
 SCORES = ("vessel", *CLASSES, "centre line")
@@ -52,22 +53,11 @@ def scores(found: np.ndarray, true: np.ndarray, patients: np.ndarray, draws: int
 
 def summary(of_frames: np.ndarray, patients: np.ndarray, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
     """`scores` from the `counts` of the frames."""
-    names, group = np.unique(np.asarray(patients), return_inverse=True)
-    of_patient = np.zeros((len(names), *of_frames.shape[1:]))
+    group, weight = draw(patients, draws, seed)
+    of_patient = np.zeros((weight.shape[1], *of_frames.shape[1:]))
     np.add.at(of_patient, group, of_frames)
-    rng = np.random.default_rng(seed)
-    weight = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), draws)
     drawn = ratio(np.einsum("dp,psk->dsk", weight, of_patient))
     low, high = interval(drawn)
     return pd.DataFrame(
         {"score": ratio(of_patient.sum(axis=0)), "low": low, "high": high}, index=pd.Index(SCORES, name="of")
     )
-
-
-def interval(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """2.5 and 97.5 percentiles over draws [d, m], NaN where no draw has a value."""
-    known = np.isfinite(drawn).any(axis=0)
-    low, high = np.full((2, drawn.shape[1]), np.nan)
-    if known.any():
-        low[known], high[known] = np.nanpercentile(drawn[:, known], [2.5, 97.5], axis=0)
-    return low, high
