@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from dsa_lib._profile_checks import check_profile
 from dsa_lib._profile_overrides import leaf_names, suggest, typed
 from dsa_lib.errors import StudyError
+from dsa_lib.profile_extensions import CtPerfusion, Pix2Pix
 from dsa_lib.profile_sections import (
     Archive,
     Autoencoder,
@@ -57,6 +58,8 @@ class Profile:
     sweep: Sweep = field(default_factory=Sweep)
     plausibility: Plausibility = field(default_factory=Plausibility)
     privacy: Privacy = field(default_factory=Privacy)
+    ct_perfusion: CtPerfusion = field(default_factory=CtPerfusion)
+    pix2pix: Pix2Pix = field(default_factory=Pix2Pix)
 
     def __post_init__(self):
         check_profile(self)
