@@ -1,6 +1,53 @@
-"""Profile sections of the extensions (notebooks 08, 09); defaults are those of `paper`. Numbers are ours unless a source is named."""
+"""Profile sections of the two neighbouring systems (notebooks 08 and 09), as `profile_sections` has those of the study: every number a typed field.
+
+The defaults are of full size (`paper`). The sources give few of them; where a number is this project's own its comment says so.
+"""
 
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Lesions:
+    """Pairs of unsubtracted and subtracted frames, and the image-to-image diffusion between them (notebook 09)."""
+
+    # The phantom's pairs; a user's own CT-perfusion studies have neither number.
+    patients: int = 817  # as many as the source has; every one has each injection once
+    lesion_share: float = 0.8  # of the injections: that many get a lesion, the four kinds in turn
+    least_pixels: int = 8  # of a lesion inside the field; a pair that shows less of its lesion is left out
+    train_fraction: float = 0.7  # of patients, and of those who choose weights; the source's split is not in our text
+    val_fraction: float = 0.1
+    # The denoiser. Widths are the study's own (its `diffusion`), one condition richer: the source gives none.
+    source_as: str = "unshuffle"  # the source image at latent size: "unshuffle" keeps every pixel as a channel, "latent" encodes it as the target is
+    base_channels: int = 224
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)
+    layers_per_block: int = 2
+    batch_size: int = 32
+    learning_rate: float = 5e-5
+    steps: int = 100_000
+    steps_continued: int = 0  # when trained weights are at hand to start from (models/lesions, profile `phantom` alone)
+    ema_decay: float = 0.999
+    sampling_steps: int = 50
+    scheduler: str = "ddim"  # deterministic but for its starting noise, which is keyed by the image
+    evaluated: int = 2000  # test pairs that are translated and scored at most; 0 takes all
+
+
+@dataclass(frozen=True)
+class PostTraining:
+    """Image-space losses through the decoder (notebook 09). The source's text has the terms, not their weights: all numbers are this project's."""
+
+    image_weight: float = 1.0  # λ_image, on the mean absolute error over the image (grey range −1 to 1)
+    lesion_weight: float = 1.0  # λ_lesion, on the mean absolute error inside the lesion
+    # Timesteps from this share of T on get no image-space gradient. There ẑ_0 is a blur over every image that the noise leaves possible, and pixel losses
+    # would reward the blur; nearer to clean it shows the details that the losses are about.
+    latest: float = 0.5
+    steps: int = 10_000
+    learning_rate: float = 1e-5
+    batch_size: int = 16
+    decoded_at_once: int = 4  # images whose decoding is in memory together; 0: the whole batch
+    checkpointing: bool = True  # decode again on the way back instead of keeping the decoder's activations
+    decoder_trained: bool = (
+        False  # False: the decoder is frozen, and latents keep their meaning for every other model of the run
+    )
 
 
 @dataclass(frozen=True)
