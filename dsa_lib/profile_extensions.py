@@ -69,14 +69,24 @@ class CtPerfusion:
 
 @dataclass(frozen=True)
 class Pix2Pix:
-    """The GAN baseline of notebook 09 (dsa_lib.pix2pix; Isola et al., CVPR 2017)."""
+    """The GAN baseline of notebook 09 (dsa_lib.pix2pix); the numbers of Isola et al., CVPR 2017, unless it says otherwise."""
 
-    channels: tuple[int, ...] = (64, 128, 256, 512, 512, 64)  # of the five levels of the U-Net, and of the last layers
-    dropout: float = 0.5  # in the generator, while training and sampling: the source's only noise
+    channels: tuple[int, ...] = (
+        64,
+        128,
+        256,
+        512,
+        512,
+        512,
+        512,
+    )  # of the generator's levels, each half as large: 2 × 2 from 256²
+    dropped_levels: int = 3  # innermost levels of the decoder with dropout, the model's only noise
+    dropout: float = 0.5  # while training and while sampling
     discriminator_width: int = 64
+    discriminator_levels: int = 4  # ours: patches of 78 pixels, where the original's strides give 70
     l1_weight: float = 100.0  # λ of Eq. 4
-    adversarial: str = "bce"  # Eq. 1; "hinge" is the loss that the autoencoder's discriminator has
-    batch_size: int = 16  # the source takes 1; more is steadier, with normalisation within each image
-    learning_rate: float = 2e-4  # §3.3
-    beta_1: float = 0.5  # §3.3
-    steps: int = 100_000
+    batch_size: int = (
+        16  # 1 in the source; its normalisation is within each image, as here, so that a batch changes the step alone
+    )
+    learning_rate: float = 2e-4
+    steps: int = 100_000  # ours
