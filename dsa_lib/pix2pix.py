@@ -148,7 +148,7 @@ def train(
         folder=folder,
         digest=digest,
         **{"what": "pix2pix", "steps": config.steps, "batch_size": config.batch_size}
-        | {"learning_rate": config.learning_rate}
+        | {"learning_rate": config.learning_rate, "betas": (config.beta_1, 0.999)}
         | options,
     )
     return model, log

@@ -11,7 +11,8 @@ class Lesions:
     """Pairs of unsubtracted and subtracted frames, and the image-to-image diffusion between them (notebook 09)."""
 
     # The phantom's pairs; a user's own CT-perfusion studies have neither number.
-    patients: int = 817  # as many as the source has; every one has each injection once
+    patients: int = 817  # as many as the source has
+    series_per_study: int = 8  # fewer than in an archive: what counts is the number of patients and lesions
     lesion_share: float = 0.8  # of the injections: that many get a lesion, the four kinds in turn
     least_pixels: int = 8  # of a lesion inside the field; a pair that shows less of its lesion is left out
     train_fraction: float = 0.7  # of patients, and of those who choose weights; the source's split is not in our text
@@ -89,4 +90,5 @@ class Pix2Pix:
         16  # 1 in the source; its normalisation is within each image, as here, so that a batch changes the step alone
     )
     learning_rate: float = 2e-4
+    beta_1: float = 0.5  # Adam's
     steps: int = 100_000  # ours

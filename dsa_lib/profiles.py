@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from dsa_lib._profile_checks import check_profile
 from dsa_lib._profile_overrides import leaf_names, suggest, typed
 from dsa_lib.errors import StudyError
-from dsa_lib.profile_extensions import CtPerfusion, Pix2Pix
+from dsa_lib.profile_extensions import CtPerfusion, Lesions, Pix2Pix, PostTraining
 from dsa_lib.profile_sections import (
     Archive,
     Autoencoder,
@@ -60,6 +60,8 @@ class Profile:
     privacy: Privacy = field(default_factory=Privacy)
     ct_perfusion: CtPerfusion = field(default_factory=CtPerfusion)
     pix2pix: Pix2Pix = field(default_factory=Pix2Pix)
+    lesions: Lesions = field(default_factory=Lesions)
+    post_training: PostTraining = field(default_factory=PostTraining)
 
     def __post_init__(self):
         check_profile(self)
@@ -166,6 +168,21 @@ PHANTOM = Profile(
     sweep=Sweep(primary_deg=(-40, -30, -20, -10, 0, 10, 20, 30, 40), secondary_deg=(-20, -10, 0, 10, 20, 30), seeds=4),
     plausibility=Plausibility(images=240),
     privacy=Privacy(leave_one_out=150, planted_steps=250, planted_images=40, planted_learning_rate=7e-4),
+    lesions=Lesions(
+        patients=100,
+        base_channels=32,
+        multipliers=(1, 2, 4),
+        layers_per_block=1,
+        batch_size=16,
+        learning_rate=8e-4,
+        steps=1500,
+        steps_continued=40,
+        ema_decay=0.995,
+        sampling_steps=20,
+        scheduler="dpmsolver++",
+        evaluated=160,
+    ),
+    post_training=PostTraining(steps=250, learning_rate=2e-4, batch_size=8),
 )
 
 SMOKE = replace(
@@ -226,6 +243,20 @@ SMOKE = replace(
     sweep=Sweep(primary_deg=(-30, 0, 30), secondary_deg=(-20, 0, 20), seeds=2),
     plausibility=Plausibility(images=16, bootstrap=200),
     privacy=Privacy(leave_one_out=24, planted_steps=10, planted_images=8, planted_learning_rate=7e-4),
+    lesions=replace(
+        PHANTOM.lesions,
+        patients=6,
+        series_per_study=6,
+        least_pixels=2,
+        base_channels=16,
+        multipliers=(1, 2),
+        batch_size=8,
+        steps=15,
+        steps_continued=4,
+        sampling_steps=4,
+        evaluated=12,
+    ),
+    post_training=replace(PHANTOM.post_training, steps=6, batch_size=4),
 )
 
 PROFILES = {profile.name: profile for profile in (SMOKE, PHANTOM, PAPER)}
