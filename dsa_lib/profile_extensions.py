@@ -49,3 +49,46 @@ class PostTraining:
     decoder_trained: bool = (
         False  # False: the decoder is frozen, and latents keep their meaning for every other model of the run
     )
+
+
+@dataclass(frozen=True)
+class CtPerfusion:
+    """CT perfusion and diffusion volumes in NIfTI as pairs of slices (dsa_lib.ct_perfusion)."""
+
+    target: str = "dwi"  # or "adc": what is synthesised
+    time_points: int = 8  # of the bolus, one source channel each, where the perfusion series itself is given
+    bolus_share: float = 0.1  # the bolus lasts while the brain's mean enhancement is this share of its peak or more
+    field_mm: float = 230.0  # side of the square field of view: an adult head with a margin
+    least_brain: float = 0.1  # of a slice's pixels: slices with less brain are left out
+    least_covered: float = 0.9  # of a slice's brain that the perfusion scan covers, which is often a slab of the head
+    hu_window: tuple[float, ...] = (0.0, 120.0)  # grey 0 and 255 of the series: brain, blood with contrast
+    adc_window: tuple[float, ...] = (0.0, 2000.0)  # in 10⁻⁶ mm²/s: infarct 400, brain 800; liquor is cut off
+    percentiles: tuple[float, ...] = (0.5, 99.8)  # of the brain, grey 0 and 255 of DWI and of perfusion maps
+    train_fraction: float = 0.7  # of the patients
+    val_fraction: float = 0.1
+
+
+@dataclass(frozen=True)
+class Pix2Pix:
+    """The GAN baseline of notebook 09 (dsa_lib.pix2pix); the numbers of Isola et al., CVPR 2017, unless it says otherwise."""
+
+    channels: tuple[int, ...] = (
+        64,
+        128,
+        256,
+        512,
+        512,
+        512,
+        512,
+    )  # of the generator's levels, each half as large: 2 × 2 from 256²
+    dropped_levels: int = 3  # innermost levels of the decoder with dropout, the model's only noise
+    dropout: float = 0.5  # while training and while sampling
+    discriminator_width: int = 64
+    discriminator_levels: int = 4  # ours: patches of 78 pixels, where the original's strides give 70
+    l1_weight: float = 100.0  # λ of Eq. 4
+    batch_size: int = (
+        16  # 1 in the source; its normalisation is within each image, as here, so that a batch changes the step alone
+    )
+    learning_rate: float = 2e-4
+    beta_1: float = 0.5  # Adam's
+    steps: int = 100_000  # ours

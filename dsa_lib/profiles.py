@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from dsa_lib._profile_checks import check_profile
 from dsa_lib._profile_overrides import leaf_names, suggest, typed
 from dsa_lib.errors import StudyError
-from dsa_lib.profile_extensions import Lesions, PostTraining
+from dsa_lib.profile_extensions import CtPerfusion, Lesions, Pix2Pix, PostTraining
 from dsa_lib.profile_sections import (
     Archive,
     Autoencoder,
@@ -58,6 +58,8 @@ class Profile:
     sweep: Sweep = field(default_factory=Sweep)
     plausibility: Plausibility = field(default_factory=Plausibility)
     privacy: Privacy = field(default_factory=Privacy)
+    ct_perfusion: CtPerfusion = field(default_factory=CtPerfusion)
+    pix2pix: Pix2Pix = field(default_factory=Pix2Pix)
     lesions: Lesions = field(default_factory=Lesions)
     post_training: PostTraining = field(default_factory=PostTraining)
 
@@ -159,6 +161,9 @@ PHANTOM = Profile(
         test_frames=600,
         decoys=100,
     ),
+    pix2pix=Pix2Pix(
+        channels=(24, 48, 96, 96, 96), discriminator_width=24, discriminator_levels=3, batch_size=8, steps=1200
+    ),
     network=Network(input_size=64, width=32, steps=900, batch_size=32, learning_rate=2e-3, evaluations=5),
     sweep=Sweep(primary_deg=(-40, -30, -20, -10, 0, 10, 20, 30, 40), secondary_deg=(-20, -10, 0, 10, 20, 30), seeds=4),
     plausibility=Plausibility(images=240),
@@ -230,6 +235,9 @@ SMOKE = replace(
         decoded_per_patient=4,
         test_frames=60,
         decoys=20,
+    ),
+    pix2pix=Pix2Pix(
+        channels=(8, 16, 16), dropped_levels=1, discriminator_width=8, discriminator_levels=2, batch_size=4, steps=20
     ),
     network=Network(input_size=32, width=8, steps=20, batch_size=32, evaluations=2),
     sweep=Sweep(primary_deg=(-30, 0, 30), secondary_deg=(-20, 0, 20), seeds=2),
