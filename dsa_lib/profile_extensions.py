@@ -92,3 +92,17 @@ class Pix2Pix:
     learning_rate: float = 2e-4
     beta_1: float = 0.5  # Adam's
     steps: int = 100_000  # ours
+
+
+@dataclass(frozen=True)
+class Peripheral:
+    """Post-training of the text-conditioned model with peripheral arteries as the lesion (dsa_lib.peripheral_post_training); weights: PostTraining."""
+
+    frames: int = 4000  # training frames at most, evenly over the run's: they and their masks are held in memory
+    steps: int = 5000
+    learning_rate: float = 1e-5
+    batch_size: int = 16
+    per_condition: int = 250  # images of each condition that are generated before and after
+    held_out: int = 2000  # held-out frames at most
+    bootstrap: int = 2000  # draws of an interval
+    distance_bootstrap: int = 100  # of an interval of the feature distance, each draw of which is a matrix of its own
