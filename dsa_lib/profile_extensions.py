@@ -92,3 +92,41 @@ class Pix2Pix:
     learning_rate: float = 2e-4
     beta_1: float = 0.5  # Adam's
     steps: int = 100_000  # ours
+
+
+@dataclass(frozen=True)
+class Peripheral:
+    """Post-training of the text-conditioned model with peripheral arteries as the lesion (dsa_lib.peripheral_post_training); weights: PostTraining."""
+
+    frames: int = 4000  # training frames at most, evenly over the run's: they and their masks are held in memory
+    steps: int = 5000
+    learning_rate: float = 1e-5
+    batch_size: int = 16
+    per_condition: int = 250  # images of each condition that are generated before and after
+    held_out: int = 2000  # held-out frames at most
+    bootstrap: int = 2000  # draws of an interval
+    distance_bootstrap: int = 100  # of an interval of the feature distance, each draw of which is a matrix of its own
+
+
+@dataclass(frozen=True)
+class LesionSentences:
+    """Sentences that name a lesion: the text-conditioned model trained on, and who judges what it shows (dsa_lib.lesion_sentences, dsa_lib.lesion_judge)."""
+
+    steps: int = 50_000
+    learning_rate: float = 5e-5
+    batch_size: int = 32
+    guidance: float = 2.0  # of the sampling; what the lesion adds to a sentence is little of the image, and is leant on
+    asked: int = 2000  # sentences of held-out patients that are asked for, at most
+    # The judge's training; no run trains it by itself (benchmarks/lesion_judge.py does), its weights ship in models/lesion_judge.
+    judge_channels: tuple[int, ...] = (
+        16,
+        24,
+        48,
+        96,
+        128,
+        16,
+    )  # of its five levels from full resolution down, and of the last layers
+    judge_size: int = 128  # pixels a side that it sees: those of the shipped phantom profile
+    judge_steps: int = 2500
+    judge_batch: int = 12
+    judge_learning_rate: float = 2e-3

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from dsa_lib._profile_checks import check_profile
 from dsa_lib._profile_overrides import leaf_names, suggest, typed
 from dsa_lib.errors import StudyError
-from dsa_lib.profile_extensions import CtPerfusion, Lesions, Pix2Pix, PostTraining
+from dsa_lib.profile_extensions import CtPerfusion, Lesions, LesionSentences, Peripheral, Pix2Pix, PostTraining
 from dsa_lib.profile_sections import (
     Archive,
     Autoencoder,
@@ -60,6 +60,8 @@ class Profile:
     privacy: Privacy = field(default_factory=Privacy)
     ct_perfusion: CtPerfusion = field(default_factory=CtPerfusion)
     pix2pix: Pix2Pix = field(default_factory=Pix2Pix)
+    peripheral: Peripheral = field(default_factory=Peripheral)
+    lesion_sentences: LesionSentences = field(default_factory=LesionSentences)
     lesions: Lesions = field(default_factory=Lesions)
     post_training: PostTraining = field(default_factory=PostTraining)
 
@@ -161,6 +163,8 @@ PHANTOM = Profile(
         test_frames=600,
         decoys=100,
     ),
+    lesion_sentences=LesionSentences(steps=400, learning_rate=3e-4, batch_size=8, asked=120),
+    peripheral=Peripheral(frames=800, steps=100, learning_rate=5e-5, batch_size=8, per_condition=24, held_out=400),
     pix2pix=Pix2Pix(
         channels=(24, 48, 96, 96, 96), discriminator_width=24, discriminator_levels=3, batch_size=8, steps=1200
     ),
@@ -235,6 +239,10 @@ SMOKE = replace(
         decoded_per_patient=4,
         test_frames=60,
         decoys=20,
+    ),
+    lesion_sentences=LesionSentences(steps=4, learning_rate=3e-4, batch_size=4, asked=10),
+    peripheral=Peripheral(
+        frames=24, steps=4, batch_size=4, per_condition=3, held_out=24, bootstrap=100, distance_bootstrap=10
     ),
     pix2pix=Pix2Pix(
         channels=(8, 16, 16), dropped_levels=1, discriminator_width=8, discriminator_levels=2, batch_size=4, steps=20
