@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 import numpy as np
 
 from dsa_lib.errors import StudyError
+from dsa_lib.workspace import atomic_write
 
 PARTS = ("train", "val", "test")
 
@@ -25,6 +27,20 @@ class _Set:
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         n = len(self)
         return replace(self, **{k: v[rows] for k, v in values.items() if isinstance(v, np.ndarray) and len(v) == n})
+
+    def save(self, path: Path) -> None:
+        """Write the set to one .npz file, in one step."""
+        with atomic_write(path) as temporary:
+            np.savez_compressed(temporary, **{item.name: np.asarray(getattr(self, item.name)) for item in fields(self)})
+
+    @classmethod
+    def load(cls, path: Path):
+        """The inverse of `save`."""
+        with np.load(path, allow_pickle=False) as content:
+            values = {item.name: content[item.name] for item in fields(cls)}
+        if "classes" in values:
+            values["classes"] = tuple(str(name) for name in values["classes"])
+        return cls(**values)
 
     def _check(self, arrays: Sequence[np.ndarray], what: str) -> None:
         lengths = {len(each) for each in arrays}
