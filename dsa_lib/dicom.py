@@ -20,6 +20,10 @@ from dsa_lib._xa_tags import Unreadable, find
 from dsa_lib.subtraction import Pairing
 
 MAX_SIDE, MAX_FRAMES = 4096, 2000  # beyond any angiographic detector or run: a damaged header, not an image
+NATIVE_PER_GREY = (
+    0.01  # log intensity of one grey level of an unsubtracted frame: 256 of them span direct beam and petrous bone
+)
+NATIVE_WHITE = 250  # grey of its direct beam
 LEVEL_FRAMES = 64  # of a run stored subtracted, from which its background and polarity are measured (twice as many where it has few)
 
 
@@ -288,3 +292,18 @@ def example(path: Path, frame: int) -> dict[str, np.ndarray]:
 def unsubtracted(path: Path, frame: int) -> np.ndarray:
     """Plane float32 of frame `frame` (from 0) at full size, unsubtracted: log intensity, or display value where the run is stored for display."""
     return Planes(path, read_acquisition(path).relationship).plane(frame)
+
+
+def native_frame(path: Path, acquisition: Acquisition, frame: int, size: int) -> np.ndarray:
+    """Frame `frame` (from 0) as acquired, bones and all, uint8 [size, size] on the grid of the curated frames: nothing is subtracted from it.
+
+    One grey level is NATIVE_PER_GREY of log intensity, so that a vessel's darkness means as much contrast medium in every frame; the brightest twentieth
+    of the field lies at white or close to it, and the outside of the shutter is black. Runs stored for display keep their values.
+    """
+    planes = Planes(path, acquisition.relationship)
+    plane = planes.plane(frame)
+    if acquisition.relationship == "DISP":
+        grey = 255 * plane
+    else:
+        grey = NATIVE_WHITE + (plane - np.quantile(plane[planes.inside], 0.95)) / NATIVE_PER_GREY
+    return np.clip(np.rint(_squared(planes.in_field(grey.astype(np.float32)), size)), 0, 255).astype(np.uint8)

@@ -6,17 +6,17 @@ from torch import nn
 
 
 class PatchDiscriminator(nn.Module):
-    """One logit a patch, [n, 1, H/8, W/8], for images [n, 1, H, W]: acquired (high) or decoded (low).
+    """One logit a patch, [n, 1, H/2^levels, W/2^levels], for images [n, channels, H, W]: acquired (high) or decoded (low).
 
     Group normalisation in the place of the original's batch normalisation: a sample's logits then depend on no other sample of the batch.
     """
 
-    def __init__(self, width: int = 32, levels: int = 3):
+    def __init__(self, width: int = 32, levels: int = 3, channels: int = 1):
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(1, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+        layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(0.2)]
         for level in range(1, levels):
-            channels = width * 2**level
-            layers += [nn.Conv2d(channels // 2, channels, 4, 2, 1), nn.GroupNorm(8, channels), nn.LeakyReLU(0.2)]
+            wide = width * 2**level
+            layers += [nn.Conv2d(wide // 2, wide, 4, 2, 1), nn.GroupNorm(8, wide), nn.LeakyReLU(0.2)]
         layers.append(nn.Conv2d(width * 2 ** (levels - 1), 1, 3, 1, 1))
         self.layers = nn.Sequential(*layers)
 

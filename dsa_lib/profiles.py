@@ -14,6 +14,17 @@ from dataclasses import dataclass, field, replace
 from dsa_lib._profile_checks import check_profile
 from dsa_lib._profile_overrides import leaf_names, suggest, typed
 from dsa_lib.errors import StudyError
+from dsa_lib.profile_extensions import (
+    Acdc,
+    Anatomy,
+    CtPerfusion,
+    Lesions,
+    LesionSentences,
+    Peripheral,
+    Pix2Pix,
+    PostTraining,
+    Spade,
+)
 from dsa_lib.profile_sections import (
     Archive,
     Autoencoder,
@@ -57,6 +68,15 @@ class Profile:
     sweep: Sweep = field(default_factory=Sweep)
     plausibility: Plausibility = field(default_factory=Plausibility)
     privacy: Privacy = field(default_factory=Privacy)
+    ct_perfusion: CtPerfusion = field(default_factory=CtPerfusion)
+    pix2pix: Pix2Pix = field(default_factory=Pix2Pix)
+    peripheral: Peripheral = field(default_factory=Peripheral)
+    lesion_sentences: LesionSentences = field(default_factory=LesionSentences)
+    lesions: Lesions = field(default_factory=Lesions)
+    post_training: PostTraining = field(default_factory=PostTraining)
+    anatomy: Anatomy = field(default_factory=Anatomy)
+    spade: Spade = field(default_factory=Spade)
+    acdc: Acdc = field(default_factory=Acdc)
 
     def __post_init__(self):
         check_profile(self)
@@ -156,10 +176,53 @@ PHANTOM = Profile(
         test_frames=600,
         decoys=100,
     ),
+    lesion_sentences=LesionSentences(steps=400, learning_rate=3e-4, batch_size=8, asked=120),
+    peripheral=Peripheral(frames=800, steps=100, learning_rate=5e-5, batch_size=8, per_condition=24, held_out=400),
+    pix2pix=Pix2Pix(
+        channels=(24, 48, 96, 96, 96), discriminator_width=24, discriminator_levels=3, batch_size=8, steps=1200
+    ),
     network=Network(input_size=64, width=32, steps=900, batch_size=32, learning_rate=2e-3, evaluations=5),
     sweep=Sweep(primary_deg=(-40, -30, -20, -10, 0, 10, 20, 30, 40), secondary_deg=(-20, -10, 0, 10, 20, 30), seeds=4),
     plausibility=Plausibility(images=240),
     privacy=Privacy(leave_one_out=150, planted_steps=1000, planted_images=40, planted_learning_rate=7e-4),
+    lesions=Lesions(
+        patients=100,
+        base_channels=48,
+        multipliers=(1, 2, 2),
+        layers_per_block=1,
+        batch_size=16,
+        learning_rate=8e-4,
+        steps=1500,
+        steps_continued=40,
+        ema_decay=0.995,
+        sampling_steps=20,
+        scheduler="dpmsolver++",
+        evaluated=160,
+    ),
+    post_training=PostTraining(steps=250, learning_rate=2e-4, batch_size=8),
+    anatomy=Anatomy(
+        base_channels=32,
+        steps=1500,
+        learning_rate=6e-4,
+        ema_decay=0.995,
+        warmup_steps=100,
+        steps_continued=40,
+        scheduler="dpmsolver++",
+        sampling_steps=20,
+        evaluated=160,
+        edited=32,
+        pairs=192,
+        segmenter_steps=300,
+    ),
+    spade=Spade(
+        channels=(16, 32, 64, 96),
+        hidden=16,
+        latent=32,
+        discriminator_channels=16,
+        learning_rate=4e-4,
+        discriminator_rate=8e-4,
+        ema_decay=0.995,
+    ),
 )
 
 SMOKE = replace(
@@ -213,10 +276,46 @@ SMOKE = replace(
         test_frames=60,
         decoys=20,
     ),
+    lesion_sentences=LesionSentences(steps=4, learning_rate=3e-4, batch_size=4, asked=10),
+    peripheral=Peripheral(
+        frames=24, steps=4, batch_size=4, per_condition=3, held_out=24, bootstrap=100, distance_bootstrap=10
+    ),
+    pix2pix=Pix2Pix(
+        channels=(8, 16, 16), dropped_levels=1, discriminator_width=8, discriminator_levels=2, batch_size=4, steps=20
+    ),
     network=Network(input_size=32, width=8, steps=20, batch_size=32, evaluations=2),
     sweep=Sweep(primary_deg=(-30, 0, 30), secondary_deg=(-20, 0, 20), seeds=2),
     plausibility=Plausibility(images=16, bootstrap=200),
     privacy=Privacy(leave_one_out=24, planted_steps=10, planted_images=8, planted_learning_rate=7e-4),
+    lesions=replace(
+        PHANTOM.lesions,
+        patients=6,
+        series_per_study=6,
+        least_pixels=2,
+        base_channels=16,
+        multipliers=(1, 2),
+        batch_size=8,
+        steps=15,
+        steps_continued=4,
+        sampling_steps=4,
+        evaluated=12,
+    ),
+    post_training=replace(PHANTOM.post_training, steps=6, batch_size=4),
+    anatomy=replace(
+        PHANTOM.anatomy,
+        base_channels=16,
+        batch_size=4,
+        steps=8,
+        warmup_steps=2,
+        sampling_steps=3,
+        evaluated=12,
+        subsamples=8,
+        bootstrap=100,
+        edited=4,
+        pairs=8,
+        segmenter_steps=4,
+    ),
+    spade=Spade(channels=(8, 8, 16), hidden=8, latent=8, discriminator_channels=8, ema_decay=0.9),
 )
 
 PROFILES = {profile.name: profile for profile in (SMOKE, PHANTOM, PAPER)}

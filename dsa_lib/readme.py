@@ -15,7 +15,7 @@ from dsa_lib.conditions import CELLS
 from dsa_lib.errors import StudyError
 from dsa_lib.tables import TITLES, read_table
 from dsa_lib.vessels import CLASSES
-from dsa_lib.workspace import NOTEBOOKS, PROJECT, Workspace, runs_folder
+from dsa_lib.workspace import EVERY, PROJECT, Workspace, runs_folder
 
 QUALITY = PROJECT / "benchmarks" / "phantom_quality.json"
 FIGURES = (
@@ -54,7 +54,7 @@ def results(ws: Workspace) -> str:
 def times(ws: Workspace) -> str:
     """Wall time of each notebook, and the run's total and peak memory."""
     lines = ["| notebook | time |", "|---|---:|"]
-    for name in NOTEBOOKS:
+    for name in EVERY:
         path = ws.root / "provenance" / f"{name}.json"
         if path.exists():
             lines.append(f"| {name} | {report.duration(json.loads(path.read_text())['seconds'])} |")

@@ -14,7 +14,7 @@ import pandas as pd
 from dsa_lib import ledger
 from dsa_lib.session import Study
 from dsa_lib.tables import TITLES, published, read_table
-from dsa_lib.workspace import NOTEBOOKS, Workspace, atomic_write
+from dsa_lib.workspace import EVERY, Workspace, atomic_write
 
 DECIMALS = {1: 1, 2: 0, 3: 2, 4: 3, 5: 2}
 REMARKS = {
@@ -118,7 +118,7 @@ def write_report(study: Study, path: Path, content: dict | None = None) -> None:
 def contents(study: Study) -> dict:
     """What the template shows, gathered from manifests, tables, figures and provenance of the run."""
     ws = study.ws
-    others = [name for name in NOTEBOOKS if name != study.notebook]
+    others = [name for name in EVERY if name != study.notebook]
     manifests = {name: manifest for name in others if (manifest := ws.manifest(name))}
     return {
         "run": ws.run,

@@ -23,7 +23,7 @@ from types import ModuleType
 from dsa_lib import hidden_paths, shards
 from dsa_lib.errors import StudyError
 from dsa_lib.profiles import Profile, load_profile
-from dsa_lib.workspace import NOTEBOOKS, PROJECT, RUN_NAME, Workspace, sha256, write_json
+from dsa_lib.workspace import EVERY, PROJECT, RUN_NAME, Workspace, sha256, write_json
 
 VERSIONED = ("torch", "diffusers", "transformers", "accelerate", "pydicom", "numpy", "pandas")
 _KINDS = {
@@ -139,7 +139,7 @@ class Study:
                 f"{self.notebook} declared {', '.join(absent)} and did not write it: run the notebook from its first cell"
             )
         recorded = self._record("finished", None)
-        later = [name for name in NOTEBOOKS if name > self.notebook]
+        later = [name for name in EVERY if name > self.notebook]
         seconds = time.time() - self._started
         print(
             f"{self.notebook} finished in {seconds:.0f} s." + (f" Next: notebooks/{later[0]}.ipynb" if later else ""),

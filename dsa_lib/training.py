@@ -120,6 +120,8 @@ def fit(
     warmup_steps: int = 0,
     clip_norm: float = 0.0,
     weight_decay: float = 0.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+    rates: Mapping[str, float] | None = None,
     cosine: bool = False,
     weights: np.ndarray | None = None,
     processes: int = 1,
@@ -135,6 +137,9 @@ def fit(
     set; its entry "loss" decides which weights are kept and, with `patience` > 0 (in evaluations), when to stop. `sample(model)` is called then too,
     on the same weights; uint8 frames [n, H, W] that it returns are saved as a picture in `folder/samples`. Both compute at full precision, in which the
     model is used later.
+
+    `betas` are AdamW's. `rates` gives parts of `model` (attributes, by name) a learning rate of their own in the place of `learning_rate`, as for the two
+    players of a GAN; warm-up and cosine apply to all. Gradients are then clipped part by part, so that no part's step hangs on another's gradients.
 
     With `evaluate_first` the weights that `model` comes with are judged before the first step, and kept if nothing better follows.
 
@@ -157,16 +162,17 @@ def fit(
         _refuse_to_split(model, batch_size, processes, what)
         run_in_processes(fit, arguments | {"processes": 1, "live": False}, processes, what)
         # They leave their result in the checkpoint. It is taken up without opening a GPU here: the next training could not be forked any more.
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        state = State(model, torch.optim.AdamW(trained), None, ema_decay, Path(folder), digest)
+        optimizer = torch.optim.AdamW(_groups(model, learning_rate, rates, what))
+        state = State(model, optimizer, None, ema_decay, Path(folder), digest)
         state.load()
         return _finished(model, state)
     accelerator = _accelerator(precision)
     model.to(accelerator.device)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = _groups(model, learning_rate, rates, what)
+    parameters = [parameter for group in groups for parameter in group["params"]]
     # Not the fused kernel in fp16: when gradients overflow it leaves the update out by itself, and nobody hears of it.
     fused = accelerator.scaler is None
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=fused)
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=fused)
     optimizer = accelerator.prepare(optimizer)
     main, several = accelerator.is_main_process, accelerator.num_processes > 1
     state = State(model, optimizer, accelerator.scaler, ema_decay if main else 0.0, Path(folder), digest)
@@ -185,9 +191,10 @@ def fit(
     skipped = 0
     model.train()
     while not state.done(steps):
-        rate = learning_rate * _schedule(state.step, steps, warmup_steps, cosine)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        schedule = _schedule(state.step, steps, warmup_steps, cosine)
+        rate = learning_rate * schedule
+        for group, own in zip(optimizer.param_groups, groups, strict=True):
+            group["lr"] = own["lr"] * schedule
         # In order, so that a memory map is read forwards.
         indices = np.sort(batch_indices(size, batch_size * accumulate, seed, state.step, weights))
         parts: dict[str, torch.Tensor] = {}
@@ -203,7 +210,9 @@ def fit(
         if several:
             parts = _sum_over_processes(accelerator, parameters, parts)
         if clip_norm:
-            accelerator.clip_grad_norm_(parameters, clip_norm)
+            accelerator.unscale_gradients(optimizer)
+            for group in groups:
+                nn.utils.clip_grad_norm_(group["params"], clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if optimizer.step_was_skipped:  # fp16 gradients overflowed: the same step again, at half the scale of the loss
@@ -247,6 +256,27 @@ def _finished(model: nn.Module, state: State) -> pd.DataFrame:
     model.load_state_dict(state.final())
     model.eval()
     return pd.DataFrame(state.records)
+
+
+def _groups(
+    model: nn.Module, learning_rate: float, rates: Mapping[str, float] | None, what: str
+) -> list[dict[str, object]]:
+    """What AdamW is to step: one group for each part of `model` that `rates` names, the first one for all the rest.
+
+    Raises StudyError for a part that the model does not have or that has nothing to train.
+    """
+    parts: dict[str, list[nn.Parameter]] = {"": [], **{name: [] for name in rates or {}}}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            own = next((part for part in parts if part and name.startswith(f"{part}.")), "")
+            parts[own].append(parameter)
+    if empty := [part for part in rates or {} if not parts[part]]:
+        raise StudyError(
+            f"{what}: the model has nothing to train in a part named {empty[0]!r}; its parts are {', '.join(dict(model.named_children()))}"
+        )
+    return [
+        {"params": chosen, "lr": (rates or {}).get(part, learning_rate)} for part, chosen in parts.items() if chosen
+    ]
 
 
 def _accelerator(precision: str) -> Accelerator:

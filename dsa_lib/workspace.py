@@ -30,6 +30,9 @@ NOTEBOOKS = (
     "07_fid",
     "10_report",
 )
+# Two neighbouring systems, after the study: `make extensions`.
+EXTENSIONS = ("08_anatomy_conditioning", "09_lesion_post_training")
+EVERY = (*NOTEBOOKS[:-1], *EXTENSIONS, NOTEBOOKS[-1])
 # Which notebook writes an artifact: named to the user when it is missing. First match wins; patterns are of the path inside the run.
 PRODUCERS = (
     (r"archive(/.*)?|archive_truth.*|annotations\.csv|figures/phantom_.*", "00_phantom_archive"),
@@ -51,6 +54,8 @@ PRODUCERS = (
         r"|figures/(fidelity|faithfulness|privacy|utility|angle|dsa_network|plausibility).*",
         "07_fid",
     ),
+    (r"(anatomy|tables/anatomy)(_.*|/.*)?|figures/anatomy_.*", "08_anatomy_conditioning"),
+    (r"(lesions|tables/lesions)(_.*|/.*)?|figures/lesion.*", "09_lesion_post_training"),
     (r"report\.html|ledger\.csv", "10_report"),
 )
 
@@ -109,7 +114,7 @@ class Workspace:
         for pattern, notebook in PRODUCERS:
             if re.fullmatch(pattern, name):
                 return notebook
-        for notebook in NOTEBOOKS:
+        for notebook in EVERY:
             if name in (self.manifest(notebook) or {"outputs": {}})["outputs"]:
                 return notebook
         raise StudyError(

@@ -29,7 +29,7 @@ from dsa_lib.errors import StudyError
 from dsa_lib.hidden_paths import referred
 from dsa_lib.profiles import load_profile
 from dsa_lib.weights import weights_file
-from dsa_lib.workspace import NOTEBOOKS, PROJECT, Workspace, runs_folder, write_json
+from dsa_lib.workspace import EVERY, PROJECT, Workspace, runs_folder, write_json
 
 SNAKEMAKE = [
     "--cores", "all",
@@ -73,7 +73,7 @@ def check(ws: Workspace, request: argparse.Namespace) -> dict:
         weights_file("vgg16")
     if profile.fidelity.features == "inception":
         weights_file("inception-v3-fid")
-    workflow = plan(ws.run, profile, overrides, archive, given)
+    workflow = plan(ws.run, profile, overrides, archive, given, request.extensions)
     _same_study(ws, profile.name, archive)
     return workflow
 
@@ -140,7 +140,7 @@ def run(ws: Workspace, extra: list[str], held: TextIO) -> int:
             return 130
         finally:
             watch.stop()
-    ran = [name for name in NOTEBOOKS if _ran_since(ws, name, started)]
+    ran = [name for name in EVERY if _ran_since(ws, name, started)]
     if status != 0:
         with contextlib.suppress(ProcessLookupError):  # what a killed snakemake leaves behind
             os.killpg(process.pid, signal.SIGKILL)
@@ -247,6 +247,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--classifier", default="", help="run whose trained phase classifier is applied")
     parser.add_argument("--overrides", default="", help='JSON, e.g. {"diffusion.batch_size": 8}')
     parser.add_argument("--parameters", default="", help="JSON, further parameters of notebooks by name")
+    parser.add_argument("--extensions", action="store_true", help="also run the notebooks of the neighbouring systems")
     parser.add_argument("--snakemake", default="", help="options passed on to snakemake")
     parser.add_argument("--clean", action="store_true", help="remove the run instead")
     return parser.parse_args()
@@ -342,7 +343,7 @@ def _failure(ws: Workspace, started: float, log: Path) -> str:
 def _summary(ws: Workspace, ran: list[str], started: float, peak: int) -> None:
     skipped = {
         name: manifest["reason"]
-        for name in NOTEBOOKS
+        for name in EVERY
         if (manifest := ws.manifest(name)) and manifest["status"] == "skipped"
     }
     print()
@@ -363,7 +364,7 @@ def _note_invocation(ws: Workspace, started: float, peak: int) -> None:
     before = json.loads(path.read_text())["invocations"] if path.exists() else []
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started))
     mine = {"started": stamp, "seconds": round(time.time() - started, 1), "peak_memory_bytes": peak,
-            "notebooks": [name for name in NOTEBOOKS if _ran_since(ws, name, started)]}  # fmt: skip
+            "notebooks": [name for name in EVERY if _ran_since(ws, name, started)]}  # fmt: skip
     kept = [entry for entry in before if entry["started"] != stamp and entry["notebooks"]]
     write_json(path, {"invocations": [*kept, mine] if mine["notebooks"] or not kept else kept})
 

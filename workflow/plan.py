@@ -18,7 +18,7 @@ from dsa_lib.hidden_paths import referred
 from dsa_lib.profiles import Profile
 from dsa_lib.session import declared_parameters
 from dsa_lib.shipped import FOLDER
-from dsa_lib.workspace import NOTEBOOKS, PROJECT, Workspace
+from dsa_lib.workspace import EVERY, NOTEBOOKS, PROJECT, Workspace
 
 # A notebook waits for these; what lies further upstream follows from them.
 UPSTREAM = {
@@ -30,7 +30,9 @@ UPSTREAM = {
     "05_sampling": ("04_ldm",),
     "06_reader_analysis": ("05_sampling",),
     "07_fid": ("05_sampling",),
-    "10_report": NOTEBOOKS[:-1],
+    "08_anatomy_conditioning": ("07_fid",),
+    "09_lesion_post_training": ("07_fid",),
+    "10_report": EVERY[:-1],
 }
 # These carry no result: a better message or progress line must not train a model again. The values of `profiles` count on their own.
 PLUMBING = {
@@ -50,14 +52,22 @@ _KINDS = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": M
 
 
 def plan(
-    run: str, profile: Profile, overrides: Mapping[str, object], archive: Path | None, given: Mapping[str, object]
+    run: str,
+    profile: Profile,
+    overrides: Mapping[str, object],
+    archive: Path | None,
+    given: Mapping[str, object],
+    extensions: bool = False,
 ) -> dict:
     """The workflow of one run: for each notebook its upstream notebooks, files, parameters and what else decides its results.
+
+    `extensions` adds the notebooks of the neighbouring systems (EXTENSIONS); the report then waits for them too.
 
     `given` maps further parameter names (`classifier`, `ratings`, or `07_fid.name` for one notebook alone) to values. Raises StudyError for a name no
     notebook declares or a value of the wrong type. A text that names an existing file or folder is taken as a path and watched for changes.
     """
-    notebooks = [name for name in NOTEBOOKS if archive is None or name != "00_phantom_archive"]
+    chosen = EVERY if extensions else NOTEBOOKS
+    notebooks = [name for name in chosen if archive is None or name != "00_phantom_archive"]
     declared = {name: declared_parameters(name) for name in notebooks}
     _check_names(given, declared)
     entries = {}

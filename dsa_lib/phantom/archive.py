@@ -81,14 +81,14 @@ def write_archive(
     _claim(parts, folder, config, seed)
     studies = [group.to_dict("records") for _, group in plan.groupby(["patient", "study_number"])]
     job = functools.partial(_write_study, config=config, seed=seed, folder=folder, parts=parts)
-    done = _finished(studies, job, 1 if len(plan) < IN_PROCESS_BELOW else workers)
+    done = finished(studies, job, 1 if len(plan) < IN_PROCESS_BELOW else workers)
     for _ in progress(done, len(plan)) if progress else done:
         pass
     return _write_truth(plan, parts, truth_folder)
 
 
-def _finished(studies: list[list[dict]], job, workers: int):
-    """Yield once per finished series."""
+def finished(studies: list[list[dict]], job, workers: int):
+    """Yield once per finished series, as many as `job` says that a study has; `workers` processes work on the studies side by side."""
     if workers <= 1:
         for study in studies:
             yield from range(job(study))
@@ -107,7 +107,7 @@ def _claim(parts: Path, folder: Path, config, seed: int) -> None:
     """Note whose archive this is; one of another plan or program version is removed and written anew."""
     code = hashlib.sha256()
     for source in sorted(Path(__file__).parent.glob("*.py")):
-        if source.name not in ("figures.py", "measures.py", "realism.py", "truth.py"):
+        if source.name not in ("figures.py", "lesion_archive.py", "measures.py", "realism.py", "truth.py"):
             code.update(source.read_bytes())
     wanted = {**asdict(config), "seed": seed, "code": code.hexdigest()[:16]}
     record = parts / "plan.json"

@@ -72,10 +72,9 @@ def add_lesion(body: Injection3D, side: int, kind: str, rng: np.random.Generator
     first, last = body.tree.names[name]
     share = 1.0 if share == 1.0 else float(np.clip(rng.normal(share, SWAY), 0.1, 0.95))
     node = first + round(share * (last - first))
-    named = "" if artery == _BA else ("left" if side > 0 else "right")
     made = {"aneurysm": _with_sac, "stenosis": _narrowed, "occlusion": _occluded}[kind](body, node, last, rng)
     body, size, lost, extent = made
-    return body, Lesion(kind, named, artery, size, lost, extent)
+    return body, Lesion(kind, _named(side, artery), artery, size, lost, extent)
 
 
 def lesion_mask(lesion: Lesion, arm: CArm, matrix: int) -> np.ndarray:
@@ -184,7 +183,7 @@ def _with_nidus(body: Injection3D, side: int, rng: np.random.Generator) -> tuple
     vein = _early_vein(body, centre, tree.arrival[node] + SHUNT_S)
     added = {key: np.concatenate([nidus[key], vein[key]]) for key in nidus}
     artery = _artery_of(tree, node, body.vessel)
-    lesion = Lesion("AVM", "left" if side > 0 else "right", artery, size, 0.0, extent)
+    lesion = Lesion("AVM", _named(side, artery), artery, size, 0.0, extent)
     return replace(body, tree=replace(tree, radius=radius), lesion=added), lesion
 
 
@@ -224,6 +223,11 @@ def _artery_of(tree: Tree, node: int, vessel: str) -> str:
                 return artery
         node = int(tree.parent[node])
     return _ICA if vessel == "ICA" else _VA
+
+
+def _named(side: int, artery: str) -> str:
+    """The side as a report names it: the basilar artery has none."""
+    return "" if artery == _BA else ("left" if side > 0 else "right")
 
 
 def _dense(extent: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -86,7 +86,9 @@ def labelled_runs(plan: pd.DataFrame, config, seed: int, curation: Curation) -> 
     Which arteries hold contrast in a frame is known from the bolus itself, not from the frame's grey values (`filled_arteries`). Rotational runs have a
     view of their own in every frame and are left out.
     """
-    for rows, facts, rendered, bodies, paths in _rendered(plan[plan["kind"] != "rotational"], config, seed, noise=True):
+    for rows, facts, rendered, bodies, paths in rendered_runs(
+        plan[plan["kind"] != "rotational"], config, seed, noise=True
+    ):
         found = []
         for row, fact, path in zip(rows, facts, paths, strict=True):
             filled = filled_arteries(bodies.of(row), fact, config.matrix, times_s(config))
@@ -115,18 +117,23 @@ def filled_arteries(body: Injection3D, acquisition: Acquisition, matrix: int, ti
 
 def _runs(plan: pd.DataFrame, config, seed: int, curation: Curation) -> Iterator[dict[str, Truth]]:
     """Truth of every series of one run after the other."""
-    for rows, _, rendered, _, paths in _rendered(plan, config, seed, noise=False):
+    for rows, _, rendered, _, paths in rendered_runs(plan, config, seed, noise=False):
         yield {
             row["series_instance_uid"]: _curated(path, mask, curation)
             for row, mask, path in zip(rows, rendered.masks, paths, strict=True)
         }
 
 
-def _rendered(plan: pd.DataFrame, config, seed: int, noise: bool) -> Iterator[tuple]:
-    """(plan rows, acquisitions, rendered run, bodies, DICOM files) of one run after the other; a patient's trees are grown once, files removed afterwards."""
+def rendered_runs(
+    plan: pd.DataFrame, config, seed: int, noise: bool, grown: Callable[..., Bodies] = Bodies
+) -> Iterator[tuple]:
+    """(plan rows, acquisitions, rendered run, bodies, DICOM files) of one run after the other; a patient's trees are grown once, files removed afterwards.
+
+    `grown(patient, seed, number)` gives the patient's bodies: `Bodies`, or a kind of its own that changes what an injection fills.
+    """
     with tempfile.TemporaryDirectory() as folder:
         for number, of_patient in plan.groupby("patient"):
-            bodies = Bodies(draw_patient(np.random.default_rng([seed, 7, number])), seed, number)
+            bodies = grown(draw_patient(np.random.default_rng([seed, 7, number])), seed, number)
             for _, run in of_patient.groupby("run"):
                 rows = run.to_dict("records")
                 facts, frames, rendered = acquire(rows, config, seed, bodies, noise=noise)

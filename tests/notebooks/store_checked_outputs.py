@@ -9,14 +9,14 @@ import sys
 
 import nbformat
 
-from dsa_lib.workspace import NOTEBOOKS, PROJECT, Workspace
+from dsa_lib.workspace import EVERY, PROJECT, Workspace
 
 TAG = "nbval-check-output"
 
 
 def main() -> None:
     ws = Workspace(sys.argv[1] if len(sys.argv) > 1 else "smoke")
-    for name in NOTEBOOKS:
+    for name in EVERY:
         executed_path, path = ws.root / "notebooks" / f"{name}.ipynb", PROJECT / "notebooks" / f"{name}.ipynb"
         if not executed_path.exists():
             continue

@@ -8,17 +8,17 @@ import re
 import subprocess
 import sys
 
-from dsa_lib.workspace import NOTEBOOKS, PROJECT, Workspace
+from dsa_lib.workspace import EVERY, PROJECT, Workspace
 
 
 def test_every_cell_runs_and_checked_outputs_are_the_stored_ones(tmp_path, monkeypatch):
     monkeypatch.setenv("DSA_RUNS", str(tmp_path))
-    notebooks = [f"notebooks/{name}.ipynb" for name in (*NOTEBOOKS, "rating_page")]
+    notebooks = [f"notebooks/{name}.ipynb" for name in (*EVERY, "rating_page")]
     command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-kernel-name", "python3", "-x", "-p", "no:cacheprovider",
                "--nbval-cell-timeout", "600", "--nbval-kernel-startup-timeout", "180", "--timeout", "900", *notebooks]  # fmt: skip
     environment = os.environ | {"JUPYTER_PREFER_ENV_PATH": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-1000:]
-    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 5 * len(NOTEBOOKS)
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 5 * len(EVERY)
     ws = Workspace("smoke")
-    assert {name: ws.manifest(name)["status"] for name in NOTEBOOKS} == dict.fromkeys(NOTEBOOKS, "finished")
+    assert {name: ws.manifest(name)["status"] for name in EVERY} == dict.fromkeys(EVERY, "finished")

@@ -8,7 +8,7 @@ import jupytext
 import pytest
 
 from dsa_lib.session import declared_parameters
-from dsa_lib.workspace import NOTEBOOKS, PROJECT
+from dsa_lib.workspace import EVERY, PROJECT
 
 FOLDER = PROJECT / "notebooks"
 CHECKED = "nbval-check-output"
@@ -27,11 +27,11 @@ def tags(cell):
 
 
 def test_every_notebook_of_the_workflow_is_there_and_no_other():
-    assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == sorted((*NOTEBOOKS, *PAGES))
-    assert sorted(path.stem for path in FOLDER.glob("*.py")) == sorted((*NOTEBOOKS, *PAGES))
+    assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == sorted((*EVERY, *PAGES))
+    assert sorted(path.stem for path in FOLDER.glob("*.py")) == sorted((*EVERY, *PAGES))
 
 
-@pytest.mark.parametrize("name", (*NOTEBOOKS, *PAGES))
+@pytest.mark.parametrize("name", (*EVERY, *PAGES))
 def test_notebook_and_twin_say_the_same(name):
     def content(suffix):
         notebook = jupytext.read(FOLDER / f"{name}{suffix}")
@@ -40,7 +40,7 @@ def test_notebook_and_twin_say_the_same(name):
     assert content(".ipynb") == content(".py"), f"run: jupytext --sync notebooks/{name}.py"
 
 
-@pytest.mark.parametrize("name", (*NOTEBOOKS, *PAGES))
+@pytest.mark.parametrize("name", (*EVERY, *PAGES))
 def test_only_checked_cells_carry_outputs_and_they_do(name):
     for cell in cells(name):
         if cell["cell_type"] != "code":
@@ -53,7 +53,7 @@ def test_only_checked_cells_carry_outputs_and_they_do(name):
             assert not cell["outputs"] and cell["execution_count"] is None
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize("name", EVERY)
 def test_one_parameters_cell_with_typed_scalars_and_reasons(name):
     (cell,) = [cell for cell in cells(name) if "parameters" in tags(cell)]
     source = "".join(cell["source"])
@@ -67,7 +67,7 @@ def test_one_parameters_cell_with_typed_scalars_and_reasons(name):
     assert source.count("#") >= len(declared), "every parameter has its reason beside it"
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize("name", EVERY)
 def test_opening_and_closing(name):
     found = cells(name)
     opening = "".join(found[0]["source"])
@@ -79,14 +79,14 @@ def test_opening_and_closing(name):
     assert code[-1].rstrip().endswith("study.finish()")
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize("name", EVERY)
 def test_cells_fit_on_a_screen(name):
     for cell in cells(name):
         if cell["cell_type"] == "code":
             assert len("".join(cell["source"]).splitlines()) <= 40, "".join(cell["source"])[:80]
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize("name", EVERY)
 def test_what_dsa_lib_mends_is_not_imported_before_it(name):
     """torchvision's import fails beside a CPU build of torch until dsa_lib has been imported, and takes these with it."""
     code = "\n".join("".join(cell["source"]) for cell in cells(name) if cell["cell_type"] == "code")

@@ -117,3 +117,10 @@ def test_the_same_seed_gives_the_same_lesion_and_leaves_the_body_alone(carotid, 
 def test_what_has_no_sites_is_refused(carotid):
     with pytest.raises(ValueError, match="no lesion 'fistula'"):
         with_lesion(carotid, "fistula")
+
+
+@pytest.mark.parametrize("kind", lesions.KINDS)
+def test_the_basilar_artery_has_no_side_whatever_the_lesion(vertebral, kind):
+    for seed in range(8):
+        _, lesion = with_lesion(vertebral, kind, seed, side=-1)
+        assert (lesion.side == "") == (lesion.artery == "basilar artery")

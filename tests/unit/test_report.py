@@ -9,7 +9,7 @@ import pytest
 from dsa_lib import reader_reconstruction, readme, report, tables
 from dsa_lib.errors import StudyError
 from dsa_lib.session import begin
-from dsa_lib.workspace import NOTEBOOKS, PROJECT, Workspace
+from dsa_lib.workspace import EVERY, PROJECT, Workspace
 
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c4944415408d763f8ffff3f0005fe02fedccc59e70000000049454e44ae426082"
@@ -230,4 +230,4 @@ def test_the_projects_readme_has_the_markers_and_names_every_notebook():
     text = (PROJECT / "README.md").read_text()
     for name in ("results", "times", "findings", "quality"):
         assert readme.fill(text, name, "x") != text
-    assert all(f"`{name}`" in text for name in NOTEBOOKS)
+    assert all(f"`{name}`" in text for name in EVERY)
