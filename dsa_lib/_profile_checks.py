@@ -43,6 +43,8 @@ def check_profile(profile: "Profile") -> None:
          plausibility.images plausibility.bootstrap plausibility.network_size plausibility.network_crop plausibility.network_steps
          plausibility.network_batch plausibility.network_learning_rate
         privacy.leave_one_out privacy.gallery privacy.planted_frames privacy.planted_images privacy.planted_learning_rate
+        anatomy.frames_per_series anatomy.batch_size anatomy.steps anatomy.learning_rate anatomy.sampling_steps anatomy.evaluated
+        anatomy.subsamples anatomy.bootstrap anatomy.edited anatomy.edge_sigma
     """
     for dotted in positive.split():
         section, key = dotted.split(".")
@@ -208,6 +210,7 @@ def check_profile(profile: "Profile") -> None:
     ):
         need(epochs + steps > 0, f"{name} are both 0: give a budget")
     _check_utility(profile.utility, need)
+    _check_anatomy(profile, need)
 
 
 def _check_utility(utility, need) -> None:
@@ -228,4 +231,26 @@ def _check_utility(utility, need) -> None:
     need(
         0 < utility.synthetic_share < 1,
         f"utility.synthetic_share {utility.synthetic_share} is not between 0 and 1: some real and some generated frames are needed",
+    )
+
+
+def _check_anatomy(profile: "Profile", need) -> None:
+    anatomy, diffusion = profile.anatomy, profile.diffusion
+    need(
+        anatomy.to_latent in ("unshuffle", "area"), f"anatomy.to_latent {anatomy.to_latent!r} is not unshuffle or area"
+    )
+    need(
+        0 < anatomy.edge_low <= anatomy.edge_high,
+        f"anatomy.edge_low {anatomy.edge_low} and edge_high {anatomy.edge_high} are not 0 < low ≤ high",
+    )
+    need(0 < anatomy.least_share <= 1, f"anatomy.least_share {anatomy.least_share} is not in (0, 1]")
+    need(0 <= anatomy.condition_dropout < 1, f"anatomy.condition_dropout {anatomy.condition_dropout} is not in [0, 1)")
+    need(0 <= anatomy.ema_decay < 1, f"anatomy.ema_decay {anatomy.ema_decay} is not in [0, 1)")
+    need(
+        anatomy.base_channels % diffusion.norm_groups == 0,
+        f"anatomy.base_channels {anatomy.base_channels} do not divide into {diffusion.norm_groups} normalisation groups: change diffusion.norm_groups",
+    )
+    need(
+        anatomy.scheduler in ("ddpm", "ddim", "dpmsolver++", "unipc"),
+        f"anatomy.scheduler {anatomy.scheduler!r} is not ddpm, ddim, dpmsolver++ or unipc",
     )

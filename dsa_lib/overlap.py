@@ -3,18 +3,22 @@
 Dice (1945): 2 |A ∩ B| / (|A| + |B|). clDice: Shit et al., CVPR 2021, Eqs. 1 and 3.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from skimage.morphology import skeletonize
 
 from dsa_lib.errors import StudyError
+from dsa_lib.patient_intervals import draw, interval
 from dsa_lib.vessels import CLASSES
 
 SCORES = ("vessel", *CLASSES, "centre line")
 
 
-def counts(found: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """What the scores are made of, by frame: [n, len(SCORES), 4] pixels for class maps uint8 [n, h, w] (0 none, 1–3 as in `vessels.CLASSES`).
+def counts(found: np.ndarray, true: np.ndarray, classes: int = len(CLASSES)) -> np.ndarray:
+    """What the scores are made of, by frame: [n, classes + 2, 4] pixels for class maps uint8 [n, h, w], 0 none and then so many `classes`; by default those
+    of `vessels.CLASSES`, in the order of SCORES.
 
     Dice rows: (in both, in `found`, in both, in `true`). Row `centre line`: (its centre line inside true vessels, all of its centre line, the true
     centre line inside found vessels, all of that).
@@ -23,9 +27,9 @@ def counts(found: np.ndarray, true: np.ndarray) -> np.ndarray:
         raise StudyError(
             f"class maps of shapes {found.shape} and {true.shape} cannot be compared: give two of one shape [n, height, width]"
         )
-    out = np.zeros((len(found), len(SCORES), 4), np.int64)
+    out = np.zeros((len(found), classes + 2, 4), np.int64)
     for n, (a, b) in enumerate(zip(found, true, strict=True)):
-        for row, (x, y) in enumerate([(a > 0, b > 0), *((a == k, b == k) for k in range(1, len(CLASSES) + 1))]):
+        for row, (x, y) in enumerate([(a > 0, b > 0), *((a == k, b == k) for k in range(1, classes + 1))]):
             both = int((x & y).sum())
             out[n, row] = both, x.sum(), both, y.sum()
         line, true_line = skeletonize(a > 0), skeletonize(b > 0)
@@ -34,7 +38,7 @@ def counts(found: np.ndarray, true: np.ndarray) -> np.ndarray:
 
 
 def ratio(pooled: np.ndarray) -> np.ndarray:
-    """Scores [..., len(SCORES)] of summed `counts` [..., len(SCORES), 4]: Dice, and for the centre line the harmonic mean of its precision and sensitivity.
+    """Scores [..., m] of summed `counts` [..., m, 4]: Dice, and for the centre line the harmonic mean of its precision and sensitivity.
 
     Dice is that harmonic mean too, of |A ∩ B| / |A| and |A ∩ B| / |B|, and computed as such. NaN where neither map holds the class.
     """
@@ -50,24 +54,15 @@ def scores(found: np.ndarray, true: np.ndarray, patients: np.ndarray, draws: int
     return summary(counts(found, true), patients, draws, seed)
 
 
-def summary(of_frames: np.ndarray, patients: np.ndarray, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
-    """`scores` from the `counts` of the frames."""
-    names, group = np.unique(np.asarray(patients), return_inverse=True)
-    of_patient = np.zeros((len(names), *of_frames.shape[1:]))
+def summary(
+    of_frames: np.ndarray, patients: np.ndarray, draws: int = 2000, seed: int = 0, names: Sequence[str] = SCORES
+) -> pd.DataFrame:
+    """`scores` from the `counts` of the frames; `names` of its rows."""
+    group, weight = draw(patients, draws, seed)
+    of_patient = np.zeros((weight.shape[1], *of_frames.shape[1:]))
     np.add.at(of_patient, group, of_frames)
-    rng = np.random.default_rng(seed)
-    weight = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), draws)
     drawn = ratio(np.einsum("dp,psk->dsk", weight, of_patient))
     low, high = interval(drawn)
     return pd.DataFrame(
-        {"score": ratio(of_patient.sum(axis=0)), "low": low, "high": high}, index=pd.Index(SCORES, name="of")
+        {"score": ratio(of_patient.sum(axis=0)), "low": low, "high": high}, index=pd.Index(names, name="of")
     )
-
-
-def interval(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """2.5 and 97.5 percentiles over draws [d, m], NaN where no draw has a value."""
-    known = np.isfinite(drawn).any(axis=0)
-    low, high = np.full((2, drawn.shape[1]), np.nan)
-    if known.any():
-        low[known], high[known] = np.nanpercentile(drawn[:, known], [2.5, 97.5], axis=0)
-    return low, high

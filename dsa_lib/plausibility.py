@@ -19,9 +19,10 @@ from dsa_lib import fidelity, vessel_network, vessels
 from dsa_lib.conditions import CELLS
 from dsa_lib.errors import StudyError
 from dsa_lib.features import check_frames
-from dsa_lib.overlap import interval
+from dsa_lib.patient_intervals import interval
 from dsa_lib.progress import track
-from dsa_lib.vessel_measures import MEASURES, of_classes, of_spectrum, spectrum
+from dsa_lib.spectra import spectrum
+from dsa_lib.vessel_measures import MEASURES, of_classes, of_spectrum
 
 OVERALL = "overall"
 SCOPES = (OVERALL, *CELLS)

@@ -14,7 +14,15 @@ from dataclasses import dataclass, field, replace
 from dsa_lib._profile_checks import check_profile
 from dsa_lib._profile_overrides import leaf_names, suggest, typed
 from dsa_lib.errors import StudyError
-from dsa_lib.profile_extensions import CtPerfusion, Lesions, LesionSentences, Peripheral, Pix2Pix, PostTraining
+from dsa_lib.profile_extensions import (
+    Anatomy,
+    CtPerfusion,
+    Lesions,
+    LesionSentences,
+    Peripheral,
+    Pix2Pix,
+    PostTraining,
+)
 from dsa_lib.profile_sections import (
     Archive,
     Autoencoder,
@@ -64,6 +72,7 @@ class Profile:
     lesion_sentences: LesionSentences = field(default_factory=LesionSentences)
     lesions: Lesions = field(default_factory=Lesions)
     post_training: PostTraining = field(default_factory=PostTraining)
+    anatomy: Anatomy = field(default_factory=Anatomy)
 
     def __post_init__(self):
         check_profile(self)
@@ -174,8 +183,8 @@ PHANTOM = Profile(
     privacy=Privacy(leave_one_out=150, planted_steps=250, planted_images=40, planted_learning_rate=7e-4),
     lesions=Lesions(
         patients=100,
-        base_channels=32,
-        multipliers=(1, 2, 4),
+        base_channels=48,
+        multipliers=(1, 2, 2),
         layers_per_block=1,
         batch_size=16,
         learning_rate=8e-4,
@@ -187,6 +196,18 @@ PHANTOM = Profile(
         evaluated=160,
     ),
     post_training=PostTraining(steps=250, learning_rate=2e-4, batch_size=8),
+    anatomy=Anatomy(
+        base_channels=32,
+        steps=1500,
+        learning_rate=6e-4,
+        ema_decay=0.995,
+        warmup_steps=100,
+        steps_continued=40,
+        scheduler="dpmsolver++",
+        sampling_steps=20,
+        evaluated=160,
+        edited=32,
+    ),
 )
 
 SMOKE = replace(
@@ -265,6 +286,18 @@ SMOKE = replace(
         evaluated=12,
     ),
     post_training=replace(PHANTOM.post_training, steps=6, batch_size=4),
+    anatomy=replace(
+        PHANTOM.anatomy,
+        base_channels=16,
+        batch_size=4,
+        steps=8,
+        warmup_steps=2,
+        sampling_steps=3,
+        evaluated=12,
+        subsamples=8,
+        bootstrap=100,
+        edited=4,
+    ),
 )
 
 PROFILES = {profile.name: profile for profile in (SMOKE, PHANTOM, PAPER)}

@@ -1,7 +1,7 @@
 """What a segmentation and the spectrum say of one image's vessels: area, centre lines, branching, continuity, fineness. None of it needs a truth.
 
 Measures come from the class map of an image (`vessels.CLASSES`; pieces smaller than `vessels.SMALLEST` pixels are left out as noise), from the centre lines of
-that, and from the power spectrum of its grey values.
+that, and from the power spectrum of its grey values (`spectra.spectrum`).
 """
 
 import numpy as np
@@ -9,7 +9,6 @@ from scipy.ndimage import binary_dilation, label
 from skimage.morphology import remove_small_objects, skeletonize
 
 from dsa_lib import vessels
-from dsa_lib.errors import StudyError
 
 # What each measure is: lengths in sides of the frame, so that frame sizes compare.
 MEASURES = {
@@ -122,29 +121,6 @@ def _tortuosity(line: np.ndarray, crossings: np.ndarray, least: float) -> float:
     straight = np.linalg.norm(ends[first] - ends[first + 1], axis=1) if len(paired) else np.zeros(0)
     long = along[paired] >= least
     return float(along[paired][long].sum() / straight[long].sum()) if long.any() and straight[long].sum() else np.nan
-
-
-def spectrum(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(frequency [k] in cycles a pixel, power [k] in grey levels squared) of one square frame: mean of the power spectrum over rings one bin wide.
-
-    The frame less its mean under a Hann window (so that its borders, which do not meet, add nothing), scaled so that white noise of variance σ² has power
-    σ² at every frequency. Up to 0.5 cycles a pixel; the corners beyond are left out.
-    """
-    side = frame.shape[0]
-    if frame.ndim != 2 or frame.shape[1] != side:
-        raise StudyError(f"a frame of shape {frame.shape} has no ring-averaged spectrum here: give square frames")
-    window = np.hanning(side + 1)[:-1]
-    window = window[:, None] * window[None]
-    x = frame.astype(np.float64)
-    x = (x - (x * window).sum() / window.sum()) * window
-    power = np.abs(np.fft.rfft2(x)) ** 2 / np.square(window).sum()
-    down, right = np.fft.fftfreq(side) * side, np.arange(side // 2 + 1)
-    ring = np.rint(np.hypot(down[:, None], right[None])).astype(int)
-    twice = np.where((right == 0) | (2 * right == side), 1, 2)[None]  # rfft2 keeps one of each pair of mirrored columns
-    weight = np.broadcast_to(twice, ring.shape)
-    total = np.bincount(ring.ravel(), (power * weight).ravel()) / np.bincount(ring.ravel(), weight.ravel())
-    kept = np.arange(1, side // 2 + 1)
-    return kept / side, total[kept]
 
 
 def of_spectrum(frequency: np.ndarray, power: np.ndarray) -> dict[str, float]:

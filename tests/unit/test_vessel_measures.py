@@ -7,7 +7,8 @@ from skimage.draw import line as draw_line
 
 from dsa_lib import vessel_measures, vessels
 from dsa_lib.errors import StudyError
-from dsa_lib.vessel_measures import of_classes, of_spectrum, spectrum, transitions
+from dsa_lib.spectra import spectrum
+from dsa_lib.vessel_measures import of_classes, of_spectrum, transitions
 
 SIDE = 128
 

@@ -1,0 +1,191 @@
+"""Lesion-aware post-training, measured at length; and the training of the weights that ship (models/lesions).
+
+    python benchmarks/lesions.py --run lesions train     # pairs, base model, pix2pix; writes models/lesions; the same command continues
+    python benchmarks/lesions.py --run lesions compare   # post-training against as much plain training; writes benchmarks/lesions.json
+
+Everything is simulated anatomy: phantom patients whom neither the archive of `make reproduce` nor that of models/phantom has, in the latent space of the
+autoencoder of models/phantom. The test patients of these pairs choose nothing. Work lies in runs/<run>/checkpoints.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+
+from dsa_lib import autoencoder, diffusion, lesion_scores, lesion_weights, pix2pix, shipped, translation
+from dsa_lib.image_pairs import TranslationSet
+from dsa_lib.image_scores import image_scores
+from dsa_lib.phantom import lesion_archive
+from dsa_lib.profiles import Profile, load_profile
+from dsa_lib.progress import track
+from dsa_lib.session import environment, processor
+from dsa_lib.workspace import PROJECT, Workspace, atomic_write, write_json
+
+PATIENTS = 360
+BASE_STEPS, PIX2PIX_STEPS = 12_000, 4_000
+EMA = 0.999
+OUT = Path(__file__).with_suffix(".json")
+
+
+def profile_of(arguments: argparse.Namespace) -> Profile:
+    """Profile `phantom` with the seed of models/phantom, more patients and longer trainings."""
+    seed = json.loads((PROJECT / "data_manifests" / "phantom_weights.json").read_text())["seed"]
+    profile = load_profile("phantom", {"seed": seed, "lesions.patients": arguments.patients, **arguments.overrides})
+    return replace(
+        profile,
+        lesions=replace(
+            profile.lesions, steps=arguments.steps, ema_decay=EMA, train_fraction=0.8, val_fraction=0.05, evaluated=0
+        ),
+    )
+
+
+def prepared(arguments: argparse.Namespace):
+    """(profile, workspace, pairs, pairs by part as the diffusion draws them, autoencoder, noise schedule)."""
+    profile, ws = profile_of(arguments), Workspace(arguments.run)
+    pairs, found = lesion_archive.pairs(
+        profile, ws.checkpoints("lesion_pairs"), progress=functools.partial(track, what="series of lesion pairs")
+    )
+    print(f"{len(pairs)} pairs: {found}", flush=True)
+    vae = autoencoder.AutoencoderKL.from_pretrained(shipped.FOLDER / "vae").float().eval()
+    data = {
+        part: translation.Pairs(pairs.at(pairs.rows(part)), vae, profile.lesions.source_as) for part in ("train", "val")
+    }
+    return profile, ws, pairs, data, vae, diffusion.noise_schedule(profile.diffusion)
+
+
+def digest(name: str, profile: Profile, further: object = "") -> str:
+    """What a checkpoint belongs to: the numbers that decide the base model, and `further` ones."""
+    told = dataclasses.asdict(profile.lesions)
+    free = ("steps_continued", "sampling_steps", "scheduler", "evaluated")
+    kept = {name: value for name, value in told.items() if name not in free}
+    return f"{name} {profile.seed} {sorted(kept.items())} {further}"
+
+
+def base_model(profile: Profile, ws: Workspace, data, vae, schedule) -> tuple[translation.Translator, pd.DataFrame]:
+    torch.manual_seed(profile.seed)
+    model = translation.build(profile, 1, *data["train"].latents.mean.shape[1:3])
+    log = translation.train(
+        model, data, schedule, vae, profile, folder=ws.checkpoints("lesions_base"), digest=digest("base", profile)
+    )  # fmt: skip
+    return model, log
+
+
+def baseline(profile: Profile, ws: Workspace, pairs: TranslationSet, steps: int):
+    return pix2pix.train(
+        pairs,
+        replace(profile.pix2pix, steps=steps),
+        seed=profile.seed,
+        folder=ws.checkpoints("lesions_pix2pix"),
+        digest=digest("pix2pix", profile, (steps, profile.pix2pix)),
+        precision=profile.precision,
+    )
+
+
+def train(arguments: argparse.Namespace) -> None:
+    began = time.monotonic()
+    profile, ws, pairs, data, vae, schedule = prepared(arguments)
+    base, _ = base_model(profile, ws, data, vae, schedule)
+    base_seconds = time.monotonic() - began
+    gan, _ = baseline(profile, ws, pairs, arguments.pix2pix_steps)
+    work = ws.checkpoints("lesions_weights")
+    translation.save(base, work / lesion_weights.BASE)
+    pix2pix.save(gan, work / lesion_weights.PIX2PIX, profile.pix2pix, pairs.targets.shape[-1])
+    weights = work / lesion_weights.PIX2PIX / pix2pix.WEIGHTS
+    halved = {name: value.half() for name, value in load_file(weights).items()}
+    with atomic_write(weights) as temporary:
+        save_file(halved, temporary)
+    patients = {part: sorted({str(p) for p in pairs.patients[pairs.rows(part)]}) for part in ("train", "val")}
+    told = lesion_weights.write(
+        {name: work / name for name in (lesion_weights.BASE, lesion_weights.PIX2PIX)},
+        {
+            name: ws.checkpoints(f"lesions_{name}") / "log.jsonl"
+            for name in (lesion_weights.BASE, lesion_weights.PIX2PIX)
+        },
+        profile,
+        {
+            "patients": patients,
+            "seed": profile.seed,
+            "pairs": {part: len(pairs.rows(part)) for part in ("train", "val")},
+            "steps": {lesion_weights.BASE: arguments.steps, lesion_weights.PIX2PIX: arguments.pix2pix_steps},
+            "seconds_of_this_call": round(base_seconds),
+            "device": f"{environment()['device']}, {processor()}",
+            "commit": environment()["commit"],
+        },
+    )
+    print(f"models/lesions: {len(told['files'])} files, {len(patients['train'])} training patients", flush=True)
+
+
+def scored(pairs: TranslationSet, made: np.ndarray, model: str) -> pd.DataFrame:
+    scores = image_scores(pairs.targets, made, pairs.lesions)
+    return scores.assign(model=model, patient=pairs.patients, kind=pairs.kinds)
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    profile, ws, pairs, data, vae, schedule = prepared(arguments)
+    test = pairs.at(pairs.rows("test"))
+    settings = profile.post_training
+    found, seconds = [], {}
+    arms = {
+        "cLDM": None,
+        "cLDM trained on": replace(settings, image_weight=0.0, lesion_weight=0.0),
+        "cLDM-PT": settings,
+    }
+    for name, arm in arms.items():
+        model, _ = base_model(profile, ws, data, vae, schedule)
+        if arm is not None:
+            began = time.monotonic()
+            folder = ws.checkpoints(f"lesions_{name.replace(' ', '_')}")
+            translation.train_further(
+                model, data, schedule, vae, profile, arm, folder=folder, digest=digest(name, profile, arm), what=name
+            )  # fmt: skip
+            seconds[name] = round(time.monotonic() - began, 1)
+        made = translation.translate(
+            model, vae, schedule, test.sources, seeds=range(len(test)), steps=profile.lesions.sampling_steps,
+            source_as=profile.lesions.source_as, scheduler=profile.lesions.scheduler,
+        )  # fmt: skip
+        np.save(ws.checkpoints("lesions_made") / f"{name.replace(' ', '_')}.npy", made)
+        found.append(scored(test, made, name))
+    if arguments.pix2pix_steps:
+        gan, _ = baseline(profile, ws, pairs, arguments.pix2pix_steps)
+        found.append(scored(test, pix2pix.generate(gan, test.sources, seeds=range(len(test))), "pix2pix"))
+    scores = pd.concat(found, ignore_index=True)
+    table = lesion_scores.table(scores)
+    against = {name: lesion_scores.paired(scores, name, models=["cLDM-PT"]) for name in ("cLDM", "cLDM trained on")}
+    verdicts = [line for rows in against.values() for line in lesion_scores.verdict(rows, "cLDM-PT")]
+    print(table.round(4).to_string(), *verdicts, sep="\n")
+    result = {
+        "settings": {"post_training": str(settings), "steps_base": arguments.steps, "patients": arguments.patients},
+        "test": {"patients": len(set(test.patients)), "images": len(test)},
+        "table": table.round(5).to_dict("records"),
+        "differences": {name: rows.round(5).to_dict("records") for name, rows in against.items()},
+        "by_kind": lesion_scores.by_kind(scores, "cLDM trained on", "cLDM-PT").round(5).to_dict("records"),
+        "verdicts": verdicts,
+        "seconds": seconds,
+        "device": f"{environment()['device']}, {processor()}",
+    }
+    write_json(arguments.out, result)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("train", "compare"))
+    parser.add_argument("--run", default="lesions", help="folder under runs/ for pairs and checkpoints")
+    parser.add_argument("--patients", type=int, default=PATIENTS)
+    parser.add_argument("--steps", type=int, default=BASE_STEPS, help="of the base model")
+    parser.add_argument("--pix2pix-steps", type=int, default=PIX2PIX_STEPS)
+    parser.add_argument("--overrides", type=json.loads, default={}, help="further values of the profile, in JSON")
+    parser.add_argument("--out", type=Path, default=OUT)
+    arguments = parser.parse_args()
+    {"train": train, "compare": compare}[arguments.what](arguments)
+
+
+if __name__ == "__main__":
+    main()

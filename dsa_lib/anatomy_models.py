@@ -1,0 +1,152 @@
+"""The models of notebook 08 on one footing: same images, same conditions, same number of steps and images a step, with edges and without.
+
+What differs is the method alone: latent diffusion (`anatomy`) or a GAN in pixels (`spade`). Each trains from random weights, or goes on from trained ones
+that ship (`anatomy_shipped`).
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from diffusers import AutoencoderKL
+
+from dsa_lib import anatomy, diffusion, shipped, text, training
+from dsa_lib.image_pairs import AnatomySet
+from dsa_lib.profiles import Profile
+
+METHODS = ("LDM", "SPADE", "SPADE w/ VAE")  # rows of the source's Table 1
+WITH, WITHOUT = "w/ edges", "w/o edges"  # its two halves
+SHORT = {"LDM": "ldm", "SPADE": "spade", "SPADE w/ VAE": "spade_vae"}
+
+
+def name_of(method: str, half: str) -> str:
+    """Name of a model's folder and checkpoint: ldm_edges, ldm, spade_edges, …"""
+    return SHORT[method] + ("_edges" if half == WITH else "")
+
+
+@dataclass(frozen=True)
+class Material:
+    """What all models learn from: the set, its edges bool [n, H, W], and for the diffusion the autoencoder with the posteriors of all frames."""
+
+    data: AnatomySet
+    edge_maps: np.ndarray
+    vae: AutoencoderKL
+    mean: np.ndarray
+    std: np.ndarray
+    profile: Profile
+
+    def maps(self, half: str, annotated: tuple[str, ...] | None = None) -> anatomy.ConditionMaps:
+        """The conditions of one half of the table."""
+        edge_maps = self.edge_maps if half == WITH else None
+        return anatomy.ConditionMaps(
+            self.data.labels, edge_maps, annotated or self.profile.anatomy.annotated, self.data.classes
+        )
+
+    def latents(self, part: str) -> diffusion.LatentSet:
+        """Latents and sentences of "train", "val" or "test"."""
+        tokenizer = text.build_tokenizer(self.profile.text.max_tokens)
+        scale = self.vae.config.scaling_factor
+        return diffusion.LatentSet(
+            self.mean, self.std, scale, self.data.sentences.tolist(), tokenizer, self.data.rows(part)
+        )
+
+
+def material(
+    data: AnatomySet,
+    vae: AutoencoderKL,
+    profile: Profile,
+    posteriors: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Material:
+    """Edges and latents of `data`; the autoencoder comes to the device that there is and stays as it is.
+
+    posteriors: mean and standard deviation of the frames, [n, C, h, w] each, where the run has them already.
+    """
+    own = profile.anatomy
+    vae = vae.to("cuda" if torch.cuda.is_available() else "cpu").eval().requires_grad_(False)
+    edge_maps = anatomy.edges(data.frames, own.edge_sigma, own.edge_low, own.edge_high)
+    mean, std = anatomy.encode(vae, data.frames) if posteriors is None else posteriors
+    return Material(data, edge_maps, vae, mean, std, profile)
+
+
+def budget(profile: Profile, start: Path | None) -> dict:
+    """What `training.fit` is to do for each of the six: the whole budget from scratch, or a short stretch from trained weights."""
+    own = profile.anatomy
+    whole = {
+        "steps": own.steps,
+        "evaluate_every": max(own.steps // 12, 1),
+        "learning_rate": own.learning_rate,
+        "cosine": True,
+        "warmup_steps": own.warmup_steps,
+    }
+    return shipped.stretch(start, own, whole)
+
+
+def shared_options(profile: Profile) -> dict:
+    """Options of `training.fit` that all six share."""
+    return {
+        "batch_size": profile.anatomy.batch_size,
+        "seed": profile.seed,
+        "precision": profile.precision,
+        "log_every_s": profile.log_every_s,
+        "checkpoint_every_s": profile.checkpoint_every_s,
+    }
+
+
+def train_ldm(
+    given: Material, half: str, *, folder: Path, digest: str, start: Path | None = None
+) -> tuple[anatomy.MapDenoiser, pd.DataFrame, float]:
+    """(denoiser, log, seconds) of the diffusion with (`half` WITH) or without edges, by the run's own objective and schedule.
+
+    start: a folder of trained weights (unet/, text_encoder/) to go on from; the training patients then are not those of the weights. The held-out loss of
+    the validation patients chooses the weights.
+    """
+    profile, maps = given.profile, given.maps(half)
+    schedule = diffusion.noise_schedule(profile.diffusion)
+    torch.manual_seed(profile.seed)
+    model = anatomy.build(
+        profile, maps.shape[1], given.mean.shape[1], given.mean.shape[-1], given.data.frames.shape[-1]
+    )
+    if start is not None:
+        shipped.load(model.unet, start / "unet")
+        shipped.load(model.encoder, start / "text_encoder")
+    gamma, held_out = profile.diffusion.min_snr_gamma, given.latents("val")
+    started = time.time()
+    log = training.fit(
+        model,
+        anatomy.training_loss(
+            given.latents("train"),
+            maps,
+            schedule,
+            min_snr_gamma=gamma,
+            condition_dropout=profile.anatomy.condition_dropout,
+        ),
+        size=len(given.data.rows("train")),
+        validate=anatomy.validation_loss(held_out, maps, schedule, profile.seed, gamma) if len(held_out) else None,
+        ema_decay=profile.anatomy.ema_decay,
+        clip_norm=profile.diffusion.clip_norm,
+        folder=folder,
+        digest=digest,
+        what=f"LDM {half}",
+        **(budget(profile, start) | shared_options(profile)),
+    )
+    return model, log, time.time() - started
+
+
+def generate_ldm(
+    model: anatomy.MapDenoiser,
+    given: Material,
+    maps,
+    seeds,
+    sentences: list[str] | None = None,
+    what: str = "images",
+) -> np.ndarray:
+    """uint8 frames [n, H, W] of maps [n, C, H, W], one a seed, as the profile samples; without a sentence unless `sentences` are given."""
+    own = given.profile.anatomy
+    schedule = diffusion.noise_schedule(given.profile.diffusion)
+    told = [text.EMPTY] * len(seeds) if sentences is None else sentences
+    return anatomy.generate(
+        model, given.vae, maps, told, seeds, own.sampling_steps, schedule, name=own.scheduler, what=what
+    )

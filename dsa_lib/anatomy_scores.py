@@ -1,0 +1,210 @@
+"""The source's Table 1 on this run's images: feature distance, SSIM and NMSE of six models, and what may be said of their differences.
+
+Capitão et al., Table 1. A feature distance is FID where Inception features were used, else it has a column of its own name. Images of one patient are alike,
+so that every interval is over patients.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from dsa_lib import fidelity, patient_intervals
+from dsa_lib.anatomy_models import METHODS, WITH, WITHOUT
+from dsa_lib.errors import StudyError
+from dsa_lib.features import Extractor
+from dsa_lib.image_scores import image_scores
+from dsa_lib.progress import track
+
+DISTANCE = "distance"
+BETTER = {DISTANCE: -1, "ssim": 1, "nmse": -1}  # the sign of an improvement
+SUBSAMPLE_SHARE = (
+    0.75  # of the patients, as in `profile.fidelity`: of halves the error of a small distance comes out too large
+)
+FLOOR = "real frames of training patients"
+Key = tuple[str, str]  # (method, half)
+
+
+def of_images(true: np.ndarray, outputs: Mapping[Key, np.ndarray], patients: np.ndarray) -> pd.DataFrame:
+    """Scores of every image of every model: columns method, half, image (row of `true`), patient, then those of `image_scores`.
+
+    true: uint8 [n, H, W]; outputs: (method, half) → uint8 [n, H, W], each made for the condition of the true image in its place.
+    """
+    parts = []
+    for (method, half), frames in outputs.items():
+        scores = image_scores(true, frames)
+        scores.insert(0, "patient", patients)
+        scores.insert(0, "image", np.arange(len(true)))
+        scores.insert(0, "half", half)
+        scores.insert(0, "method", method)
+        parts.append(scores)
+    return pd.concat(parts, ignore_index=True)
+
+
+class Distances:
+    """Fréchet distances of several sets to the same true images, and the intervals of their differences.
+
+    features: name → [n, d], row i made for true image i (`true` [n, d], `patients` [n]). A distance of finite samples is too large, more so for few images,
+    and by the same bias for all sets here, since all are of one size: differences read, single values only beside the floor.
+    """
+
+    def __init__(self, features: Mapping[Key, np.ndarray], true: np.ndarray, patients: np.ndarray):
+        if odd := [key for key, values in features.items() if values.shape != true.shape]:
+            raise StudyError(
+                f"features of {odd[0]} have another shape than those of the true images: give one row each"
+            )
+        self.features, self.true, self.patients = dict(features), true, np.asarray(patients)
+        self.whole = self._of(np.arange(len(true)))
+        self.taken = 0  # patients in each part
+
+    def _of(self, rows: np.ndarray) -> dict[Key, float]:
+        moments = fidelity.statistics(self.true[rows])
+        return {
+            key: fidelity.frechet_distance(moments, fidelity.statistics(values[rows]))
+            for key, values in self.features.items()
+        }
+
+    def subsampled(self, draws: int, seed: int) -> pd.DataFrame:
+        """The distances (a column each) of `draws` parts of the patients, drawn without replacement; empty where two patients or fewer are there.
+
+        With replacement a patient would be held twice, and a Fréchet distance reads that as a difference.
+        """
+        names = np.unique(self.patients)
+        count, columns = round(SUBSAMPLE_SHARE * len(names)), pd.Index(list(self.features), tupleize_cols=False)
+        if not 2 <= count < len(names):
+            return pd.DataFrame(columns=columns, dtype=float)
+        self.taken, rng, rows = count, np.random.default_rng(seed), []
+        for _ in track(range(draws), what="parts of the patients"):
+            chosen = rng.choice(names, count, replace=False)
+            part = np.flatnonzero(np.isin(self.patients, chosen))
+            if len(part) >= fidelity.LEAST_IMAGES:
+                rows.append(self._of(part))
+        return pd.DataFrame([list(row.values()) for row in rows], columns=columns)
+
+    def errors(self, drawn: pd.DataFrame, first: Key, second: Key | None = None) -> float:
+        """Standard error of a distance, or of the difference of two: √(m / (n − m)) times the SD over parts of m of n patients. NaN without parts."""
+        if len(drawn) < 2:
+            return np.nan
+        values = drawn[first] - (0 if second is None else drawn[second])
+        n = len(np.unique(self.patients))
+        return float(np.sqrt(self.taken / (n - self.taken)) * values.std(ddof=1))
+
+
+def distances(
+    extractor: Extractor, true: np.ndarray, outputs: Mapping[Key, np.ndarray], patients: np.ndarray
+) -> Distances:
+    """`Distances` in the features of `extractor`, computed once."""
+    of = {key: extractor(frames, what=" ".join(key)) for key, frames in outputs.items()}
+    return Distances(of, extractor(true, what="held-out frames"), patients)
+
+
+# ---- differences -----------------------------------------------------------------------------------------------------
+
+
+def comparisons() -> list[tuple[str, Key, Key]]:
+    """(what is said, first, second): the claims of the source (§3) as pairs of models, the first of which it found the better."""
+    said = [(f"{method} with edges against without", (method, WITH), (method, WITHOUT)) for method in METHODS]
+    for half in (WITH, WITHOUT):
+        said += [(f"LDM against {other}, {half}", ("LDM", half), (other, half)) for other in METHODS[1:]]
+    return said
+
+
+def differences(scores: pd.DataFrame, measured: Distances, subsamples: int, bootstrap: int, seed: int) -> pd.DataFrame:
+    """First less second of every pair of `comparisons`, in SSIM, NMSE and feature distance, with 95 % intervals over patients.
+
+    Columns: comparison, first, second, measure, difference, low, high, better (the interval lies wholly on the side of the first model: True; of the
+    second: False; neither, or no interval: None). SSIM and NMSE: bootstrap over patients of the paired difference; distance: ± 1.96 standard errors of parts of
+    the patients.
+    """
+    drawn = measured.subsampled(subsamples, seed)
+    patients = scores.drop_duplicates("image").sort_values("image")["patient"].to_numpy()
+    rows = []
+    for said, first, second in comparisons():
+        if first not in measured.features or second not in measured.features:
+            continue
+        for measure in BETTER:
+            if measure == DISTANCE:
+                value = measured.whole[first] - measured.whole[second]
+                reach = 1.96 * measured.errors(drawn, first, second)
+                low, high = value - reach, value + reach
+            else:
+                a, b = (_of_model(scores, key)[measure].to_numpy() for key in (first, second))
+                (value,), (low,), (high,) = patient_intervals.of_means((a - b)[:, None], patients, bootstrap, seed)
+            row = {"comparison": said, "first": " ".join(first), "second": " ".join(second), "measure": measure}
+            rows.append(row | {"difference": value, "low": low, "high": high, "better": _better(measure, low, high)})
+    return pd.DataFrame(rows)
+
+
+def _of_model(scores: pd.DataFrame, key: Key) -> pd.DataFrame:
+    chosen = scores[(scores["method"] == key[0]) & (scores["half"] == key[1])]
+    return chosen.sort_values("image")
+
+
+def _better(measure: str, low: float, high: float) -> bool | None:
+    if not (np.isfinite(low) and np.isfinite(high)) or low <= 0 <= high:
+        return None
+    return bool(np.sign(low) == BETTER[measure])
+
+
+def verdicts(table: pd.DataFrame, distance: str) -> list[str]:
+    """One sentence a comparison from the table of `differences`: yes, no or not shown for each measure, with the numbers."""
+    names = {DISTANCE: distance, "ssim": "SSIM", "nmse": "NMSE"}
+    said = []
+    for comparison, rows in table.groupby("comparison", sort=False):
+        answers = [
+            f"{names[row['measure']]} {_answer(row['better'])} ({row['difference']:+.3g}, {row['low']:.3g} to {row['high']:.3g})"
+            for row in rows.to_dict("records")
+        ]
+        every = rows["better"].map(lambda value: value is True).all()
+        said.append(f"{comparison}: better on all three measures: {'yes' if every else 'no'}. {'; '.join(answers)}.")
+    return said
+
+
+def _answer(better: bool | None) -> str:
+    return "not shown" if better is None else "better" if better else "worse"
+
+
+# ---- the table -------------------------------------------------------------------------------------------------------
+
+
+def contract(
+    published: pd.DataFrame, scores: pd.DataFrame, measured: Distances, distance: str, source: str
+) -> pd.DataFrame:
+    """The source's table in the tables contract: columns row, column, published, this_run, source.
+
+    published: row (method), column ("FID, w/ edges", "SSIM, w/ edges", "SSIM SD, w/ edges", …), published. A distance that is no FID has columns of its own
+    name, with no published value, and the FID cells of this run stay empty.
+    """
+    values: dict[tuple[str, str], float] = {}
+    for method, half in measured.features:
+        values[method, f"{distance}, {half}"] = measured.whole[method, half]
+        for measure, name in (("ssim", "SSIM"), ("nmse", "NMSE")):
+            of = _of_model(scores, (method, half))[measure]
+            values[method, f"{name}, {half}"] = float(of.mean())
+            values[method, f"{name} SD, {half}"] = float(of.std(ddof=1)) if len(of) > 1 else np.nan
+    known = dict(zip(zip(published["row"], published["column"], strict=True), published["published"], strict=True))
+    cells = [*known, *(cell for cell in values if cell not in known)]
+    rows = [(*cell, known.get(cell), values.get(cell), source if cell in values else "") for cell in cells]
+    return pd.DataFrame(rows, columns=["row", "column", "published", "this_run", "source"])
+
+
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """The contract table as the source prints it: a line a method, "published | this run" with mean ± SD, the columns in halves."""
+    cell = {(row["row"], row["column"]): (row["published"], row["this_run"]) for row in table.to_dict("records")}
+    measures = [name for name in dict.fromkeys(c.rpartition(", ")[0] for _, c in cell) if not name.endswith(" SD")]
+
+    def text(method: str, measure: str, half: str, which: int) -> str:
+        value = cell.get((method, f"{measure}, {half}"), (None, None))[which]
+        spread = cell.get((method, f"{measure} SD, {half}"), (None, None))[which]
+        if value is None or pd.isna(value):
+            return "–"
+        return f"{value:.3g}" + (f" ± {spread:.2g}" if spread is not None and pd.notna(spread) else "")
+
+    return pd.DataFrame(
+        {
+            (half, measure): [" | ".join(text(method, measure, half, which) for which in (0, 1)) for method in METHODS]
+            for half in (WITH, WITHOUT)
+            for measure in measures
+        },
+        index=pd.Index(METHODS, name="published | this run"),
+    )

@@ -1,0 +1,111 @@
+"""The source's table on this run's images: scores by model, distances with intervals over patients, differences and what is said of them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dsa_lib import anatomy_scores as scoring
+from dsa_lib import fidelity
+from dsa_lib.anatomy_models import METHODS, WITH, WITHOUT
+from dsa_lib.errors import StudyError
+
+PATIENTS = np.repeat(list("abcdefgh"), 4)
+rng = np.random.default_rng(0)
+TRUE = rng.integers(100, 200, (32, 16, 16)).astype(np.uint8)
+
+
+def noisy(sd, seed):
+    noise = np.random.default_rng(seed).normal(0, sd, TRUE.shape)
+    return np.clip(TRUE + noise, 0, 255).astype(np.uint8)
+
+
+def outputs():
+    """Noise grows from the LDM with edges to SPADE without."""
+    return {(method, half): noisy(3 + 6 * m + 20 * h, 10 * m + h) for m, method in enumerate(METHODS) for h, half in enumerate((WITH, WITHOUT))}  # fmt: skip
+
+
+def features(frames):
+    return np.stack([frames.mean((1, 2)), frames.std((1, 2)), frames[:, 3, 3]], axis=1)
+
+
+@pytest.fixture(scope="module")
+def measured():
+    made = outputs()
+    scores = scoring.of_images(TRUE, made, PATIENTS)
+    found = scoring.Distances({key: features(frames) for key, frames in made.items()}, features(TRUE), PATIENTS)
+    return scores, found
+
+
+def test_scores_stand_beside_their_model_image_and_patient(measured):
+    scores, _ = measured
+    assert len(scores) == 6 * 32
+    one = scores[(scores["method"] == "SPADE") & (scores["half"] == WITHOUT) & (scores["image"] == 5)].iloc[0]
+    x, y = TRUE[5].astype(float), outputs()["SPADE", WITHOUT][5].astype(float)
+    assert one["patient"] == "b" and one["nmse"] == pytest.approx(((x - y) ** 2).sum() / (x**2).sum())
+
+
+def test_a_distance_is_frechets_and_its_error_the_spread_of_parts_of_the_patients(measured):
+    _, found = measured
+    key = ("LDM", WITH)
+    expected = fidelity.frechet_distance(
+        fidelity.statistics(features(TRUE)), fidelity.statistics(features(outputs()[key]))
+    )
+    assert found.whole[key] == pytest.approx(expected)
+    drawn = found.subsampled(12, 3)
+    assert drawn.shape == (12, 6) and found.taken == 6
+    spread = (drawn[key] - drawn["LDM", WITHOUT]).std(ddof=1)
+    assert found.errors(drawn, key, ("LDM", WITHOUT)) == pytest.approx(np.sqrt(6 / 2) * spread)
+    few = scoring.Distances({key: features(TRUE)}, features(TRUE), np.repeat(["a", "b"], 16))
+    assert np.isnan(few.errors(few.subsampled(5, 0), key))
+    with pytest.raises(StudyError, match="another shape"):
+        scoring.Distances({key: features(TRUE)[:5]}, features(TRUE), PATIENTS)
+
+
+def test_differences_have_the_sign_of_first_less_second_and_say_who_is_better(measured):
+    scores, found = measured
+    table = scoring.differences(scores, found, subsamples=20, bootstrap=200, seed=1)
+    assert len(table) == 7 * 3
+    rows = table[table["comparison"] == "LDM with edges against without"].set_index("measure")
+    means = scores.groupby(["method", "half"])[["ssim", "nmse"]].mean()
+    for measure in ("ssim", "nmse"):
+        expected = means.loc[("LDM", WITH), measure] - means.loc[("LDM", WITHOUT), measure]
+        assert rows.loc[measure, "difference"] == pytest.approx(expected)
+        assert rows.loc[measure, "low"] < expected < rows.loc[measure, "high"]
+        assert rows.loc[measure, "better"] is True
+    said = scoring.verdicts(table, "DSA-feature distance")
+    assert len(said) == 7 and "SSIM better" in said[0]
+    assert ("all three measures: yes" in said[0]) == bool(rows["better"].all())
+
+
+def test_an_interval_across_zero_shows_nothing_and_the_wrong_side_is_worse():
+    assert scoring._better("ssim", -0.1, 0.1) is None and scoring._better("ssim", np.nan, np.nan) is None
+    assert scoring._better("ssim", 0.1, 0.2) is True and scoring._better("nmse", 0.1, 0.2) is False
+    table = pd.DataFrame(
+        [
+            {"comparison": "A against B", "measure": name, "difference": 1.0, "low": 0.5, "high": 1.5, "better": better}
+            for name, better in (("distance", False), ("ssim", True), ("nmse", None))
+        ]
+    )
+    (said,) = scoring.verdicts(table, "DSA-feature distance")
+    assert said.startswith("A against B: better on all three measures: no. DSA-feature distance worse (+1, 0.5 to 1.5)")
+    assert "NMSE not shown" in said
+
+
+def test_a_distance_that_is_no_fid_never_fills_a_published_cell(measured):
+    scores, found = measured
+    published = pd.DataFrame(
+        [("LDM", f"FID, {WITH}", 61.9), ("LDM", f"SSIM, {WITH}", 0.608), ("LDM", f"SSIM SD, {WITH}", 0.123)],
+        columns=["row", "column", "published"],
+    )
+    table = scoring.contract(published, scores, found, "DSA-feature distance", "phantom").set_index(["row", "column"])
+    assert pd.isna(table.loc[("LDM", f"FID, {WITH}"), "this_run"])
+    assert pd.isna(table.loc[("LDM", f"DSA-feature distance, {WITH}"), "published"])
+    assert table.loc[("LDM", f"SSIM, {WITH}"), "published"] == 0.608
+    ours = scores[(scores["method"] == "LDM") & (scores["half"] == WITH)]["ssim"]
+    assert table.loc[("LDM", f"SSIM, {WITH}"), "this_run"] == pytest.approx(ours.mean())
+    assert table.loc[("LDM", f"SSIM SD, {WITH}"), "this_run"] == pytest.approx(ours.std())
+    with_fid = scoring.contract(published, scores, found, "FID", "archive").set_index(["row", "column"])
+    assert with_fid.loc[("LDM", f"FID, {WITH}"), "this_run"] == found.whole["LDM", WITH]
+    grid = scoring.shown(table.reset_index())
+    assert list(grid.index) == list(METHODS) and grid.loc["LDM", (WITH, "FID")] == "61.9 | –"
+    assert grid.loc["LDM", (WITH, "SSIM")].startswith("0.608 ± 0.12 | ")
