@@ -45,6 +45,7 @@ def check_profile(profile: "Profile") -> None:
         privacy.leave_one_out privacy.gallery privacy.planted_frames privacy.planted_images privacy.planted_learning_rate
         anatomy.frames_per_series anatomy.batch_size anatomy.steps anatomy.learning_rate anatomy.sampling_steps anatomy.evaluated
         anatomy.subsamples anatomy.bootstrap anatomy.edited anatomy.edge_sigma
+        spade.hidden spade.latent spade.discriminator_channels spade.discriminators spade.discriminator_layers spade.learning_rate spade.discriminator_rate
     """
     for dotted in positive.split():
         section, key = dotted.split(".")
@@ -245,7 +246,17 @@ def _check_anatomy(profile: "Profile", need) -> None:
     )
     need(0 < anatomy.least_share <= 1, f"anatomy.least_share {anatomy.least_share} is not in (0, 1]")
     need(0 <= anatomy.condition_dropout < 1, f"anatomy.condition_dropout {anatomy.condition_dropout} is not in [0, 1)")
-    need(0 <= anatomy.ema_decay < 1, f"anatomy.ema_decay {anatomy.ema_decay} is not in [0, 1)")
+    for name in ("anatomy", "spade"):
+        decay = getattr(profile, name).ema_decay
+        need(0 <= decay < 1, f"{name}.ema_decay {decay} is not in [0, 1)")
+    need(
+        len(profile.spade.betas) == 2 and all(beta < 1 for beta in profile.spade.betas),
+        f"spade.betas {list(profile.spade.betas)} are not two numbers below 1",
+    )
+    need(
+        len(profile.spade.channels) > 0 and profile.autoencoder.image_size % 2 ** len(profile.spade.channels) == 0,
+        f"frames of {profile.autoencoder.image_size}² cannot be halved {len(profile.spade.channels)} times: shorten spade.channels",
+    )
     need(
         anatomy.base_channels % diffusion.norm_groups == 0,
         f"anatomy.base_channels {anatomy.base_channels} do not divide into {diffusion.norm_groups} normalisation groups: change diffusion.norm_groups",
