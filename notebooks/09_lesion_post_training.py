@@ -51,6 +51,7 @@ import pandas as pd
 import torch
 from IPython.display import display
 
+# %%
 from dsa_lib import (
     autoencoder,
     diffusion,
@@ -85,6 +86,7 @@ from dsa_lib.progress import track
 from dsa_lib.session import begin
 from dsa_lib.workspace import sha256
 
+# %%
 study = begin("09_lesion_post_training", globals())
 style.apply()
 config, post, seed = study.profile.lesions, study.profile.post_training, study.profile.seed
