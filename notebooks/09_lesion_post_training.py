@@ -51,6 +51,19 @@ import pandas as pd
 import torch
 from IPython.display import display
 
+from dsa_lib.figures import style
+from dsa_lib.session import begin
+
+study = begin("09_lesion_post_training", globals())
+style.apply()
+config, post, seed = study.profile.lesions, study.profile.post_training, study.profile.seed
+device = "cuda" if torch.cuda.is_available() else "cpu"
+kept = {
+    "precision": study.profile.precision,
+    "log_every_s": study.profile.log_every_s,
+    "checkpoint_every_s": study.profile.checkpoint_every_s,
+}
+
 # %%
 from dsa_lib import (
     autoencoder,
@@ -79,23 +92,10 @@ from dsa_lib import peripheral_post_training as peripheral
 from dsa_lib.conditions import CELLS
 from dsa_lib.figures import faithfulness as reading_figures
 from dsa_lib.figures import lesions as figures
-from dsa_lib.figures import style
 from dsa_lib.figures.training import training_curve
 from dsa_lib.lesion_table import BASE, CONTROL, PIX2PIX, POST
 from dsa_lib.progress import track
-from dsa_lib.session import begin
 from dsa_lib.workspace import sha256
-
-# %%
-study = begin("09_lesion_post_training", globals())
-style.apply()
-config, post, seed = study.profile.lesions, study.profile.post_training, study.profile.seed
-device = "cuda" if torch.cuda.is_available() else "cpu"
-kept = {
-    "precision": study.profile.precision,
-    "log_every_s": study.profile.log_every_s,
-    "checkpoint_every_s": study.profile.checkpoint_every_s,
-}
 
 # %% [markdown]
 # ## Pairs
