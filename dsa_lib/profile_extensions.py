@@ -167,3 +167,31 @@ class Anatomy:
     subsamples: int = 60  # parts of the patients, for the intervals of a feature distance
     bootstrap: int = 2000  # draws of every other interval
     edited: int = 200  # held-out frames whose label maps are edited, at most
+
+
+@dataclass(frozen=True)
+class Spade:
+    """The GAN baselines of notebook 08, with and without a VAE (Park et al., CVPR 2019, whose numbers these are unless a comment says otherwise)."""
+
+    channels: tuple[int, ...] = (
+        64,
+        128,
+        256,
+        512,
+        512,
+        512,
+    )  # from the finest level to the coarsest, each half as large: 4 × 4 from 256²
+    hidden: int = 128  # channels between the map and the γ and β of a normalisation
+    # MONAI's generator ends at half resolution, where vessels and edges of one pixel are lost; True adds Park's last block, at full resolution
+    full_resolution: bool = True
+    latent: int = 256  # numbers of the VAE's z
+    discriminator_channels: int = 64
+    discriminators: int = 2  # scales
+    discriminator_layers: int = 2  # ours: of the finer one; MONAI gives the coarser one twice as many
+    feature_weight: float = 10.0  # λ of the feature matching
+    perceptual_weight: float = 10.0  # λ of the perceptual distance
+    kl_weight: float = 0.05  # λ of the VAE's KL, summed over z
+    learning_rate: float = 1e-4  # of the generator and the encoder
+    discriminator_rate: float = 4e-4  # of the discriminators: the two time scales of Heusel et al. 2017
+    betas: tuple[float, ...] = (0.0, 0.999)  # Adam's
+    ema_decay: float = 0.999  # ours, as the diffusion model has it beside them: the last weights of a GAN swing

@@ -22,6 +22,7 @@ from dsa_lib.profile_extensions import (
     Peripheral,
     Pix2Pix,
     PostTraining,
+    Spade,
 )
 from dsa_lib.profile_sections import (
     Archive,
@@ -73,6 +74,7 @@ class Profile:
     lesions: Lesions = field(default_factory=Lesions)
     post_training: PostTraining = field(default_factory=PostTraining)
     anatomy: Anatomy = field(default_factory=Anatomy)
+    spade: Spade = field(default_factory=Spade)
 
     def __post_init__(self):
         check_profile(self)
@@ -208,6 +210,15 @@ PHANTOM = Profile(
         evaluated=160,
         edited=32,
     ),
+    spade=Spade(
+        channels=(16, 32, 64, 96),
+        hidden=16,
+        latent=32,
+        discriminator_channels=16,
+        learning_rate=4e-4,
+        discriminator_rate=8e-4,
+        ema_decay=0.995,
+    ),
 )
 
 SMOKE = replace(
@@ -298,6 +309,7 @@ SMOKE = replace(
         bootstrap=100,
         edited=4,
     ),
+    spade=Spade(channels=(8, 8, 16), hidden=8, latent=8, discriminator_channels=8, ema_decay=0.9),
 )
 
 PROFILES = {profile.name: profile for profile in (SMOKE, PHANTOM, PAPER)}
