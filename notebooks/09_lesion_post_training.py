@@ -125,7 +125,7 @@ pairs.save(study.write("lesions/pairs.npz"))
 given = sha256(study.ws.path("lesions/pairs.npz"))
 kinds = np.where(pairs.kinds == "", "no lesion", pairs.kinds.astype(str))
 style.save(figures.pairs(pairs, lesion_table.panel_rows(pairs)), study.write("figures/lesion_pairs.png"))
-pd.crosstab(kinds, pairs.part.astype(str)).reindex(columns=["train", "val", "test"])
+pd.crosstab(kinds, pairs.part.astype(str)).reindex(columns=["train", "val", "test"]).rename_axis("lesion", axis=0)
 
 # %% [markdown]
 # ## Latent space

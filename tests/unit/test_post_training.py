@@ -107,7 +107,7 @@ def test_a_batch_is_the_sum_of_its_parts():
         z_t, torch.zeros(1, 1, 1, 2), torch.tensor([1]), schedule, Tripled(), image, masks[:1], SETTINGS
     )
     for name in whole:
-        assert float(whole[name]) == pytest.approx(float(first[name]) / 2)  # the second is too late: half the batch
+        assert whole[name].item() == pytest.approx(first[name].item() / 2)  # the second is too late: half the batch
 
 
 def test_checkpointing_and_parts_change_neither_images_nor_gradients():
