@@ -218,6 +218,7 @@ def check_profile(profile: "Profile") -> None:
     _check_utility(profile.utility, need)
     _check_lesion_extras(profile, need)
     _check_anatomy(profile, need)
+    _check_lesions(profile, need)
 
 
 def _check_utility(utility, need) -> None:
@@ -299,4 +300,37 @@ def _check_lesion_extras(profile: "Profile", need) -> None:
     need(
         len(asked.judge_channels) == 6 and asked.judge_size % 16 == 0,
         "lesion_sentences.judge_channels need six numbers, and judge_size a multiple of 16: the network halves four times",
+    )
+
+
+def _check_lesions(profile: "Profile", need) -> None:
+    lesions, post, diffusion = profile.lesions, profile.post_training, profile.diffusion
+    for section, names in (
+        (lesions, "patients series_per_study base_channels batch_size learning_rate steps sampling_steps"),
+        (post, "steps learning_rate batch_size"),
+    ):
+        title = "lesions" if section is lesions else "post_training"
+        for name in names.split():
+            need(getattr(section, name) > 0, f"{title}.{name} is 0: it must be positive")
+    need(
+        lesions.source_as in ("unshuffle", "latent"),
+        f"lesions.source_as {lesions.source_as!r} is not unshuffle or latent",
+    )
+    need(0 <= lesions.lesion_share <= 1, f"lesions.lesion_share {lesions.lesion_share} is not in [0, 1]")
+    need(
+        0 < lesions.train_fraction and lesions.train_fraction + lesions.val_fraction < 1,
+        f"lesions.train_fraction {lesions.train_fraction} and val_fraction {lesions.val_fraction} leave no test patients: lower one",
+    )
+    need(0 <= lesions.ema_decay < 1, f"lesions.ema_decay {lesions.ema_decay} is not in [0, 1)")
+    need(
+        lesions.base_channels % diffusion.norm_groups == 0,
+        f"lesions.base_channels {lesions.base_channels} do not divide into {diffusion.norm_groups} normalisation groups: change diffusion.norm_groups",
+    )
+    need(
+        lesions.scheduler in ("ddpm", "ddim", "dpmsolver++", "unipc"),
+        f"lesions.scheduler {lesions.scheduler!r} is not ddpm, ddim, dpmsolver++ or unipc",
+    )
+    need(
+        0 < post.latest <= 1,
+        f"post_training.latest {post.latest} is not in (0, 1]: it is the share of the timesteps, from clean on, that get image losses",
     )
