@@ -49,8 +49,10 @@ def check_profile(profile: "Profile") -> None:
          plausibility.network_batch plausibility.network_learning_rate
         privacy.leave_one_out privacy.gallery privacy.planted_frames privacy.planted_images privacy.planted_learning_rate
         anatomy.frames_per_series anatomy.batch_size anatomy.steps anatomy.learning_rate anatomy.sampling_steps anatomy.evaluated
-        anatomy.subsamples anatomy.bootstrap anatomy.edited anatomy.edge_sigma
+        anatomy.subsamples anatomy.bootstrap anatomy.edited anatomy.edge_sigma anatomy.pairs
+        anatomy.segmenter_steps
         spade.hidden spade.latent spade.discriminator_channels spade.discriminators spade.discriminator_layers spade.learning_rate spade.discriminator_rate
+        acdc.field_mm
     """
     for dotted in positive.split():
         section, key = dotted.split(".")
@@ -253,6 +255,14 @@ def _check_anatomy(profile: "Profile", need) -> None:
     )
     need(0 < anatomy.least_share <= 1, f"anatomy.least_share {anatomy.least_share} is not in (0, 1]")
     need(0 <= anatomy.condition_dropout < 1, f"anatomy.condition_dropout {anatomy.condition_dropout} is not in [0, 1)")
+    need(
+        profile.acdc.val_fraction + profile.acdc.test_fraction < 1,
+        "acdc.val_fraction + acdc.test_fraction leave no patient to train on: lower one",
+    )
+    need(
+        len(profile.acdc.percentiles) == 2 and 0 <= profile.acdc.percentiles[0] < profile.acdc.percentiles[1] <= 100,
+        f"acdc.percentiles {list(profile.acdc.percentiles)} are not two rising numbers from 0 to 100",
+    )
     for name in ("anatomy", "spade"):
         decay = getattr(profile, name).ema_decay
         need(0 <= decay < 1, f"{name}.ema_decay {decay} is not in [0, 1)")

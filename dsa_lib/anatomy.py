@@ -14,7 +14,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from scipy.ndimage import binary_dilation
 from skimage.feature import canny
+from skimage.segmentation import find_boundaries
 from torch import nn
 from transformers import BertModel
 
@@ -27,6 +29,8 @@ from dsa_lib.workspace import atomic_write, write_json
 
 SOBEL = 8.0  # the operator of skimage's detector gives so many times the gradient
 TO_LATENT = ("unshuffle", "area")
+EDITED = ("withheld", "redrawn")
+EDIT_MARGIN = 3  # pixels: the detector's Gaussian moves a boundary by one or two
 
 
 # ---- the condition ---------------------------------------------------------------------------------------------------
@@ -78,6 +82,23 @@ class ConditionMaps:
     def __getitem__(self, rows) -> np.ndarray:
         edge_maps = None if self.edge_maps is None else self.edge_maps[rows]
         return condition_maps(self.labels[rows], edge_maps, self.annotated, self.classes)
+
+
+def edited_edges(edge_maps: np.ndarray, edited: np.ndarray, region: np.ndarray, how: str) -> np.ndarray:
+    """Boundaries that go with an edited label map, bool [n, H, W]: those along the edit say otherwise and must not be told.
+
+    edge_maps: bool [n, H, W] of the image before; edited: the label maps afterwards, uint8; region: bool, where they were changed. "withheld" takes the
+    edges in the region and EDIT_MARGIN pixels about it away; "redrawn" puts the outline of what the edited map still holds there in their place.
+    """
+    if how not in EDITED:
+        raise StudyError(f"edges along an edit are {' or '.join(EDITED)}, not {how!r}")
+    disc = np.hypot(*np.mgrid[-EDIT_MARGIN : EDIT_MARGIN + 1, -EDIT_MARGIN : EDIT_MARGIN + 1]) <= EDIT_MARGIN
+    about = np.stack([binary_dilation(each, disc) for each in region])
+    found = edge_maps & ~about
+    if how == "redrawn":
+        outline = np.stack([find_boundaries(each > 0, connectivity=1, mode="inner") for each in edited])
+        found |= outline & about
+    return found
 
 
 def to_latent(maps: torch.Tensor, side: int, how: str) -> torch.Tensor:

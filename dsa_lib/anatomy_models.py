@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 import torch
 from diffusers import AutoencoderKL
+from torch import nn
 
-from dsa_lib import anatomy, diffusion, shipped, text, training
+from dsa_lib import anatomy, autoencoder, diffusion, phase, shipped, spade, text, training
 from dsa_lib.image_pairs import AnatomySet
 from dsa_lib.profiles import Profile
 
@@ -133,6 +134,50 @@ def train_ldm(
         **(budget(profile, start) | shared_options(profile)),
     )
     return model, log, time.time() - started
+
+
+def train_spade(
+    given: Material,
+    half: str,
+    vae: bool,
+    perceptual: nn.Module | None,
+    *,
+    folder: Path,
+    digest: str,
+    start: Path | None = None,
+) -> tuple[spade.SpadeModel, pd.DataFrame, float]:
+    """(model, log, seconds) of SPADE, with or without a `vae`, as `train_ldm`; learning rates and averaging are SPADE's own (`profile.spade`)."""
+    profile = given.profile
+    planned = budget(profile, start)
+    del planned["learning_rate"]
+    started = time.time()
+    model, log = spade.train(
+        given.data,
+        given.maps(half),
+        profile.spade,
+        vae=vae,
+        perceptual=perceptual,
+        folder=folder,
+        digest=digest,
+        start=start,
+        rate=1.0 if start is None else shipped.CONTINUED_RATE,
+        what=f"{METHODS[2] if vae else METHODS[1]} {half}",
+        **(planned | shared_options(profile)),
+    )
+    return model, log, time.time() - started
+
+
+def perceptual(profile: Profile, classifier: Path | None) -> nn.Module | None:
+    """The distance in SPADE's loss: LPIPS where the profile has it, else that of the run's phase network in the folder `classifier`; None without one."""
+    if profile.autoencoder.perceptual == "lpips":
+        from dsa_lib.weights import load
+
+        return autoencoder.Lpips(load("vgg16"))
+    if classifier is None:
+        return None
+    network, _ = phase.load_classifier(classifier)
+    network.eval().requires_grad_(False)
+    return autoencoder.FeatureDistance(lambda x: phase.stage_features(network, (x + 1) / 2), network)
 
 
 def generate_ldm(

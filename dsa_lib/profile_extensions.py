@@ -163,6 +163,9 @@ class Anatomy:
     subsamples: int = 60  # parts of the patients, for the intervals of a feature distance
     bootstrap: int = 2000  # draws of every other interval
     edited: int = 200  # held-out frames whose label maps are edited, at most
+    # Generated pairs as training data: at most so many of either kind, and the steps of each segmenter.
+    pairs: int = 2000
+    segmenter_steps: int = 3000
 
 
 @dataclass(frozen=True)
@@ -191,3 +194,13 @@ class Spade:
     discriminator_rate: float = 4e-4  # of the discriminators: the two time scales of Heusel et al. 2017
     betas: tuple[float, ...] = (0.0, 0.999)  # Adam's
     ema_decay: float = 0.999  # ours, as the diffusion model has it beside them: the last weights of a GAN swing
+
+
+@dataclass(frozen=True)
+class Acdc:
+    """Cardiac MR of the ACDC challenge (dsa_lib.acdc), the data of notebook 08's source, which gives no preprocessing: every number is this project's own."""
+
+    field_mm: float = 320.0  # side of the square field of view, which most of the archive's slices fill
+    percentiles: tuple[float, ...] = (0.5, 99.5)  # of a volume's values: grey 0 and 255
+    val_fraction: float = 0.1  # of the patients of training/, who choose the weights
+    test_fraction: float = 0.2  # of them, where there is no testing/ with labels

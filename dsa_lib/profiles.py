@@ -15,6 +15,7 @@ from dsa_lib._profile_checks import check_profile
 from dsa_lib._profile_overrides import leaf_names, suggest, typed
 from dsa_lib.errors import StudyError
 from dsa_lib.profile_extensions import (
+    Acdc,
     Anatomy,
     CtPerfusion,
     Lesions,
@@ -75,6 +76,7 @@ class Profile:
     post_training: PostTraining = field(default_factory=PostTraining)
     anatomy: Anatomy = field(default_factory=Anatomy)
     spade: Spade = field(default_factory=Spade)
+    acdc: Acdc = field(default_factory=Acdc)
 
     def __post_init__(self):
         check_profile(self)
@@ -209,6 +211,8 @@ PHANTOM = Profile(
         sampling_steps=20,
         evaluated=160,
         edited=32,
+        pairs=192,
+        segmenter_steps=300,
     ),
     spade=Spade(
         channels=(16, 32, 64, 96),
@@ -310,6 +314,8 @@ SMOKE = replace(
         subsamples=8,
         bootstrap=100,
         edited=4,
+        pairs=8,
+        segmenter_steps=4,
     ),
     spade=Spade(channels=(8, 8, 16), hidden=8, latent=8, discriminator_channels=8, ema_decay=0.9),
 )

@@ -38,7 +38,12 @@ def contract(number: int, this_run: Mapping[tuple[str, str], float], source: str
         raise StudyError(
             f"source {source!r} is not one of {', '.join(SOURCES)}: name what table {number} was computed from"
         )
-    frame = published(number)
+    return beside(published(number), this_run, source)
+
+
+def beside(printed: pd.DataFrame, this_run: Mapping[tuple[str, str], float], source: str) -> pd.DataFrame:
+    """`printed` [row, column, published] with the values of this run, and its further cells after them, in the tables contract."""
+    frame = printed.copy()
     frame["this_run"] = [this_run.get((row, column)) for row, column in zip(frame["row"], frame["column"], strict=True)]
     known = set(zip(frame["row"], frame["column"], strict=True))
     extra = [

@@ -54,6 +54,23 @@ def test_maps_made_batch_by_batch_are_the_same():
     assert np.array_equal(lazy[rows], whole[rows]) and np.array_equal(lazy[1:3], whole[1:3])
 
 
+def test_edges_along_an_edit_are_withheld_or_redrawn_and_others_stay():
+    before = np.zeros((1, 24, 24), np.uint8)
+    before[0, :, 8:14] = 1
+    edited = before.copy()
+    edited[0, 10:14, 8:10] = edited[0, 10:14, 12:14] = 0  # narrowed to two pixels
+    region = edited != before
+    boundaries = np.zeros((1, 24, 24), bool)
+    boundaries[0, :, [8, 13]] = True
+    boundaries[0, :, 22] = True
+    withheld = anatomy.edited_edges(boundaries, edited, region, "withheld")[0]
+    assert not withheld[8:16, 5:17].any() and withheld[:4, [8, 13]].all() and withheld[:, 22].all()
+    redrawn = anatomy.edited_edges(boundaries, edited, region, "redrawn")[0]
+    assert redrawn[10:14, 10:12].all() and not redrawn[11:13, [8, 9, 12, 13]].any() and redrawn[:, 22].all()
+    with pytest.raises(StudyError, match="withheld or redrawn, not 'kept'"):
+        anatomy.edited_edges(boundaries, edited, region, "kept")
+
+
 def test_unshuffled_maps_keep_every_pixel_and_means_do_not():
     maps = torch.arange(16.0).view(1, 1, 4, 4)
     kept = anatomy.to_latent(maps, 2, "unshuffle")

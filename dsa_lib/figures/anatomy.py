@@ -1,0 +1,265 @@
+"""Figures of notebook 08: conditions, outputs beside the truth, spectra, compliance, the response to an edited map, segmenters of generated pairs."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from scipy.ndimage import binary_dilation
+
+from dsa_lib.figures.plausibility import CALIBRE_COLOURS
+
+METHOD_COLOURS = {"LDM": "#0072B2", "SPADE": "#D55E00", "SPADE w/ VAE": "#009E73"}
+TRUE_COLOUR = "#222222"
+OTHER_COLOURS = ("#CC79A7", "#0072B2", "#E69F00", "#56B4E9")
+ZOOM = 1 / 3  # side of a magnified cut-out, in sides of the frame
+SIZE = 1.18  # inches of a picture's side
+
+
+def conditions(
+    frames: np.ndarray, labels: np.ndarray, edges: np.ndarray, annotated: Sequence[str], classes: Sequence[str]
+) -> Figure:
+    """What the models are told, a row an image: the frame uint8 [n, H, W], its whole label map uint8 [n, H, W], the annotated part alone, its edges bool.
+
+    Classes that are not annotated are grey in the whole map: the edges must supply them.
+    """
+    told = np.isin(labels, [classes.index(name) + 1 for name in annotated])
+    figure, axes = _pictures(len(frames), 4)
+    titles = ("true frame", "whole label map", "annotated: told", "Canny edges: told")
+    for row, frame, whole, known, edge in zip(axes, frames, labels, told, edges, strict=True):
+        _grey(row[0], frame)
+        row[1].imshow(_painted(whole, np.where(known, 1.0, 0.0)))
+        row[2].imshow(_painted(np.where(known, whole, 0)))
+        row[3].imshow(edge, cmap="gray", vmin=0, vmax=1)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=8)
+    _class_legend(figure, classes, annotated)
+    return figure
+
+
+def qualitative(
+    true: np.ndarray,
+    labels: np.ndarray,
+    edges: np.ndarray,
+    outputs: Mapping[tuple[str, str], np.ndarray],
+    annotated: Sequence[str],
+    classes: Sequence[str],
+    cuts: Sequence[tuple[int, int]] = (),
+) -> Figure:
+    """Figure 2 of the source with all six models: a row an image, the truth, the annotated map, the edges, then every output (method, half) → uint8 [n, H, W].
+
+    cuts: (row, column) of the upper left corner of the part of each image that is magnified below it; without, no cut-outs. All frames at grey 0–255.
+    """
+    told = np.where(np.isin(labels, [classes.index(name) + 1 for name in annotated]), labels, 0)
+    each = 2 if len(cuts) else 1
+    figure, axes = _pictures(each * len(true), 3 + len(outputs))
+    side = round(ZOOM * true.shape[-1])
+    for n in range(len(true)):
+        layers = [
+            true[n],
+            _painted(told[n]),
+            edges[n].astype(np.uint8) * 255,
+            *(frames[n] for frames in outputs.values()),
+        ]
+        for axis, layer in zip(axes[each * n], layers, strict=True):
+            _grey(axis, layer)
+            if len(cuts):
+                _box(axis, *cuts[n], side)
+        for axis, layer in zip(axes[each * n + 1], layers, strict=True) if len(cuts) else ():
+            down, right = cuts[n]
+            _grey(axis, layer[down : down + side, right : right + side])
+    heads = ["truth", "annotated map", "edges", *(f"{method}\n{half}" for method, half in outputs)]
+    for axis, head in zip(axes[0], heads, strict=True):
+        colour = METHOD_COLOURS.get(head.partition("\n")[0], TRUE_COLOUR)
+        axis.set_title(head, fontsize=7.5, color=colour)
+    _class_legend(figure, annotated, annotated, classes)
+    return figure
+
+
+def spectra(
+    curves: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]], true: tuple[np.ndarray, np.ndarray], origin: str
+) -> Figure:
+    """Figure 2 (c, d): mean amplitude over |R| for each half of the table, half → method → (radius, amplitude); and each over that of the truth, below.
+
+    Radius in cycles a pixel, amplitude in grey levels (`spectra.Spectra`). `origin` names the true images' archive.
+    """
+    figure, axes = plt.subplots(
+        2, len(curves), figsize=(3.6 * len(curves), 4.2), sharex=True, sharey="row", squeeze=False
+    )
+    for column, (half, methods) in enumerate(curves.items()):
+        top, below = axes[:, column]
+        top.semilogy(*true, color=TRUE_COLOUR, lw=1.8, label=f"{origin}, held-out")
+        below.axhline(1, color=TRUE_COLOUR, lw=1.2)
+        for method, (radius, amplitude) in methods.items():
+            top.semilogy(radius, amplitude, color=METHOD_COLOURS[method], lw=1.2, label=method)
+            below.semilogy(radius, amplitude / true[1], color=METHOD_COLOURS[method], lw=1.2)
+        top.set_title(half, loc="left")
+        below.set_xlabel("radius |R| from the origin, cycles a pixel")
+    axes[0][0].set_ylabel("amplitude, grey levels")
+    axes[1][0].set_ylabel("amplitude / truth")
+    ticks = [
+        tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10) if axes[1][0].get_ylim()[0] <= tick <= axes[1][0].get_ylim()[1]
+    ]
+    axes[1][0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes[1][0].yaxis.minorticks_off()
+    for axis in axes.flat:
+        axis.grid(color="#E6E6E6", lw=0.6)
+        axis.set_xlim(0, 0.5)
+    axes[0][-1].legend()
+    return figure
+
+
+def compliance(table: pd.DataFrame, ceiling: pd.DataFrame | None = None) -> Figure:
+    """Dice against the asked map: columns method, half, of, score, low, high (`compliance.compliance` of each model); with edges filled, without open.
+
+    ceiling: what the segmenter reaches on the true images of the same maps (columns of, score), a dashed line.
+    """
+    rows, halves = list(dict.fromkeys(table["of"])), list(dict.fromkeys(table["half"]))
+    methods = [name for name in METHOD_COLOURS if name in set(table["method"])]
+    figure, axis = plt.subplots(figsize=(7.2, 2.7))
+    wide = 0.8 / (len(methods) * len(halves))
+    for m, method in enumerate(methods):
+        for h, half in enumerate(halves):
+            found = table[(table["method"] == method) & (table["half"] == half)].set_index("of").reindex(rows)
+            at = np.arange(len(rows)) - 0.4 + wide * (m * len(halves) + h + 0.5)
+            colour = METHOD_COLOURS[method]
+            axis.bar(at, found["score"], 0.86 * wide, fc=(colour if h == 0 else "white"), ec=colour, lw=1)
+            axis.vlines(at, found["low"], found["high"], color="#222222", lw=0.9)
+    if ceiling is not None:
+        best = ceiling.set_index("of")["score"].reindex(rows)
+        axis.hlines(best, np.arange(len(rows)) - 0.45, np.arange(len(rows)) + 0.45, color=TRUE_COLOUR, ls="--", lw=1)
+    top = 1.0 if ceiling is None else max(1.0, float(ceiling["score"].max()))
+    axis.set(xticks=range(len(rows)), xticklabels=rows, ylabel="Dice with the asked map", ylim=(0, top))
+    axis.tick_params(axis="x", length=0)
+    axis.grid(axis="y", color="#E6E6E6", lw=0.6)
+    axis.set_axisbelow(True)
+    handles = [Line2D([], [], marker="s", ls="", ms=6, color=METHOD_COLOURS[name], label=name) for name in methods]
+    handles += [
+        Line2D([], [], marker="s", ls="", ms=6, mec="#555555", mfc="#555555" if h == 0 else "white", label=half)
+        for h, half in enumerate(halves)
+    ]
+    if ceiling is not None:
+        handles.append(Line2D([], [], color=TRUE_COLOUR, ls="--", lw=1, label="true images"))
+    figure.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=len(handles),
+        title="95 % intervals over patients",
+        title_fontsize=7,
+    )
+    return figure
+
+
+def edited(
+    rows: Sequence[Mapping[str, object]], classes: Sequence[str], halves: Sequence[str] = ("w/ edges", "w/o edges")
+) -> Figure:
+    """The response to edited maps, a row an edit: map, edited map, then before, after and their difference for each of `halves`, all cut to the edit.
+
+    Each of `rows` has `title`, `labels`, `edited` (uint8 [H, W]), `region` (bool [H, W]) and `outputs`: half → (uint8 [H, W] before, after). The region is
+    outlined at a distance. Differences in grey levels: red where the image became brighter (contrast gone), blue where darker.
+    """
+    figure, axes = _pictures(len(rows), 2 + 3 * len(halves), size=1.05)
+    for axes_row, row in zip(axes, rows, strict=True):
+        cut = _around(row["region"])
+        around = binary_dilation(row["region"], iterations=2)[cut]  # so that the outline hides nothing of the edit
+        axes_row[0].imshow(_painted(row["labels"][cut]))
+        axes_row[1].imshow(_painted(row["edited"][cut]))
+        for h, half in enumerate(halves):
+            before, after = (image[cut] for image in row["outputs"][half])
+            _grey(axes_row[2 + 3 * h], before)
+            _grey(axes_row[3 + 3 * h], after)
+            shown = axes_row[4 + 3 * h].imshow(after.astype(float) - before, cmap="RdBu_r", vmin=-80, vmax=80)
+        for axis in axes_row:
+            axis.contour(around, [0.5], colors="#D62FD6", linewidths=0.6)
+        axes_row[0].text(
+            -0.06, 0.5, row["title"], transform=axes_row[0].transAxes, rotation=90, ha="right", va="center", fontsize=8
+        )
+    heads = ["map", "edited map"] + [
+        f"{half}\n{name}" for half in halves for name in ("before", "after", "after − before")
+    ]
+    for axis, head in zip(axes[0], heads, strict=True):
+        axis.set_title(head, fontsize=7.5)
+    figure.colorbar(shown, ax=axes[:, -1].tolist(), shrink=0.8, pad=0.02, label="grey levels")
+    _class_legend(figure, classes, classes)
+    return figure
+
+
+def segmenters(scores: pd.DataFrame, origin: str) -> Figure:
+    """Dice of segmenters on held-out frames by the pairs that they learned from: columns arm, of, score, low, high (`synthetic_pairs.evaluate_each`)."""
+    rows, arms = list(dict.fromkeys(scores["of"])), list(dict.fromkeys(scores["arm"]))
+    figure, axis = plt.subplots(figsize=(4.8, 0.34 * len(rows) + 1.0))
+    for n, arm in enumerate(arms):
+        found = scores[scores["arm"] == arm].set_index("of").reindex(rows)
+        at = np.arange(len(rows)) + 0.24 * (n - (len(arms) - 1) / 2)
+        colour = (TRUE_COLOUR, *OTHER_COLOURS)[n % 5]
+        axis.hlines(at, found["low"], found["high"], color=colour, lw=1.4)
+        axis.scatter(found["score"], at, s=22, color=colour, zorder=3, label=arm)
+    axis.set(
+        yticks=range(len(rows)),
+        yticklabels=rows,
+        xlabel=f"Dice on held-out {origin} frames, 95 % intervals over patients",
+    )
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.set_xlim(0, 1)
+    axis.tick_params(axis="y", length=0)
+    axis.grid(axis="x", color="#E6E6E6", lw=0.6)
+    axis.set_axisbelow(True)
+    figure.legend(loc="outside upper center", ncols=len(arms))
+    return figure
+
+
+# ---- parts -----------------------------------------------------------------------------------------------------------
+
+
+def _pictures(rows: int, columns: int, size: float = SIZE) -> tuple[Figure, np.ndarray]:
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(size * columns + 0.3, size * rows + 0.7), squeeze=False, layout="constrained"
+    )
+    for axis in axes.flat:
+        axis.set_axis_off()
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+    return figure, axes
+
+
+def _grey(axis: Axes, image: np.ndarray) -> None:
+    axis.imshow(image, cmap="gray", vmin=0, vmax=255)  # a picture in colours keeps its own
+
+
+def _painted(labels: np.ndarray, strength: np.ndarray | float = 1.0) -> np.ndarray:
+    """Label map [H, W] in the colours of the classes on black, float [H, W, 3]; where `strength` is below 1, the class fades to grey."""
+    colours = np.array([(0, 0, 0), *(to_rgb(colour) for colour in CALIBRE_COLOURS)])
+    strength = np.broadcast_to(strength, labels.shape)[..., None]
+    grey = np.where(labels > 0, 0.45, 0.0)[..., None]
+    return strength * colours[labels] + (1 - strength) * grey
+
+
+def _box(axis: Axes, down: int, right: int, side: int) -> None:
+    axis.add_patch(plt.Rectangle((right - 0.5, down - 0.5), side, side, fill=False, ec="#F0C808", lw=0.8))
+
+
+def _around(region: np.ndarray) -> tuple[slice, slice]:
+    """A square cut-out about the region, half as large again, at least ZOOM of the frame and within it."""
+    down, right = np.nonzero(region)
+    side = min(max(int(1.5 * max(np.ptp(down), np.ptp(right))) + 1, round(ZOOM * len(region))), min(region.shape))
+    corners = [
+        int(np.clip((at.min() + at.max() + 1 - side) // 2, 0, extent - side))
+        for at, extent in ((down, region.shape[0]), (right, region.shape[1]))
+    ]
+    return slice(corners[0], corners[0] + side), slice(corners[1], corners[1] + side)
+
+
+def _class_legend(
+    figure: Figure, shown: Sequence[str], annotated: Sequence[str], classes: Sequence[str] | None = None
+) -> None:
+    order = list(shown if classes is None else classes)
+    handles = [
+        Line2D([], [], marker="s", ls="", ms=6, color=CALIBRE_COLOURS[order.index(name)], label=name)
+        if name in annotated
+        else Line2D([], [], marker="s", ls="", ms=6, color="#737373", label=f"{name} (not annotated)")
+        for name in shown
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
