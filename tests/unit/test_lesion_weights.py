@@ -18,7 +18,7 @@ def written(tmp_path, monkeypatch):
     (tmp_path / "net" / "model.safetensors").write_bytes(b"weights")
     (tmp_path / "log.jsonl").write_text('{"step": 5, "train_loss": 0.5}\n')
     folder = tmp_path / "lesions"
-    facts = {"patients": {"train": ["P1", "P2"], "val": ["P3"]}, "seed": 1}
+    facts = {"patients": {"train": ["P1", "P2"], "val": ["P3"]}, "seed": 1, "steps": {lesion_weights.BASE: 5000}}
     lesion_weights.write(
         {lesion_weights.BASE: tmp_path / "net"}, {lesion_weights.BASE: tmp_path / "log.jsonl"}, PHANTOM, facts, folder
     )
@@ -41,6 +41,8 @@ def test_the_card_names_files_shapes_patients_and_the_autoencoder(written):
     assert card["shapes"]["diffusion.prediction"] == PHANTOM.diffusion.prediction
     assert "diffusion.base_channels" not in card["shapes"]  # of the study's own network, which has no part in these
     assert card["autoencoder"] == sha256(shipped.FOLDER / "card.json")
+    text = (written / "README.md").read_text()
+    assert "on 2 phantom patients (1 more chose" in text and "| 5,000 |" in text
     assert lesion_weights.log(lesion_weights.BASE)["step"].tolist() == [5]
 
 
@@ -76,10 +78,11 @@ def test_nobody_they_have_seen_is_evaluated_and_damage_is_found(written):
 
 def test_what_is_too_large_is_not_written(tmp_path, monkeypatch):
     monkeypatch.setattr(lesion_weights, "LARGEST_MB", 0)
+    facts = {"patients": {"train": [], "val": []}, "steps": {"base": 1}}
     (tmp_path / "net").mkdir()
     (tmp_path / "net" / "model.bin").write_bytes(b"0" * 10)
     with pytest.raises(StudyError, match="more than 0: shrink the networks"):
-        lesion_weights.write({"base": tmp_path / "net"}, {}, PHANTOM, {}, tmp_path / "out")
+        lesion_weights.write({"base": tmp_path / "net"}, {}, PHANTOM, facts, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
