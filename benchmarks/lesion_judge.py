@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from diffusers import AutoencoderKL
 
 from dsa_lib import autoencoder, lesion_judge, lesion_sentences, shipped
 from dsa_lib.phantom import lesion_archive
@@ -57,7 +56,7 @@ def main():
     lesion_judge.save(model, lesion_judge.FOLDER, facts)
     model, _ = lesion_judge.load()
     test = pairs.rows("test")
-    vae = AutoencoderKL.from_pretrained(shipped.FOLDER / "vae")
+    vae = autoencoder.AutoencoderKL.from_pretrained(shipped.FOLDER / "vae")
     frames = {"as acquired": pairs.targets[test], "decoded": autoencoder.reconstruct(vae, pairs.targets[test])}
     asked = np.array(lesion_judge.KINDS)[lesion_judge.labels(pairs.kinds[test])]
     named = {name: lesion_judge.answers(model, some, settings.judge_size) for name, some in frames.items()}

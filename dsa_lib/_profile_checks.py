@@ -40,6 +40,11 @@ def check_profile(profile: "Profile") -> None:
         sampling.steps sampling.batch_size sampling.reader_batches sampling.reader_per_condition sampling.fid_per_condition
          readers.bootstrap fidelity.repeats fidelity.subsamples fidelity.infinity_repeats fidelity.sensitivity_images
          network.steps network.batch_size network.input_size network.width network.evaluations network.learning_rate sweep.seeds
+         pix2pix.batch_size pix2pix.learning_rate pix2pix.steps pix2pix.discriminator_levels pix2pix.discriminator_width
+         peripheral.frames peripheral.steps peripheral.learning_rate peripheral.batch_size peripheral.per_condition peripheral.held_out
+         peripheral.bootstrap peripheral.distance_bootstrap lesion_sentences.steps lesion_sentences.learning_rate
+         lesion_sentences.batch_size lesion_sentences.asked lesion_sentences.judge_size lesion_sentences.judge_steps
+         lesion_sentences.judge_batch ct_perfusion.time_points ct_perfusion.field_mm
          plausibility.images plausibility.bootstrap plausibility.network_size plausibility.network_crop plausibility.network_steps
          plausibility.network_batch plausibility.network_learning_rate
         privacy.leave_one_out privacy.gallery privacy.planted_frames privacy.planted_images privacy.planted_learning_rate
@@ -213,7 +218,9 @@ def check_profile(profile: "Profile") -> None:
     ):
         need(epochs + steps > 0, f"{name} are both 0: give a budget")
     _check_utility(profile.utility, need)
+    _check_lesion_extras(profile, need)
     _check_anatomy(profile, need)
+    _check_lesions(profile, need)
 
 
 def _check_utility(utility, need) -> None:
@@ -274,4 +281,66 @@ def _check_anatomy(profile: "Profile", need) -> None:
     need(
         anatomy.scheduler in ("ddpm", "ddim", "dpmsolver++", "unipc"),
         f"anatomy.scheduler {anatomy.scheduler!r} is not ddpm, ddim, dpmsolver++ or unipc",
+    )
+
+
+def _check_lesion_extras(profile: "Profile", need) -> None:
+    """Sections ct_perfusion, pix2pix and lesion_sentences (notebook 09)."""
+    scan, gan, asked, size = (
+        profile.ct_perfusion,
+        profile.pix2pix,
+        profile.lesion_sentences,
+        profile.autoencoder.image_size,
+    )
+    need(scan.target in ("dwi", "adc"), f"ct_perfusion.target {scan.target!r} is not dwi or adc")
+    need(
+        scan.train_fraction + scan.val_fraction < 1,
+        "ct_perfusion.train_fraction + ct_perfusion.val_fraction leave no patients to test: lower one",
+    )
+    for name in ("hu_window", "adc_window", "percentiles"):
+        ends = getattr(scan, name)
+        need(len(ends) == 2 and ends[0] < ends[1], f"ct_perfusion.{name} {list(ends)} are not two rising numbers")
+    levels = len(gan.channels)
+    need(
+        levels > 0 and size % 2**levels == 0 and size >> levels >= 2,
+        f"frames of {size}² cannot be halved {levels} times to 2² or more: shorten pix2pix.channels",
+    )
+    need(0 <= gan.dropout < 1, f"pix2pix.dropout {gan.dropout} is not in [0, 1)")
+    need(0 <= gan.beta_1 < 1, f"pix2pix.beta_1 {gan.beta_1} is not in [0, 1)")
+    need(
+        len(asked.judge_channels) == 6 and asked.judge_size % 16 == 0,
+        "lesion_sentences.judge_channels need six numbers, and judge_size a multiple of 16: the network halves four times",
+    )
+
+
+def _check_lesions(profile: "Profile", need) -> None:
+    lesions, post, diffusion = profile.lesions, profile.post_training, profile.diffusion
+    for section, names in (
+        (lesions, "patients series_per_study base_channels batch_size learning_rate steps sampling_steps"),
+        (post, "steps learning_rate batch_size"),
+    ):
+        title = "lesions" if section is lesions else "post_training"
+        for name in names.split():
+            need(getattr(section, name) > 0, f"{title}.{name} is 0: it must be positive")
+    need(
+        lesions.source_as in ("unshuffle", "latent"),
+        f"lesions.source_as {lesions.source_as!r} is not unshuffle or latent",
+    )
+    need(0 <= lesions.lesion_share <= 1, f"lesions.lesion_share {lesions.lesion_share} is not in [0, 1]")
+    need(
+        0 < lesions.train_fraction and lesions.train_fraction + lesions.val_fraction < 1,
+        f"lesions.train_fraction {lesions.train_fraction} and val_fraction {lesions.val_fraction} leave no test patients: lower one",
+    )
+    need(0 <= lesions.ema_decay < 1, f"lesions.ema_decay {lesions.ema_decay} is not in [0, 1)")
+    need(
+        lesions.base_channels % diffusion.norm_groups == 0,
+        f"lesions.base_channels {lesions.base_channels} do not divide into {diffusion.norm_groups} normalisation groups: change diffusion.norm_groups",
+    )
+    need(
+        lesions.scheduler in ("ddpm", "ddim", "dpmsolver++", "unipc"),
+        f"lesions.scheduler {lesions.scheduler!r} is not ddpm, ddim, dpmsolver++ or unipc",
+    )
+    need(
+        0 < post.latest <= 1,
+        f"post_training.latest {post.latest} is not in (0, 1]: it is the share of the timesteps, from clean on, that get image losses",
     )

@@ -30,8 +30,10 @@ class _Set:
 
     def save(self, path: Path) -> None:
         """Write the set to one .npz file, in one step."""
+        values = {item.name: np.asarray(getattr(self, item.name)) for item in fields(self)}
+        values = {name: value.astype(str) if value.dtype == object else value for name, value in values.items()}
         with atomic_write(path) as temporary:
-            np.savez_compressed(temporary, **{item.name: np.asarray(getattr(self, item.name)) for item in fields(self)})
+            np.savez_compressed(temporary, **values)
 
     @classmethod
     def load(cls, path: Path):

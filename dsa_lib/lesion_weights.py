@@ -107,12 +107,27 @@ def log(name: str) -> pd.DataFrame:
     return pd.read_json(FOLDER / "logs" / f"{name}.jsonl", lines=True)
 
 
+README = """# Trained phantom weights of notebook 09
+
+Translation of **simulated** unsubtracted angiograms into subtracted ones that show a lesion. No patient's image was used, and nothing these networks make shows
+a patient: they are for trying the compendium and for testing methods, not for any clinical use.
+
+| folder | network | steps |
+|---|---|---|
+{rows}
+
+Trained by `benchmarks/lesions.py` on {patients} phantom patients ({chosen_by} more chose the weights), in the latent space of the autoencoder of
+`models/phantom`. `card.json` lists the patients: a run that would evaluate on one of them is refused. Half precision; `logs/` holds the curves.
+"""
+NAMES = {BASE: "conditional latent diffusion, source beside the latent", PIX2PIX: "pix2pix baseline"}
+
+
 def write(
     networks: Mapping[str, Path], logs: Mapping[str, Path], profile: Profile, facts: dict, folder: Path = FOLDER
 ) -> dict:
     """Write networks (folders, in half precision already) and logs (files) by name to `folder` in one step, with the card, which is returned.
 
-    facts: `patients` (train, val) and whatever else the card has to say. Raises StudyError where they come out larger than LARGEST_MB.
+    facts: `patients` (train, val), `steps` by name, and whatever else the card has to say. Raises StudyError where they come out larger than LARGEST_MB.
     """
     with atomic_write(folder) as temporary:
         for name, source in networks.items():
@@ -123,6 +138,10 @@ def write(
         autoencoder = sha256(shipped.FOLDER / "card.json")
         told = {"shapes": shapes(profile), "autoencoder": autoencoder, "files": files} | facts
         write_json(temporary / "card.json", told)
+        rows = "\n".join(f"| `{name}/` | {NAMES[name]} | {facts['steps'][name]:,} |" for name in networks)
+        counts = {part: len(names) for part, names in facts["patients"].items()}
+        text = README.format(rows=rows, patients=counts["train"], chosen_by=counts["val"])
+        (temporary / "README.md").write_text(text)
         size = sum(p.stat().st_size for p in temporary.rglob("*") if p.is_file()) / 2**20
         if size > LARGEST_MB:
             raise StudyError(f"the lesion weights take {size:.0f} MB, more than {LARGEST_MB}: shrink the networks")

@@ -57,7 +57,8 @@ def train(
     """
     if pipeline.text_encoder is None:
         raise StudyError("the unconditional model has no sentence to keep to: give the pipeline in ldm")
-    config, settings = profile.peripheral, profile.post_training
+    config = profile.peripheral
+    settings = replace(profile.post_training, latest=config.latest)
     schedule = noise_schedule(profile.diffusion)
     model = ConditionalDenoiser(copy.deepcopy(pipeline.unet), copy.deepcopy(pipeline.text_encoder))
     vae = copy.deepcopy(pipeline.vae)
@@ -171,8 +172,10 @@ def look(
     return Looked(values, extractor(frames), np.asarray(cells), np.asarray(groups))
 
 
-def compare(arms: Mapping[str, Looked], held_out: Looked, settings, seed: int) -> pd.DataFrame:
-    """One row an arm (the first is the reference) and measure: `value` with `low`, `high`, and `change` from the reference with `change_low`, `change_high`.
+def compare(
+    arms: Mapping[str, Looked], held_out: Looked, settings, seed: int, reference: str = CONTROL
+) -> pd.DataFrame:
+    """One row an arm and measure: `value` with `low`, `high`, and `change` from the arm `reference` with `change_low`, `change_high`.
 
     Area and contrast: mean of the generated over mean of the held-out images, both the mean over conditions; condition rate: share of images in which the
     judge names what was asked; feature distance: squared Fréchet distance to the held-out frames. Intervals are 95 % percentile bootstrap: seeds, the same in
@@ -180,6 +183,8 @@ def compare(arms: Mapping[str, Looked], held_out: Looked, settings, seed: int) -
     in all arms alike.
     """
     names, rows = list(arms), []
+    if reference not in arms:
+        raise StudyError(f"no arm {reference!r} is there to compare with: give one of {', '.join(arms)}")
     cells = [
         cell for cell in CELLS if (held_out.cells == cell).any() and all((a.cells == cell).any() for a in arms.values())
     ]
@@ -192,16 +197,16 @@ def compare(arms: Mapping[str, Looked], held_out: Looked, settings, seed: int) -
         below = 1.0 if measure == RATE else _balanced(held_out, measure, cells, of_patients)
         drawn = {name: _balanced(arms[name], measure, cells, of_seeds) / below for name in names}
         for name in names:
-            rows.append(_row(name, measure, drawn[name], drawn[names[0]], len(arms[name].cells)))
-    reference = statistics(held_out.features, "held-out frames")
+            rows.append(_row(name, measure, drawn[name], drawn[reference], len(arms[name].cells)))
+    real = statistics(held_out.features, "held-out frames")
     which = np.unique(arms[names[0]].groups)
     picks = [which, *(rng.choice(which, len(which)) for _ in range(settings.distance_bootstrap))]
     drawn = {
-        name: np.array([frechet_distance(statistics(_of(one, pick), name), reference) for pick in picks])
+        name: np.array([frechet_distance(statistics(_of(one, pick), name), real) for pick in picks])
         for name, one in arms.items()
     }
     for name in names:
-        row = _row(name, DISTANCE, drawn[name], drawn[names[0]], len(arms[name].cells))
+        row = _row(name, DISTANCE, drawn[name], drawn[reference], len(arms[name].cells))
         rows.append(row | {"low": np.nan, "high": np.nan})
     return pd.DataFrame(rows)
 
@@ -240,8 +245,8 @@ def _row(name: str, measure: str, drawn: np.ndarray, reference: np.ndarray, imag
     return row | {"change": float(change[0]), "change_low": change_low, "change_high": change_high}
 
 
-def statement(table: pd.DataFrame) -> list[str]:
-    """One sentence a measure on what post-training did beyond training on as long without it, by the interval of the change from the control."""
+def statement(table: pd.DataFrame, reference: str = CONTROL) -> list[str]:
+    """One sentence a measure on what post-training did beyond training on as long without it, by the interval of the change from `reference`."""
     told = []
     better = {AREA: "nearer to 1 is better", CONTRAST: "nearer to 1 is better", RATE: "more is better", DISTANCE: "less is better"}  # fmt: skip
     for measure, rows in table.groupby("measure", sort=False):
@@ -250,11 +255,10 @@ def statement(table: pd.DataFrame) -> list[str]:
             continue
         row = rows.set_index("arm").loc[AFTER]
         low, high = row["change_low"], row["change_high"]
-        which = next((name for name in value.index if name != AFTER), BEFORE)
         moved = "no change is shown" if low <= 0 <= high else ("it rises" if low > 0 else "it falls")
         others = ", ".join(f"{value[name]:.3f} {name}" for name in value.index if name != AFTER)
         told.append(
             f"{measure.capitalize()} ({better[measure]}): {value[AFTER]:.3f} {AFTER}, {others}; "
-            f"change from {which} {row['change']:+.3f} (95 % interval {low:+.3f} to {high:+.3f}): {moved}."
+            f"change from {reference} {row['change']:+.3f} (95 % interval {low:+.3f} to {high:+.3f}): {moved}."
         )
     return told

@@ -8,7 +8,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from dsa_lib.conditions import CELLS
 from dsa_lib.figures.style import CELL_COLOURS
 
 ANGLE_NAMES = {"primary_angle_deg": "primary angle", "secondary_angle_deg": "secondary angle"}
@@ -17,9 +16,9 @@ SET_STYLES = (("#222222", "o"), ("#8A8A8A", "s"), ("#CC79A7", "D"), ("#009E73", 
 KIND_COLOURS = {"in training": "#222222", "within 5°": "#222222", "between": "#0072B2", "beyond": "#D55E00"}
 
 
-def confusions(matrices: Mapping[str, pd.DataFrame]) -> Figure:
+def confusions(matrices: Mapping[str, pd.DataFrame], size: float = 2.5) -> Figure:
     """One matrix a set: rows asked, columns named by the judge; shade is the share of the row, numbers are images."""
-    figure, axes = plt.subplots(1, len(matrices), figsize=(2.5 * len(matrices) + 0.4, 2.8), squeeze=False)
+    figure, axes = plt.subplots(1, len(matrices), figsize=(size * len(matrices) + 0.4, size + 0.3), squeeze=False)
     for index, (axis, (name, counts)) in enumerate(zip(axes[0], matrices.items(), strict=True)):
         values = counts.to_numpy(float)
         shares = values / np.maximum(values.sum(axis=1, keepdims=True), 1)
@@ -27,9 +26,9 @@ def confusions(matrices: Mapping[str, pd.DataFrame]) -> Figure:
         for row, column in np.ndindex(*values.shape):
             colour = "white" if shares[row, column] > 0.6 else "#222222"
             axis.text(column, row, f"{int(values[row, column])}", ha="center", va="center", color=colour, fontsize=8)
-        axis.set(xticks=range(len(CELLS)), xticklabels=counts.columns, xlabel="named by the judge")
+        axis.set(xticks=range(len(counts.columns)), xticklabels=counts.columns, xlabel="named by the judge")
         axis.set_title(f"{name}\n{np.trace(values) / max(values.sum(), 1):.1%} of {int(values.sum())} named right")
-        axis.set(yticks=range(len(CELLS)), yticklabels=counts.index if index == 0 else [])
+        axis.set(yticks=range(len(counts)), yticklabels=counts.index if index == 0 else [])
         axis.spines[:].set_visible(False)
         axis.tick_params(length=0)
     axes[0][0].set_ylabel("asked for, or true")

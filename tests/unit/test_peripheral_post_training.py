@@ -18,7 +18,7 @@ from dsa_lib.profiles import SMOKE
 from dsa_lib.text import build_encoder, build_tokenizer
 
 PROFILE = replace(
-    SMOKE, peripheral=replace(SMOKE.peripheral, steps=3, batch_size=2, bootstrap=50, distance_bootstrap=5)
+    SMOKE, peripheral=replace(SMOKE.peripheral, latest=1.0, steps=3, batch_size=2, bootstrap=50, distance_bootstrap=5)
 )
 
 
@@ -102,7 +102,7 @@ def looked(area, shift=0.0, groups=4):
 
 def test_comparison_by_hand():
     arms = {BEFORE: looked(0.02, 1.0), AFTER: looked(0.03, 0.0)}
-    table = peripheral.compare(arms, looked(0.04), PROFILE.peripheral, 0).set_index(["arm", "measure"])
+    table = peripheral.compare(arms, looked(0.04), PROFILE.peripheral, 0, BEFORE).set_index(["arm", "measure"])
     assert table.loc[(BEFORE, AREA), "value"] == pytest.approx(0.5)
     after = table.loc[(AFTER, AREA)]
     assert after["value"] == pytest.approx(0.75) and after["change"] == pytest.approx(0.25)
@@ -110,9 +110,14 @@ def test_comparison_by_hand():
     assert table.loc[(BEFORE, DISTANCE), "value"] == pytest.approx(3.0)  # a shift by (1, 1, 1), equal covariances
     assert table.loc[(AFTER, DISTANCE), "value"] == pytest.approx(0.0, abs=1e-6)
     assert table.loc[(AFTER, DISTANCE), "change_high"] < 0
-    told = peripheral.statement(table.reset_index())
+    told = peripheral.statement(table.reset_index(), BEFORE)
     assert any("Peripheral area" in text and "0.750 post-trained" in text and "it rises" in text for text in told)
     assert any("Peripheral contrast" in text and "no change is shown" in text for text in told)
+
+
+def test_the_control_is_what_is_compared_with():
+    with pytest.raises(StudyError, match="no arm 'trained on'"):
+        peripheral.compare({BEFORE: looked(0.02)}, looked(0.04), PROFILE.peripheral, 0)
 
 
 def test_an_interval_holds_the_spread_of_the_seeds():
@@ -120,7 +125,7 @@ def test_an_interval_holds_the_spread_of_the_seeds():
     arms = {BEFORE: looked(0.02), AFTER: looked(0.02)}
     arms[AFTER].values[AREA] += rng.normal(0, 0.01, 16)
     row = (
-        peripheral.compare(arms, looked(0.04), PROFILE.peripheral, 0)
+        peripheral.compare(arms, looked(0.04), PROFILE.peripheral, 0, BEFORE)
         .query("arm == @AFTER and measure == @AREA")
         .iloc[0]
     )

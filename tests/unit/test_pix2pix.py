@@ -11,7 +11,7 @@ from dsa_lib.errors import StudyError
 from dsa_lib.image_pairs import TranslationSet
 from dsa_lib.pix2pix import build, generate, load, losses, save, to_input, train
 from dsa_lib.profile_extensions import Pix2Pix
-from dsa_lib.profiles import PAPER, SMOKE
+from dsa_lib.profiles import PAPER, SMOKE, load_profile
 
 CONFIG = Pix2Pix(
     channels=(8, 16, 16), dropped_levels=1, discriminator_width=8, discriminator_levels=2, batch_size=4, learning_rate=3e-3
@@ -103,3 +103,19 @@ def test_sizes_of_the_profiles():
     build(SMOKE.pix2pix, 1, SMOKE.autoencoder.image_size)
     with pytest.raises(StudyError, match="shorten it"):
         build(PAPER.pix2pix, 1, 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("pix2pix.channels", (8,) * 6, "shorten pix2pix.channels"),
+        ("pix2pix.dropout", 1.0, "not in"),
+        ("ct_perfusion.target", "flair", "not dwi or adc"),
+        ("ct_perfusion.hu_window", (5.0, 5.0), "two rising numbers"),
+        ("ct_perfusion.val_fraction", 0.3, "no patients to test"),
+        ("lesion_sentences.judge_size", 40, "multiple of 16"),
+    ],
+)
+def test_profiles_refuse_what_cannot_work(name, value, sentence):
+    with pytest.raises(StudyError, match=sentence):
+        load_profile("smoke", {name: value})

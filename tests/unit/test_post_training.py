@@ -13,7 +13,7 @@ from dsa_lib.diffusion import LatentSet, denoising_loss, noise_schedule
 from dsa_lib.errors import StudyError
 from dsa_lib.post_training import WithDecoder, clean_estimate, decode, gets_gradient, image_space_losses, training_loss
 from dsa_lib.profile_extensions import PostTraining
-from dsa_lib.profiles import SMOKE
+from dsa_lib.profiles import SMOKE, load_profile
 from dsa_lib.training import Draws
 
 SETTINGS = PostTraining(latest=0.5, decoded_at_once=0)
@@ -107,7 +107,7 @@ def test_a_batch_is_the_sum_of_its_parts():
         z_t, torch.zeros(1, 1, 1, 2), torch.tensor([1]), schedule, Tripled(), image, masks[:1], SETTINGS
     )
     for name in whole:
-        assert float(whole[name]) == pytest.approx(float(first[name]) / 2)  # the second is too late: half the batch
+        assert whole[name].item() == pytest.approx(first[name].item() / 2)  # the second is too late: half the batch
 
 
 def test_checkpointing_and_parts_change_neither_images_nor_gradients():
@@ -219,3 +219,21 @@ def test_masks_must_be_as_many_as_images():
         training_loss(
             SimpleNamespace(mean=np.zeros((2, 3, 8, 8))), None, None, nn.Identity(), np.zeros((2, 4, 4)), np.zeros((3, 4, 4)), SETTINGS
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("lesions.source_as", "mean", "is not unshuffle or latent"),
+        ("lesions.train_fraction", 0.95, "leave no test patients"),
+        ("lesions.base_channels", 50, "normalisation groups"),
+        ("lesions.scheduler", "euler", "is not ddpm"),
+        ("lesions.lesion_share", 1.5, "not in"),
+        ("post_training.latest", 0.0, "share of the timesteps"),
+        ("post_training.steps", 0, "post_training.steps is 0"),
+        ("post_training.lesion_weight", -1.0, "cannot be negative"),
+    ],
+)
+def test_impossible_numbers_are_refused_before_any_work(name, value, words):
+    with pytest.raises(StudyError, match=words):
+        load_profile("phantom", {name: value})
