@@ -48,7 +48,7 @@ import pandas as pd
 from IPython.display import display
 
 from dsa_lib import acdc as acdc_files
-from dsa_lib import (
+from dsa_lib import (  # fmt: skip  # fmt: skip
     anatomy,
     anatomy_data,
     anatomy_edits,
@@ -79,6 +79,7 @@ from dsa_lib.figures import style
 from dsa_lib.figures.training import training_curve
 from dsa_lib.session import begin
 
+# %%
 study = begin("08_anatomy_conditioning", globals())
 style.apply()
 settings = study.profile.anatomy
