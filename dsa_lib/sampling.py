@@ -25,7 +25,7 @@ SYNTHETIC_MARK = "Synthetic image made by a latent diffusion model. It shows no 
 # Columns of a manifest: those of the plan, then who made the image (`made_by`).
 PLAN = ("image_id", "file", "batch", "cell", "circulation", "plane", "primary_angle_deg", "secondary_angle_deg", "sentence", "seed")  # fmt: skip
 MADE_BY = ("model", "scheduler", "steps", "guidance")
-# For a first look, and of profile phantom. Whether a sampler of so few steps comes within 3 % of DDPM with 1000, the 48 images of benchmarks/sampling.json cannot
+# For a first look, and in profile phantom. Whether so few steps come within 3 % of DDPM with 1000, the 48 images of benchmarks/sampling.json cannot
 # tell; DDIM's distance is the nearest there, and smaller with 400 images (sampling_400.json). But at as good a distance to the test patients DDIM with 20 steps
 # keeps 0.76 of the peripheral arteries' area, DPM-Solver++ 0.94 (phantom_quality_ddim.json, phantom_quality.json): distal vessels, the weak point, decide.
 FAST_SAMPLER, FAST_STEPS = "dpmsolver++", 20
