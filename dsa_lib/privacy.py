@@ -6,6 +6,7 @@ copied frames alone, is told by how near frames of one patient lie to each other
 sees (a small region, a mark), and that the images are anonymous in a legal sense.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from dsa_lib import copy_tests
 from dsa_lib.conditions import CELLS
 from dsa_lib.copy_search import Nearest, Space, embed, search
 from dsa_lib.errors import StudyError
+from dsa_lib.workspace import PROJECT
 
 GENERATED, HELD_OUT = "generated", "held-out"
 
@@ -315,6 +317,17 @@ def statement(found: Audit) -> str:
         f"Not flagged: in none of {len(tested)} spaces do generated images lie nearer to training frames than frames of unseen patients do "
         f"(smallest p = {tested['p_adjusted'].min():.2g} after Holm's correction, level {found.level:.0%}). {limits}"
     )
+
+
+def false_alarms() -> str:
+    """How often the audit flagged what does not copy, in one sentence from benchmarks/memorisation.json: measured on phantom archives, not on this one."""
+    found = json.loads((PROJECT / "benchmarks" / "memorisation.json").read_text())["false alarms"]
+    told = [
+        f"{round(part['flagged']['rate'] * part['flagged']['of'])} of {part['flagged']['of']} ({name}; 95 % interval "
+        f"{part['flagged']['interval'][0]:.1%} to {part['flagged']['interval'][1]:.1%})"
+        for name, part in found.items()
+    ]
+    return f"False alarms of this audit on phantom archives, where nothing was copied: {'; '.join(told)}."
 
 
 def scope(study) -> str:

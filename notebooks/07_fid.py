@@ -507,7 +507,7 @@ if no_audit is None:
     with pd.option_context("display.float_format", "{:.3g}".format):
         display(audit.table.set_index("space").T)
     verdict = f"{privacy.statement(audit)} {privacy.scope(study)}".strip()
-print(verdict)
+print(verdict, privacy.false_alarms(), sep="\n")
 
 # %% [markdown]
 # The closest pairs by $\rho$, each image above its nearest training frame. The held-out pairs are the floor for the eye: frames of different patients
@@ -636,8 +636,15 @@ if len(looks):
 # %% [markdown]
 # ## What these numbers can and cannot say
 #
-# They compare distributions of features, two labels, and measures of segmented vessels. None of them sees whether a single vessel is where it can be; that is what
-# the readers of notebook 06 grade.
+# - A **distance** says how far two sets lie apart in the eyes of one network. It hangs on the number of images and patients, on resizing and windowing, and says
+#   nothing of a single image. Read it beside its floor; the network of this run was trained on the training frames, of which the floor is made, so that the
+#   floor may be somewhat high and the excess somewhat low.
+# - A **rate of named conditions** says that circulation and projection are right, nothing about vessels further out. Angles in plane B can hardly be judged here at all.
+# - **Measures of vessels** are as good as the segmentation, and know calibre and shape but no anatomy.
+# - *Not flagged* by the **memorisation audit** means that this test, with these patients and spaces, saw no copying; the planted controls say what it would have seen.
+# - **Utility** with few seeds can show a large gain or loss; that none is shown is no proof that there is none.
+#
+# None of them sees whether a single vessel is where it can be; that is what the readers of notebook 06 grade.
 # On the phantom archive they describe how well the pipeline learns simulated angiograms, not clinical ones.
 
 # %%

@@ -152,3 +152,8 @@ def test_what_cannot_be_compared_is_refused_before_the_search(archive):
 def test_a_level_that_is_no_probability_is_refused():
     with pytest.raises(StudyError, match=r"privacy\.level 1\.5 is not between 0 and 1"):
         load_profile("phantom", {"privacy.level": 1.5})
+
+
+def test_false_alarms_are_told_as_the_benchmark_has_them():
+    text = privacy.false_alarms()
+    assert "of 400 (" in text and "of 40 (" in text and "phantom archives" in text
