@@ -44,7 +44,8 @@ def check_profile(profile: "Profile") -> None:
          plausibility.network_batch plausibility.network_learning_rate
         privacy.leave_one_out privacy.gallery privacy.planted_frames privacy.planted_images privacy.planted_learning_rate
         anatomy.frames_per_series anatomy.batch_size anatomy.steps anatomy.learning_rate anatomy.sampling_steps anatomy.evaluated
-        anatomy.subsamples anatomy.bootstrap anatomy.edited anatomy.edge_sigma
+        anatomy.subsamples anatomy.bootstrap anatomy.edited anatomy.edge_sigma anatomy.pairs
+        anatomy.segmenter_steps
         spade.hidden spade.latent spade.discriminator_channels spade.discriminators spade.discriminator_layers spade.learning_rate spade.discriminator_rate
         acdc.field_mm
     """

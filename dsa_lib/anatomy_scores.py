@@ -167,13 +167,10 @@ def _answer(better: bool | None) -> str:
 # ---- the table -------------------------------------------------------------------------------------------------------
 
 
-def contract(
-    published: pd.DataFrame, scores: pd.DataFrame, measured: Distances, distance: str, source: str
-) -> pd.DataFrame:
-    """The source's table in the tables contract: columns row, column, published, this_run, source.
+def cells(scores: pd.DataFrame, measured: Distances, distance: str) -> dict[tuple[str, str], float]:
+    """(row, column) → this run's value, as `neighbours.contract` takes it: "FID, w/ edges", "SSIM, w/ edges", "SSIM SD, w/ edges", …
 
-    published: row (method), column ("FID, w/ edges", "SSIM, w/ edges", "SSIM SD, w/ edges", …), published. A distance that is no FID has columns of its own
-    name, with no published value, and the FID cells of this run stay empty.
+    A `distance` that is no FID has columns of its own name, so that the published FID cells stay without a value of this run.
     """
     values: dict[tuple[str, str], float] = {}
     for method, half in measured.features:
@@ -182,10 +179,7 @@ def contract(
             of = _of_model(scores, (method, half))[measure]
             values[method, f"{name}, {half}"] = float(of.mean())
             values[method, f"{name} SD, {half}"] = float(of.std(ddof=1)) if len(of) > 1 else np.nan
-    known = dict(zip(zip(published["row"], published["column"], strict=True), published["published"], strict=True))
-    cells = [*known, *(cell for cell in values if cell not in known)]
-    rows = [(*cell, known.get(cell), values.get(cell), source if cell in values else "") for cell in cells]
-    return pd.DataFrame(rows, columns=["row", "column", "published", "this_run", "source"])
+    return values
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:
@@ -200,11 +194,12 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
             return "–"
         return f"{value:.3g}" + (f" ± {spread:.2g}" if spread is not None and pd.notna(spread) else "")
 
+    rows = list(dict.fromkeys([*METHODS, *table["row"]]))  # what is not the source's comes last
     return pd.DataFrame(
         {
-            (half, measure): [" | ".join(text(method, measure, half, which) for which in (0, 1)) for method in METHODS]
+            (half, measure): [" | ".join(text(method, measure, half, which) for which in (0, 1)) for method in rows]
             for half in (WITH, WITHOUT)
             for measure in measures
         },
-        index=pd.Index(METHODS, name="published | this run"),
+        index=pd.Index(rows, name="published | this run"),
     )

@@ -167,6 +167,9 @@ class Anatomy:
     subsamples: int = 60  # parts of the patients, for the intervals of a feature distance
     bootstrap: int = 2000  # draws of every other interval
     edited: int = 200  # held-out frames whose label maps are edited, at most
+    # Generated pairs as training data: at most so many of either kind, and the steps of each segmenter.
+    pairs: int = 2000
+    segmenter_steps: int = 3000
 
 
 @dataclass(frozen=True)

@@ -211,6 +211,8 @@ PHANTOM = Profile(
         sampling_steps=20,
         evaluated=160,
         edited=32,
+        pairs=192,
+        segmenter_steps=300,
     ),
     spade=Spade(
         channels=(16, 32, 64, 96),
@@ -311,6 +313,8 @@ SMOKE = replace(
         subsamples=8,
         bootstrap=100,
         edited=4,
+        pairs=8,
+        segmenter_steps=4,
     ),
     spade=Spade(channels=(8, 8, 16), hidden=8, latent=8, discriminator_channels=8, ema_decay=0.9),
 )

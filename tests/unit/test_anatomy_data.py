@@ -64,3 +64,10 @@ def test_held_out_frames_are_spread_evenly():
     )
     found, _ = anatomy_data.of_run(table, frames, lambda rows, pictures: np.ones_like(pictures), PHANTOM.anatomy)
     assert anatomy_data.held_out(found, 3).tolist() == [1, 3, 5]
+
+
+def test_the_busiest_square_holds_the_most_edges():
+    edges = np.zeros((12, 10), bool)
+    edges[7:10, 4:7] = True
+    edges[0, :] = True
+    assert anatomy_data.busiest(edges, 3) == (7, 4)

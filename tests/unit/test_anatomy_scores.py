@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from dsa_lib import anatomy_scores as scoring
-from dsa_lib import fidelity
+from dsa_lib import fidelity, neighbours
 from dsa_lib.anatomy_models import METHODS, WITH, WITHOUT
 from dsa_lib.errors import StudyError
 
@@ -93,19 +93,19 @@ def test_an_interval_across_zero_shows_nothing_and_the_wrong_side_is_worse():
 
 def test_a_distance_that_is_no_fid_never_fills_a_published_cell(measured):
     scores, found = measured
-    published = pd.DataFrame(
-        [("LDM", f"FID, {WITH}", 61.9), ("LDM", f"SSIM, {WITH}", 0.608), ("LDM", f"SSIM SD, {WITH}", 0.123)],
-        columns=["row", "column", "published"],
-    )
-    table = scoring.contract(published, scores, found, "DSA-feature distance", "phantom").set_index(["row", "column"])
+    values = scoring.cells(scores, found, "DSA-feature distance")
+    whole = neighbours.contract(neighbours.ANATOMY, values, "phantom")
+    table = whole.set_index(["row", "column"])
     assert pd.isna(table.loc[("LDM", f"FID, {WITH}"), "this_run"])
     assert pd.isna(table.loc[("LDM", f"DSA-feature distance, {WITH}"), "published"])
     assert table.loc[("LDM", f"SSIM, {WITH}"), "published"] == 0.608
     ours = scores[(scores["method"] == "LDM") & (scores["half"] == WITH)]["ssim"]
     assert table.loc[("LDM", f"SSIM, {WITH}"), "this_run"] == pytest.approx(ours.mean())
     assert table.loc[("LDM", f"SSIM SD, {WITH}"), "this_run"] == pytest.approx(ours.std())
-    with_fid = scoring.contract(published, scores, found, "FID", "archive").set_index(["row", "column"])
-    assert with_fid.loc[("LDM", f"FID, {WITH}"), "this_run"] == found.whole["LDM", WITH]
-    grid = scoring.shown(table.reset_index())
+    assert (
+        table["published"].notna().sum() == 30 and table.loc[table["published"].notna(), "this_run"].notna().sum() == 24
+    )
+    assert scoring.cells(scores, found, "FID")["LDM", f"FID, {WITH}"] == found.whole["LDM", WITH]
+    grid = scoring.shown(whole)
     assert list(grid.index) == list(METHODS) and grid.loc["LDM", (WITH, "FID")] == "61.9 | –"
     assert grid.loc["LDM", (WITH, "SSIM")].startswith("0.608 ± 0.12 | ")
