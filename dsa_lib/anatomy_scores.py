@@ -194,11 +194,12 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
             return "–"
         return f"{value:.3g}" + (f" ± {spread:.2g}" if spread is not None and pd.notna(spread) else "")
 
+    rows = list(dict.fromkeys([*METHODS, *table["row"]]))  # what is not the source's comes last
     return pd.DataFrame(
         {
-            (half, measure): [" | ".join(text(method, measure, half, which) for which in (0, 1)) for method in METHODS]
+            (half, measure): [" | ".join(text(method, measure, half, which) for which in (0, 1)) for method in rows]
             for half in (WITH, WITHOUT)
             for measure in measures
         },
-        index=pd.Index(METHODS, name="published | this run"),
+        index=pd.Index(rows, name="published | this run"),
     )

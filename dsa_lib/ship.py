@@ -72,7 +72,7 @@ def export(run: str, folder: Path = FOLDER) -> dict:
             "profile": profile.name,
             "overrides": parameters.get("overrides") or {},
             "shapes": shapes(profile),
-            "patients": _patients(ws),
+            "patients": patients_seen(ws),
             "archive": dataclasses.asdict(profile.archive) | {"seed": profile.seed},
             "parameters": {name: _count(temporary / name) for name in NETWORKS},
             "files": files,
@@ -87,7 +87,7 @@ def export(run: str, folder: Path = FOLDER) -> dict:
     return written
 
 
-def _patients(ws: Workspace) -> dict[str, list[str]]:
+def patients_seen(ws: Workspace) -> dict[str, list[str]]:
     """PatientIDs whose frames trained the networks or chose their weights, by split."""
     key = pd.read_parquet(ws.private("series_key.parquet"))[["series", "series_instance_uid"]]
     truth = pd.read_parquet(ws.root / "archive_truth.parquet", columns=["series_instance_uid", "patient_id"])

@@ -79,6 +79,7 @@ from dsa_lib.figures import style
 from dsa_lib.figures.training import training_curve
 from dsa_lib.session import begin
 
+# %%
 study = begin("08_anatomy_conditioning", globals())
 style.apply()
 settings = study.profile.anatomy

@@ -17,7 +17,6 @@ from dsa_lib.errors import StudyError
 from dsa_lib.hidden_paths import referred
 from dsa_lib.profiles import Profile
 from dsa_lib.session import declared_parameters
-from dsa_lib.shipped import FOLDER
 from dsa_lib.workspace import EVERY, NOTEBOOKS, PROJECT, Workspace
 
 # A notebook waits for these; what lies further upstream follows from them.
@@ -46,6 +45,8 @@ PLUMBING = {
     "_profile_overrides",
     "hidden_paths",
 }
+# Trained weights that ship: the module that reads them, and their folder.
+WEIGHTS = {"shipped": PROJECT / "models" / "phantom", "anatomy_shipped": PROJECT / "models" / "anatomy"}
 # A share of a notebook's work is for calls by hand (an array job): a rule of the workflow does the whole.
 BY_HAND = {"shard", "num_shards"}
 _KINDS = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": Mapping, "list": list}
@@ -123,8 +124,9 @@ def data_of(modules: Mapping[str, Path]) -> list[Path]:
         for name in re.findall(r'"data_manifests"\s*/\s*"([^"]+)"', module.read_text()):
             path = PROJECT / "data_manifests" / name
             found |= set(path.glob("*.csv")) if path.is_dir() else {path}
-    if "shipped" in modules and (card := FOLDER / "card.json").exists():
-        found.add(card)
+    for module, folder in WEIGHTS.items():
+        if module in modules and (card := folder / "card.json").exists():
+            found.add(card)
     return sorted(found)
 
 

@@ -47,6 +47,16 @@ def test_phantom_is_imported_by_its_own_notebook_alone():
     assert imports[0] in [inner for node in guarded for inner in ast.walk(node)]
 
 
+def test_notebook_08_asks_the_phantom_for_label_maps_where_there_is_no_other_archive():
+    tree = ast.parse((PROJECT / "notebooks" / "08_anatomy_conditioning.py").read_text())
+    guarded = [
+        node for node in tree.body if isinstance(node, ast.If) and "study.archive is None" in ast.unparse(node.test)
+    ]
+    imports = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module.startswith("dsa_lib.phantom")]
+    assert [ast.unparse(n) for n in imports] == ["from dsa_lib.phantom import truth"]
+    assert imports[0] in [inner for node in guarded for inner in ast.walk(node)]
+
+
 def test_imports_are_followed_through_packages_and_relative_names():
     assert workflow._imports("from . import style\nfrom .style import apply", "figures") >= {"figures", "figures.style"}
     assert workflow._imports("import dsa_lib.phantom.trees as t") == {"phantom", "phantom.trees"}

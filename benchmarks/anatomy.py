@@ -1,0 +1,161 @@
+"""The training of the weights of notebook 08 that ship (models/anatomy), and what a run that goes on from them reaches.
+
+    python benchmarks/anatomy.py train                  # hours; writes models/anatomy; the same command continues
+    python benchmarks/anatomy.py train --steps 12000    # longer; from the first step, since the learning rate ends with the steps
+    python benchmarks/anatomy.py report --run phantom   # writes benchmarks/anatomy.json from notebook 08 of that run
+
+Everything is simulated anatomy. `train` first makes a phantom archive of its own by notebooks 00 to 02 (run `anatomy_weights`, values in
+data_manifests/anatomy_weights.json): its patients are in no other archive of this project. The six models then learn from that run's training patients, on
+latents of the autoencoder in models/phantom, one after the other, each with its checkpoint in the run.
+"""
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dsa_lib import anatomy, anatomy_data, anatomy_models, anatomy_shipped, autoencoder, labels, shipped, spade
+from dsa_lib.anatomy_models import METHODS, WITH, WITHOUT
+from dsa_lib.errors import StudyError
+from dsa_lib.phantom import truth
+from dsa_lib.profiles import Profile, load_profile
+from dsa_lib.session import environment
+from dsa_lib.ship import patients_seen
+from dsa_lib.workspace import PROJECT, Workspace, sha256, write_json
+
+RUN = "anatomy_weights"
+VALUES = PROJECT / "data_manifests" / "anatomy_weights.json"
+OUT = Path(__file__).with_suffix(".json")
+TABLES = ("scores", "budget", "differences", "spectra", "segmenters", "compliance", "edits")
+
+
+# ---- training --------------------------------------------------------------------------------------------------------
+
+
+def archive(overrides: dict) -> Workspace:
+    """The run that holds the frames; notebooks 00 to 02 of it are run where they have not been."""
+    own = {name: value for name, value in overrides.items() if not name.startswith(("anatomy.", "spade."))}
+    command = [sys.executable, str(PROJECT / "workflow" / "launch.py"), "--run", RUN, "--profile", "phantom"]
+    command += ["--archive", "", "--classifier", "", "--overrides", json.dumps(own), "--parameters", ""]
+    command += ["--snakemake", "--until notebook_02_classifier"]
+    if subprocess.run(command, cwd=PROJECT, check=False).returncode:
+        raise StudyError(f"notebooks 00 to 02 of run {RUN!r} did not finish: the same command goes on with them")
+    return Workspace(RUN)
+
+
+def material(ws: Workspace, profile: Profile) -> anatomy_models.Material:
+    """Frames, the phantom's label maps, edges and latents of the run."""
+    key = labels.read_key(ws.private("series_key.parquet"))
+
+    def maps(rows: pd.DataFrame, pictures: np.ndarray) -> np.ndarray:
+        files = ws.root / "archive", ws.root / "archive_truth_masks.npz"
+        found = truth.calibre_masks(rows["series"], key, *files, profile.curation.image_size)
+        return np.stack([found[name] for name in rows["series"]])
+
+    frames = np.load(ws.root / "frames.npy", mmap_mode="r")
+    data, _ = anatomy_data.of_run(pd.read_parquet(ws.root / "arterial.parquet"), frames, maps, profile.anatomy)
+    vae = autoencoder.AutoencoderKL.from_pretrained(shipped.FOLDER / "vae").float()
+    return anatomy_models.material(data, vae, profile)
+
+
+def train(steps: int) -> None:
+    """All six, then models/anatomy."""
+    overrides = json.loads(VALUES.read_text())
+    if steps:
+        overrides["anatomy.steps"] = steps
+    profile = load_profile("phantom", overrides)
+    ws = archive(overrides)
+    given = material(ws, profile)
+    digest = profile.digest("anatomy", "spade", "diffusion", "text") + sha256(shipped.FOLDER / "card.json")
+    perceptual = anatomy_models.perceptual(profile, shipped.FOLDER / "classifier")
+    folders, logs, seconds = {}, {}, {}
+    for method in METHODS:
+        for half in (WITH, WITHOUT):
+            name = anatomy_models.name_of(method, half)
+            how = {"folder": ws.checkpoints(name), "digest": digest}
+            folders[name] = ws.path(f"anatomy/{name}")
+            if method == "LDM":
+                model, logs[name], took = anatomy_models.train_ldm(given, half, **how)
+                facts = {
+                    "annotated": list(profile.anatomy.annotated),
+                    "classes": list(given.data.classes),
+                    "edges": half == WITH,
+                }
+                anatomy.save(model, folders[name], facts)
+            else:
+                vae = method == METHODS[2]
+                model, logs[name], took = anatomy_models.train_spade(given, half, vae, perceptual, **how)
+                spade.save(model, folders[name], profile.spade, given.maps(half).shape[1], given.data.frames.shape[-1])
+            # A training that was broken off is timed in parts.
+            clock = ws.checkpoints(name) / "seconds.json"
+            before = json.loads(clock.read_text()) if clock.exists() else {"digest": digest, "seconds": 0.0}
+            total = took + (before["seconds"] if before["digest"] == digest else 0.0)
+            write_json(clock, {"digest": digest, "seconds": total})
+            seconds[name] = round(total, 1)
+    facts = {
+        "run": RUN,
+        "profile": profile.name,
+        "overrides": overrides,
+        "shapes": anatomy_shipped.shapes(profile),
+        "patients": patients_seen(ws),
+        "archive": dataclasses.asdict(profile.archive) | {"seed": profile.seed},
+        "autoencoder": sha256(shipped.FOLDER / "card.json"),
+        "images": {part: len(given.data.rows(part)) for part in ("train", "val")},
+        "steps": profile.anatomy.steps,
+        "batch_size": profile.anatomy.batch_size,
+        "seconds": seconds,
+        "device": environment()["device"],
+        "commit": environment()["commit"],
+    }
+    card = anatomy_shipped.export(folders, logs, facts)
+    print(f"models/anatomy: {sum(card['parameters'].values()) / 1e6:.1f} M parameters, {len(card['files'])} files")
+
+
+# ---- report ----------------------------------------------------------------------------------------------------------
+
+
+def report(run: str) -> None:
+    """benchmarks/anatomy.json: the tables of notebook 08 of a finished run, and the card of the weights that it went on from."""
+    ws = Workspace(run)
+    manifest = ws.manifest("08_anatomy_conditioning")
+    if (manifest or {}).get("status") != "finished":
+        raise StudyError(f"run {run!r} has not finished notebook 08: make extensions RUN={run} goes on with it")
+    found = {"what": "notebook 08 on a phantom archive (simulated anatomy); see the head of benchmarks/anatomy.py"}
+    found |= {"run": run, "profile": manifest["profile"], "facts": manifest["facts"]}
+    for name in TABLES:
+        table = pd.read_csv(ws.root / "tables" / f"anatomy_{name}.csv")
+        found[name] = json.loads(table.round(5).to_json(orient="records"))
+    provenance = json.loads((ws.root / "provenance" / "08_anatomy_conditioning.json").read_text())
+    found |= {"seconds": provenance["seconds"], "environment": provenance["environment"]}
+    if (anatomy_shipped.FOLDER / "card.json").exists():
+        card = anatomy_shipped.card()
+        found["weights"] = {
+            name: card[name] for name in ("run", "steps", "batch_size", "seconds", "images", "parameters")
+        }
+    write_json(OUT, found)
+    print(*manifest["facts"]["scores"], manifest["facts"]["use"], *manifest["facts"]["edits"], sep="\n")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("what", choices=("train", "report"))
+    parser.add_argument(
+        "--steps", type=int, default=0, help="of each model; 0: those of data_manifests/anatomy_weights.json"
+    )
+    parser.add_argument("--run", default="phantom", help="of report")
+    request = parser.parse_args()
+    try:
+        train(request.steps) if request.what == "train" else report(request.run)
+    except StudyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

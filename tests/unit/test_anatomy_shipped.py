@@ -1,0 +1,109 @@
+"""Trained weights of notebook 08: when a run goes on from them, when it is refused, and how they are written."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from dsa_lib import anatomy, anatomy_shipped, autoencoder, spade
+from dsa_lib.errors import StudyError
+from dsa_lib.profiles import PHANTOM, SMOKE, load_profile
+from dsa_lib.workspace import sha256
+
+FACTS = {
+    "run": "w", "shapes": anatomy_shipped.shapes(PHANTOM), "patients": {"train": ["PHANTOM-1-0001"], "val": ["PHANTOM-1-0002"]},
+    "archive": {"patients": 2, "seed": 1}, "autoencoder": "vae-card", "steps": 8, "batch_size": 4, "seconds": {"ldm": 3.0, "spade": 2.0}, "device": "CPU",
+    "commit": "abc",
+}  # fmt: skip
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    """models/anatomy with one small diffusion and one small SPADE model, as the benchmark writes it."""
+    monkeypatch.setattr(anatomy_shipped, "FOLDER", tmp_path / "weights")
+    torch.manual_seed(0)
+    channels, side, _ = autoencoder.latent_shape(SMOKE.autoencoder)
+    ldm = anatomy.build(SMOKE, 2, channels, side, SMOKE.autoencoder.image_size)
+    anatomy.save(ldm, tmp_path / "ldm", {"edges": False})
+    gan = spade.build(SMOKE.spade, 2, 64, vae=False)
+    spade.save(gan, tmp_path / "spade", SMOKE.spade, 2, 64)
+    log = pd.DataFrame({"step": [4, 8], "train_loss": [2.0, 1.0], "val_loss": [2.5, 1.5]})
+    names = ("ldm", "spade")
+    card = anatomy_shipped.export({name: tmp_path / name for name in names}, {name: log for name in names}, FACTS)
+    return SimpleNamespace(folder=tmp_path / "weights", ldm=ldm, gan=gan, card=card, log=log)
+
+
+def study(tmp_path, profile=PHANTOM, archive=None, patients=("PHANTOM-2-0001",), started_from="vae-card"):
+    pd.DataFrame({"patient_id": list(patients)}).to_parquet(tmp_path / "archive_truth.parquet")
+    ws = SimpleNamespace(root=tmp_path, manifest=lambda notebook: {"facts": {"started_from": started_from}})
+    return SimpleNamespace(profile=profile, archive=archive, ws=ws, note=lambda key, value: None)
+
+
+def test_what_is_written_is_read_in_half_precision_with_card_log_and_readme(weights):
+    assert weights.card == anatomy_shipped.card() and weights.card["parameters"]["ldm"] > 1000
+    assert all(sha256(weights.folder / name) == digest for name, digest in weights.card["files"].items())
+    loaded, _ = anatomy.load(weights.folder / "ldm")
+    for name, value in loaded.unet.state_dict().items():
+        torch.testing.assert_close(value, weights.ldm.unet.state_dict()[name].half().float())
+    gan = spade.load(weights.folder / "spade")
+    name, value = next(iter(gan.state_dict().items()))
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, weights.gan.state_dict()[name].half().float())
+    assert anatomy_shipped.log("ldm")["val_loss"].tolist() == [2.5, 1.5]
+    assert "| `ldm/` |" in (weights.folder / "README.md").read_text()
+    assert np.isclose(json.loads((weights.folder / "card.json").read_text())["seconds"]["ldm"], 3.0)
+
+
+def test_the_phantom_profile_goes_on_from_them(weights, tmp_path, capsys):
+    found = anatomy_shipped.start(study(tmp_path), False)
+    assert found == weights.folder and "Goes on from" in capsys.readouterr().out
+    assert anatomy_shipped.of_model(found, "ldm") == weights.folder / "ldm" and anatomy_shipped.digest(found)
+    assert anatomy_shipped.of_model(None, "ldm") is None and anatomy_shipped.digest(None) == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "from_scratch", "other_data", "said"),
+    [
+        ({}, True, False, "from_scratch is set"),
+        ({}, False, True, "not frames of this run"),
+        ({"profile": SMOKE}, False, False, "this is smoke"),
+        ({"archive": "mine"}, False, False, "an archive of its own"),
+        ({"started_from": "nothing"}, False, False, "did not go on from the one"),
+        ({"profile": load_profile("phantom", {"anatomy.to_latent": "area"})}, False, False, "anatomy.to_latent differ"),
+        ({"profile": load_profile("phantom", {"spade.hidden": 8})}, False, False, "spade.hidden differ"),
+    ],
+)
+def test_every_other_run_trains_from_scratch_and_says_why(
+    weights, tmp_path, capsys, options, from_scratch, other_data, said
+):
+    assert anatomy_shipped.start(study(tmp_path, **options), from_scratch, other_data) is None
+    assert said in capsys.readouterr().out
+
+
+def test_a_patient_who_was_seen_and_a_damaged_file_are_errors(weights, tmp_path):
+    with pytest.raises(StudyError, match=r"PHANTOM-1-0002.*another seed, or set from_scratch"):
+        anatomy_shipped.start(study(tmp_path, patients=("PHANTOM-1-0002",)), False)
+    (weights.folder / "ldm" / "anatomy.json").write_text("{}")
+    with pytest.raises(StudyError, match=r"ldm/anatomy.json is not the file"):
+        anatomy_shipped.start(study(tmp_path), False)
+
+
+def test_weights_that_are_too_large_or_beyond_half_precision_do_not_ship(weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(anatomy_shipped, "LARGEST_MB", 0.1)
+    with pytest.raises(StudyError, match=r"more than 0\.1"):
+        anatomy_shipped.export({"ldm": tmp_path / "ldm"}, {"ldm": weights.log}, FACTS)
+    with torch.no_grad():
+        next(weights.ldm.unet.parameters()).fill_(1e6)
+    anatomy.save(weights.ldm, tmp_path / "ldm", {})
+    with pytest.raises(StudyError, match="beyond half precision"):
+        anatomy_shipped.export({"ldm": tmp_path / "ldm"}, {"ldm": weights.log}, FACTS)
+
+
+@pytest.mark.skipif(not (anatomy_shipped.FOLDER / "card.json").exists(), reason="no weights in models/anatomy")
+def test_the_shipped_files_are_those_of_the_card_and_of_the_profiles_shape():
+    card = anatomy_shipped.card()
+    assert {name: sha256(anatomy_shipped.FOLDER / name) for name in card["files"]} == card["files"]
+    assert card["shapes"] == anatomy_shipped.shapes(PHANTOM)
