@@ -3,6 +3,7 @@
 Where the label maps come from is the caller's: the phantom's own truth, or an automatic segmentation of a real archive.
 """
 
+import hashlib
 from collections.abc import Callable
 
 import numpy as np
@@ -61,6 +62,23 @@ def held_out(data: AnatomySet, most: int) -> np.ndarray:
     if not len(rows):
         raise StudyError("no patient is held out: lower curation.train_fraction, or give an archive of more patients")
     return rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)]
+
+
+def varied(groups: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` positions of images to show, of as many of the `groups` [n] as there are: the middle one of each, then further ones, in order."""
+    places = [np.flatnonzero(groups == name) for name in dict.fromkeys(groups)]
+    share = -(-count // len(places))
+    spread = [of[np.linspace(0, len(of) - 1, min(share, len(of)) + 2).round().astype(int)[1:-1]] for of in places]
+    ordered = [of[turn] for turn in range(share) for of in spread if turn < len(of)]
+    return np.unique(ordered[:count])
+
+
+def digest(data: AnatomySet) -> str:
+    """What a training on `data` belongs to: sha256 of its images, label maps and parts."""
+    found = hashlib.sha256()
+    for values in (data.frames, data.labels, data.part.astype(str)):
+        found.update(np.ascontiguousarray(values).tobytes())
+    return found.hexdigest()
 
 
 def busiest(edges: np.ndarray, side: int) -> tuple[int, int]:

@@ -135,10 +135,7 @@ else:
     data, rows = anatomy_data.of_run(arterial, frames, label_maps, settings)
     index = pd.read_parquet(study.read("latents/index.parquet"))["frame_id"]
     place = pd.Series(index.index, index=index)[rows["frame_id"]].to_numpy()
-    posteriors = tuple(
-        np.load(study.read(f"latents/{name}.npy"), mmap_mode="r")[np.sort(place)][np.argsort(np.argsort(place))]
-        for name in ("mean", "std")
-    )
+    posteriors = tuple(np.load(study.read(f"latents/{name}.npy"), mmap_mode="r")[place] for name in ("mean", "std"))
 annotated = data.classes if acdc else settings.annotated
 print(f"Label maps: {annotation}; annotated classes: {', '.join(annotated)}.")
 pd.DataFrame(
@@ -166,14 +163,14 @@ pd.DataFrame(
 
 # %%
 if acdc:
-    train_rows, val_rows = data.rows("train"), data.rows("val")
     vae, log = target_autoencoder.train(
         data.frames,
-        train_rows,
-        val_rows,
+        data.rows("train"),
+        data.rows("val"),
         study.profile,
         folder=study.ws.checkpoints("anatomy_vae"),
-        digest=study.digest("autoencoder", code=[autoencoder, target_autoencoder, training]) + str(acdc),
+        digest=study.digest("autoencoder", code=[autoencoder, target_autoencoder, training])
+        + anatomy_data.digest(data),
     )
     style.save(training_curve(log, "Autoencoder of ACDC"), study.write("figures/anatomy_vae_training.png"))
 else:
@@ -182,7 +179,8 @@ chosen_profile = replace(study.profile, anatomy=replace(settings, annotated=tupl
 given = models.material(data, vae, chosen_profile, posteriors)
 held_out = anatomy_data.held_out(data, settings.evaluated)
 true, patients = data.frames[held_out], data.patients[held_out]
-some = held_out[np.linspace(0, len(held_out) - 1, min(4, len(held_out))).astype(int)]
+kinds = patients if acdc else rows["cell"].to_numpy()[held_out]
+some = held_out[anatomy_data.varied(kinds, 4)]
 figure = figures.conditions(data.frames[some], data.labels[some], given.edge_maps[some], annotated, data.classes)
 style.save(figure, study.write("figures/anatomy_conditions.png"))
 print(f"{given.edge_maps[held_out].mean():.1%} of the pixels of held-out images are edges.")
@@ -197,7 +195,8 @@ print(f"{given.edge_maps[held_out].mean():.1%} of the pixels of held-out images 
 # %%
 start = anatomy_shipped.start(study, from_scratch, other_data=bool(acdc))
 code = [anatomy, models, diffusion, spade, text, training]
-digest = study.digest("anatomy", "spade", "diffusion", "text", code=code) + anatomy_shipped.digest(start) + origin
+digest = study.digest("anatomy", "spade", "diffusion", "text", code=code) + anatomy_data.digest(data)
+digest += anatomy_shipped.digest(start)
 trained, budgets = {}, []
 
 
@@ -292,7 +291,7 @@ if not acdc:
     outputs[SENTENCE, WITH] = make("LDM", WITH)(given.maps(WITH)[held_out], held_out, told)
 
 # %%
-shown = np.linspace(0, len(held_out) - 1, min(5, len(held_out))).astype(int)
+shown = anatomy_data.varied(kinds, 5)
 of_six = {key: made[shown] for key, made in outputs.items() if key[0] in METHODS}
 side = round(figures.ZOOM * true.shape[-1])
 corners = [anatomy_data.busiest(given.edge_maps[held_out[n]], side) for n in shown]
@@ -321,16 +320,20 @@ kind = study.profile.fidelity.features
 if kind == "dsa-network" and not study.has("dsa_network"):
     kind = "phase-network"
 train_rows = data.rows("train")
+classifier = study.read("classifier") if kind == "phase-network" else None
+training_images = data.frames[np.sort(np.random.default_rng(study.profile.seed).permutation(train_rows)[:2048])]
 extractor = features.open_extractor(
     kind,
-    classifier=study.read("classifier"),
-    size=phase.load_classifier(study.read("classifier"))[1]["input_size"],
+    classifier=classifier,
+    size=phase.load_classifier(classifier)[1]["input_size"] if classifier else 0,
     batch_size=study.profile.fidelity.batch_size,
-    training_frames=data.frames[np.sort(np.random.default_rng(study.profile.seed).permutation(train_rows)[:2048])],
+    training_frames=training_images,
     network=study.read("dsa_network") if kind == "dsa-network" else None,
     weights_sha256=study.profile.fidelity.weights_sha256,
 )
 extractor = features.cached(extractor, study.ws.checkpoints("features"))
+
+# %%
 scores = anatomy_scores.of_images(true, outputs, patients)
 scores.to_csv(study.write("tables/anatomy_images.csv"), index=False)
 measured = anatomy_scores.distances(extractor, true, outputs, patients)

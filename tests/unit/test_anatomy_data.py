@@ -71,3 +71,19 @@ def test_the_busiest_square_holds_the_most_edges():
     edges[7:10, 4:7] = True
     edges[0, :] = True
     assert anatomy_data.busiest(edges, 3) == (7, 4)
+
+
+def test_images_to_show_come_from_every_group():
+    groups = np.array(["a"] * 6 + ["b"] * 3 + ["c"])
+    assert set(groups[anatomy_data.varied(groups, 3)]) == {"a", "b", "c"}
+    assert len(anatomy_data.varied(groups, 5)) == 5
+    assert anatomy_data.varied(groups[:1], 4).tolist() == [0]
+
+
+def test_another_image_label_or_part_is_another_digest():
+    table = arterial()
+    frames = np.zeros((6, 4, 4), np.uint8)
+    first, _ = anatomy_data.of_run(table, frames, lambda rows, pictures: np.ones_like(pictures), PHANTOM.anatomy)
+    second, _ = anatomy_data.of_run(table, frames, lambda rows, pictures: 2 * np.ones_like(pictures), PHANTOM.anatomy)
+    assert anatomy_data.digest(first) != anatomy_data.digest(second)
+    assert anatomy_data.digest(first) == anatomy_data.digest(first.at(np.arange(len(first))))
