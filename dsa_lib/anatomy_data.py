@@ -70,7 +70,8 @@ def varied(groups: np.ndarray, count: int) -> np.ndarray:
     share = -(-count // len(places))
     spread = [of[np.linspace(0, len(of) - 1, min(share, len(of)) + 2).round().astype(int)[1:-1]] for of in places]
     ordered = [of[turn] for turn in range(share) for of in spread if turn < len(of)]
-    return np.unique(ordered[:count])
+    rest = np.setdiff1d(np.arange(len(groups)), ordered)  # a small group leaves room to the others
+    return np.sort(np.array([*ordered, *rest], int)[:count])
 
 
 def digest(data: AnatomySet) -> str:
