@@ -585,7 +585,7 @@ if no_audit is None:
 # **What the generator knows.** It was trained on the arterial frames of *all* training patients, which a classifier with all annotations had picked, and where this run went
 # on from the weights that ship with the project, on those of further phantom patients (`models/phantom/card.json`). "10 % of the patients with generated frames"
 # therefore draws on many more patients than 10 %: it is the case of few *annotated* patients and many others, not that of few patients.
-# `benchmarks/utility.py` measures how much of a gain is owed to that.
+# `benchmarks/utility.py` takes apart how much of a gain is owed to that; no result of it is kept yet.
 
 # %%
 use = study.profile.utility
