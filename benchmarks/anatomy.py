@@ -2,6 +2,7 @@
 
     python benchmarks/anatomy.py train                  # hours; writes models/anatomy; the same command continues
     python benchmarks/anatomy.py train --steps 12000    # longer; from the first step, since the learning rate ends with the steps
+    python benchmarks/anatomy.py train --only spade     # one model alone, so that several can learn side by side; writes no weights
     python benchmarks/anatomy.py report --run phantom   # writes benchmarks/anatomy.json from notebook 08 of that run
 
 Everything is simulated anatomy. `train` first makes a phantom archive of its own by notebooks 00 to 02 (run `anatomy_weights`, values in
@@ -31,6 +32,7 @@ from dsa_lib.workspace import PROJECT, Workspace, sha256, write_json
 RUN = "anatomy_weights"
 VALUES = PROJECT / "data_manifests" / "anatomy_weights.json"
 OUT = Path(__file__).with_suffix(".json")
+NAMES = tuple(anatomy_models.name_of(method, half) for method in METHODS for half in (WITH, WITHOUT))
 TABLES = ("scores", "budget", "differences", "spectra", "segmenters", "compliance", "edits")
 
 
@@ -63,8 +65,8 @@ def material(ws: Workspace, profile: Profile) -> anatomy_models.Material:
     return anatomy_models.material(data, vae, profile)
 
 
-def train(steps: int) -> None:
-    """All six, then models/anatomy."""
+def train(steps: int, only: str = "") -> None:
+    """All six, then models/anatomy; or the model `only` alone, whose checkpoint the call for all six then takes up."""
     overrides = json.loads(VALUES.read_text())
     if steps:
         overrides["anatomy.steps"] = steps
@@ -77,6 +79,8 @@ def train(steps: int) -> None:
     for method in METHODS:
         for half in (WITH, WITHOUT):
             name = anatomy_models.name_of(method, half)
+            if only not in ("", name):
+                continue
             how = {"folder": ws.checkpoints(name), "digest": digest}
             folders[name] = ws.path(f"anatomy/{name}")
             if method == "LDM":
@@ -97,6 +101,9 @@ def train(steps: int) -> None:
             total = took + (before["seconds"] if before["digest"] == digest else 0.0)
             write_json(clock, {"digest": digest, "seconds": total})
             seconds[name] = round(total, 1)
+    if only:
+        print(f"{only} has learned: the same command without --only trains the others and writes models/anatomy")
+        return
     facts = {
         "run": RUN,
         "profile": profile.name,
@@ -147,10 +154,11 @@ def main() -> int:
     parser.add_argument(
         "--steps", type=int, default=0, help="of each model; 0: those of data_manifests/anatomy_weights.json"
     )
+    parser.add_argument("--only", default="", choices=("", *NAMES), help="train this model alone")
     parser.add_argument("--run", default="phantom", help="of report")
     request = parser.parse_args()
     try:
-        train(request.steps) if request.what == "train" else report(request.run)
+        train(request.steps, request.only) if request.what == "train" else report(request.run)
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

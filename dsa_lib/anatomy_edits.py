@@ -109,16 +109,18 @@ def statements(table: pd.DataFrame) -> list[str]:
     said = []
     for row in table.to_dict("records"):
         told = "without edges" if row["edges"] == NO_EDGES else f"edges {row['edges']}"
+        asked = f"{row['edit']}, {row['model']}, {told}: "
         if not np.isfinite(row["kept"]):
-            verdict = "nothing was to be seen there before the edit"
-        elif row["high"] < 0.5:
+            said.append(f"{asked}nothing was to be seen there before the edit.")
+            continue
+        if row["high"] < 0.5:
             verdict = "the image follows"
         elif row["low"] > 0.5:
             verdict = "the image does not follow"
         else:
             verdict = "whether the image follows is not shown"
         said.append(
-            f"{row['edit']}, {row['model']}, {told}: {row['kept']:.2f} of the contrast is left ({row['low']:.2f} to {row['high']:.2f}, "
+            f"{asked}{row['kept']:.2f} of the contrast is left ({row['low']:.2f} to {row['high']:.2f}, "
             f"{row['images']} images), {verdict}; "
             f"change {row['inside']:.1f} grey levels along the edit, {row['outside']:.1f} elsewhere."
         )

@@ -85,6 +85,14 @@ def budget(profile: Profile, start: Path | None) -> dict:
     return shipped.stretch(start, own, whole)
 
 
+def drawn_of(method: str, log: pd.DataFrame) -> tuple[tuple[str, str], str]:
+    """(columns of the log, their name) that a curve of the training shows: of SPADE the one part that its held-out images are judged by."""
+    if method == METHODS[0]:
+        return ("train_loss", "val_loss"), "loss"
+    part = "perceptual" if "train_perceptual" in log else "l1"
+    return (f"train_{part}", f"val_{part}"), {"perceptual": "perceptual distance", "l1": "mean absolute error"}[part]
+
+
 def shared_options(profile: Profile) -> dict:
     """Options of `training.fit` that all six share."""
     return {

@@ -152,12 +152,17 @@ def verdicts(table: pd.DataFrame, distance: str) -> list[str]:
     said = []
     for comparison, rows in table.groupby("comparison", sort=False):
         answers = [
-            f"{names[row['measure']]} {_answer(row['better'])} ({row['difference']:+.3g}, {row['low']:.3g} to {row['high']:.3g})"
+            f"{names[row['measure']]} {_answer(row['better'])} ({row['difference']:+.3g}, {_interval(row)})"
             for row in rows.to_dict("records")
         ]
         every = rows["better"].map(lambda value: value is True).all()
         said.append(f"{comparison}: better on all three measures: {'yes' if every else 'no'}. {'; '.join(answers)}.")
     return said
+
+
+def _interval(row: Mapping[str, float]) -> str:
+    known = np.isfinite(row["low"]) and np.isfinite(row["high"])
+    return f"{row['low']:.3g} to {row['high']:.3g}" if known else "too few patients for an interval"
 
 
 def _answer(better: bool | None) -> str:

@@ -202,10 +202,9 @@ trained, budgets = {}, []
 
 def keep(method, half, model, log, seconds):
     name = models.name_of(method, half)
-    style.save(
-        training_curve(log, f"{method} {half}", anatomy_shipped.log(name) if start else None),
-        study.write(f"figures/anatomy_training_{name}.png"),
-    )
+    before = anatomy_shipped.log(name) if start else None
+    drawn = training_curve(log, f"{method} {half}", before, *models.drawn_of(method, log))
+    style.save(drawn, study.write(f"figures/anatomy_training_{name}.png"))
     trained[method, half] = model
     parameters = sum(p.numel() for part, p in model.named_parameters() if not part.startswith("discriminator"))
     steps = models.budget(chosen_profile, start)["steps"]

@@ -255,7 +255,8 @@ else:
         **kept,
     )
 pix2pix.save(gan, study.write("lesions/pix2pix"), study.profile.pix2pix, pairs.targets.shape[-1])
-style.save(training_curve(log, "pix2pix"), study.write("figures/lesion_pix2pix_training.png"))
+drawn = training_curve(log, "pix2pix", None, ("train_l1", "val_loss"), "mean absolute error")
+style.save(drawn, study.write("figures/lesion_pix2pix_training.png"))
 
 # %% [markdown]
 # ## Held-out patients

@@ -46,7 +46,12 @@ PLUMBING = {
     "hidden_paths",
 }
 # Trained weights that ship: the module that reads them, and their folder.
-WEIGHTS = {"shipped": PROJECT / "models" / "phantom", "anatomy_shipped": PROJECT / "models" / "anatomy"}
+WEIGHTS = {
+    "shipped": PROJECT / "models" / "phantom",
+    "anatomy_shipped": PROJECT / "models" / "anatomy",
+    "lesion_weights": PROJECT / "models" / "lesions",
+    "lesion_judge": PROJECT / "models" / "lesion_judge",
+}
 # A share of a notebook's work is for calls by hand (an array job): a rule of the workflow does the whole.
 BY_HAND = {"shard", "num_shards"}
 _KINDS = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": Mapping, "list": list}

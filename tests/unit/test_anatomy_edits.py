@@ -1,6 +1,7 @@
 """Edited label maps: which edits can be made, what a model is told, and what is said of its answer."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from dsa_lib import anatomy, anatomy_edits
@@ -56,6 +57,12 @@ def test_a_model_with_edges_is_told_them_in_both_ways_and_the_seeds_are_the_plac
     assert np.array_equal(told[0][0][:, 2], boundaries[[1]])
     assert not (told[1][0][:, 2][edit.region]).any(), "withheld along the edit"
     assert told[1][0][:, 1].sum() < told[0][0][:, 1].sum()
+
+
+def test_an_edit_where_nothing_was_seen_has_no_number():
+    row = {"edit": "a branch removed", "model": "LDM", "edges": anatomy_edits.NO_EDGES, "kept": float("nan")}
+    (said,) = anatomy_edits.statements(pd.DataFrame([row]))
+    assert said.endswith("nothing was to be seen there before the edit.") and "nan" not in said
 
 
 def test_maps_without_a_tree_are_told_of():

@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dsa_lib import anatomy_models
 from dsa_lib.figures import anatomy
+from dsa_lib.figures.training import training_curve
 
 CLASSES = ("proximal", "medium", "peripheral")
 SIX = [(m, h) for h in ("w/ edges", "w/o edges") for m in anatomy.METHOD_COLOURS]
@@ -91,3 +93,16 @@ def test_segmenters_one_mark_an_arm_and_class():
     axis = anatomy.segmenters(table([{"arm": "real pairs"}, {"arm": "synthetic pairs"}]), "phantom").axes[0]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["any class", "centre line"]
     assert sum(len(c.get_offsets()) for c in axis.collections if len(c.get_offsets()) > 1) == 4
+
+
+def test_a_gan_curve_shows_the_same_measure_of_both_sets():
+    log = pd.DataFrame(
+        {"step": [1, 2], "train_loss": [40.0, 30.0], "train_perceptual": [0.4, 0.3], "val_loss": [0.5, 0.4]}
+    )
+    log["val_perceptual"] = log["val_loss"]
+    columns, what = anatomy_models.drawn_of("SPADE", log)
+    axis = training_curve(log, "SPADE", None, columns, what).axes[0]
+    assert axis.get_ylabel() == "perceptual distance"
+    assert [list(line.get_ydata()) for line in axis.lines] == [[0.4, 0.3], [0.5, 0.4]]
+    assert anatomy_models.drawn_of("SPADE", log.drop(columns="train_perceptual"))[0] == ("train_l1", "val_l1")
+    assert anatomy_models.drawn_of("LDM", log) == (("train_loss", "val_loss"), "loss")

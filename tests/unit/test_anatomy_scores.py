@@ -109,3 +109,9 @@ def test_a_distance_that_is_no_fid_never_fills_a_published_cell(measured):
     grid = scoring.shown(whole)
     assert list(grid.index) == list(METHODS) and grid.loc["LDM", (WITH, "FID")] == "61.9 | –"
     assert grid.loc["LDM", (WITH, "SSIM")].startswith("0.608 ± 0.12 | ")
+
+
+def test_too_few_patients_for_an_interval_are_said_to_be_so():
+    row = {"comparison": "A against B", "measure": "ssim", "difference": 1.0, "low": np.nan, "high": np.nan}
+    (said,) = scoring.verdicts(pd.DataFrame([row | {"better": None}]), "DSA-feature distance")
+    assert "SSIM not shown (+1, too few patients for an interval)" in said
