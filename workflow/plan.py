@@ -51,6 +51,7 @@ WEIGHTS = {
     "anatomy_shipped": PROJECT / "models" / "anatomy",
     "lesion_weights": PROJECT / "models" / "lesions",
     "lesion_judge": PROJECT / "models" / "lesion_judge",
+    "vessel_network": PROJECT / "models" / "vessels",
 }
 # A share of a notebook's work is for calls by hand (an array job): a rule of the workflow does the whole.
 BY_HAND = {"shard", "num_shards"}

@@ -143,3 +143,15 @@ def test_shards_are_for_calls_by_hand():
         planned(given={"shard": 1})
     with pytest.raises(StudyError, match="for calls by hand"):
         planned(given={"05_sampling.num_shards": 2})
+
+
+def test_every_folder_of_shipped_weights_runs_again_the_notebooks_that_read_it():
+    import importlib
+
+    assert {folder.name for folder in workflow.WEIGHTS.values()} >= {
+        path.name for path in (PROJECT / "models").iterdir() if path.is_dir()
+    }
+    for module, folder in workflow.WEIGHTS.items():
+        assert importlib.import_module(f"dsa_lib.{module}").FOLDER == folder
+    read = workflow.data_of(workflow.modules_of("07_fid"))
+    assert PROJECT / "models" / "vessels" / "card.json" in read
