@@ -202,6 +202,7 @@ PHANTOM = Profile(
     post_training=PostTraining(steps=250, learning_rate=2e-4, batch_size=8),
     anatomy=Anatomy(
         base_channels=32,
+        batch_size=8,
         steps=1500,
         learning_rate=6e-4,
         ema_decay=0.995,

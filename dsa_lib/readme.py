@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dsa_lib import report
+from dsa_lib.anatomy_models import METHODS, WITH, WITHOUT
 from dsa_lib.conditions import CELLS
 from dsa_lib.errors import StudyError
 from dsa_lib.tables import TITLES, read_table
@@ -18,7 +19,9 @@ from dsa_lib.vessels import CLASSES
 from dsa_lib.workspace import EVERY, PROJECT, Workspace, runs_folder
 
 QUALITY = PROJECT / "benchmarks" / "phantom_quality.json"
+EXTENSION_FIGURES = ("anatomy_samples", "anatomy_spectra", "lesion_translations")
 FIGURES = (
+    *EXTENSION_FIGURES,
     "phantom_conditions",
     "figure1",
     "figure2",
@@ -98,15 +101,70 @@ FINDINGS = {
 
 def findings(ws: Workspace) -> str:
     """The sentences that notebook 07 computed in this run, a list item each. Raises StudyError where it has not finished."""
-    manifest = ws.manifest("07_fid")
-    if manifest is None or manifest["status"] != "finished":
-        raise StudyError(f"notebook 07_fid of the run {ws.run!r} has not finished: finish the run first")
-    lines = []
+    facts, lines = finished(ws, "07_fid"), []
     for key, title in FINDINGS.items():
-        told = manifest["facts"].get(key) or []
+        told = facts.get(key) or []
         told = [told] if isinstance(told, str) else told
         lines.append(f"- *{title}.* " + " ".join(told))
     return "\n".join(lines)
+
+
+# ---- notebooks 08 and 09 ---------------------------------------------------------------------------------------------
+
+
+def anatomy(ws: Workspace) -> str:
+    """What notebook 08 found in this run: the source's table, published beside ours, and the sentences. Raises StudyError where it has not finished."""
+    facts = finished(ws, "08_anatomy_conditioning")
+    frame = read_table(ws.root / "tables/anatomy_scores.csv")
+    cell = {(row["row"], row["column"]): row for row in frame.to_dict("records")}
+    own = [
+        c.rpartition(", ")[0]
+        for c in dict.fromkeys(frame["column"])
+        if frame.loc[frame["column"] == c, "this_run"].notna().any()
+    ]
+    (distance,) = {name for name in own if "distance" in name or name == "FID"}
+    lines = [
+        f"| | FID, published (ACDC) | {distance}, phantom | SSIM, published | SSIM, phantom | NMSE, published | NMSE, phantom |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+
+    def text(method: str, measure: str, half: str, which: str) -> str:
+        row = cell.get((method, f"{measure}, {half}"))
+        if row is None or row[which] != row[which]:
+            return "–"
+        spread = cell.get((method, f"{measure} SD, {half}"))
+        return f"{row[which]:.3g}" + ("" if spread is None else f" ± {spread[which]:.2g}")
+
+    for half in (WITH, WITHOUT):
+        for method in METHODS:
+            values = [text(method, "FID", half, "published"), text(method, distance, half, "this_run")]
+            values += [
+                text(method, name, half, which) for name in ("SSIM", "NMSE") for which in ("published", "this_run")
+            ]
+            lines.append(f"| {method} {half} | " + " | ".join(values) + " |")
+    told = [f"- {sentence}" for sentence in (*facts["scores"], facts["use"], *facts["edits"])]
+    return "\n".join([*lines, "", *told])
+
+
+def lesions(ws: Workspace) -> str:
+    """What notebook 09 found in this run, as `anatomy`."""
+    facts = finished(ws, "09_lesion_post_training")
+    frame = read_table(ws.root / "tables/lesions_scores.csv")
+    columns = list(dict.fromkeys(frame["column"]))
+    lines = ["| phantom | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
+    for model, rows in frame.groupby("row", sort=False):
+        value = rows.set_index("column")["this_run"]
+        lines.append(f"| {model} | " + " | ".join(f"{value[name]:.3g}" for name in columns) + " |")
+    told = [f"- {sentence}" for sentence in (*facts["lesions"], *facts["peripheral"], facts["lesion_sentences"])]
+    return "\n".join([*lines, "", *told])
+
+
+def finished(ws: Workspace, notebook: str) -> dict:
+    """The facts that a finished notebook of the run noted. Raises StudyError for one that has not finished."""
+    manifest = ws.manifest(notebook)
+    if manifest is None or manifest["status"] != "finished":
+        raise StudyError(f"notebook {notebook} of the run {ws.run!r} has not finished: finish the run first")
+    return manifest["facts"]
 
 
 def fill(text: str, name: str, block: str) -> str:
@@ -128,6 +186,10 @@ def main() -> None:
         text = fill(fill(path.read_text(), "results", results(ws)), "times", times(ws))
         text = fill(text, "findings", findings(ws))
         text = fill(text, "quality", quality(json.loads(QUALITY.read_text())))
+        if (ws.root / "provenance" / "08_anatomy_conditioning.json").exists():
+            text = fill(fill(text, "anatomy", anatomy(ws)), "lesions", lesions(ws))
+        else:
+            print("Notebooks 08 and 09 are not part of this run: what README says of them stays as it is.")
     except StudyError as error:
         raise SystemExit(f"error: {error}") from None
     path.write_text(text)

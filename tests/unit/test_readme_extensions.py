@@ -1,0 +1,43 @@
+"""README's words on notebooks 08 and 09 come from the run's own files."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from dsa_lib import lesion_table, neighbours, readme, tables
+from dsa_lib.errors import StudyError
+
+
+@pytest.fixture
+def ws(tmp_path):
+    facts = {
+        "08_anatomy_conditioning": {"scores": ["A is better."], "use": "Of use.", "edits": ["It follows."]},
+        "09_lesion_post_training": {"lesions": ["Lower by 12 %."], "peripheral": [], "lesion_sentences": "Named in half."},
+    }  # fmt: skip
+    (tmp_path / "tables").mkdir()
+    ours = {("LDM", "DSA-feature distance, w/ edges"): 12.34, ("LDM", "SSIM, w/ edges"): 0.9}
+    ours |= {("LDM", "SSIM SD, w/ edges"): 0.05}
+    tables.write_table(tmp_path / "tables/anatomy_scores.csv", neighbours.contract(neighbours.ANATOMY, ours, "phantom"))
+    rows = [{"row": "cLDM", "column": name, "published": None, "this_run": 1.5, "source": "phantom"} for name in ("MAE", "lesion MAE")]  # fmt: skip
+    lesion_table.write(tmp_path / "tables/lesions_scores.csv", tables.pd.DataFrame(rows))
+    return SimpleNamespace(
+        run="r",
+        root=tmp_path,
+        manifest=lambda name: {"status": "finished", "facts": facts[name]} if name in facts else None,
+    )
+
+
+def test_the_source_s_table_has_published_and_own_values_in_columns_of_their_names(ws):
+    block = readme.anatomy(ws)
+    assert "| LDM w/ edges | 61.9 | 12.3 | 0.608 ± 0.12 | 0.9 ± 0.05 | 0.071 ± 0.035 | – |" in block
+    assert "FID, published (ACDC) | DSA-feature distance, phantom" in block and block.endswith("- It follows.")
+
+
+def test_lesions_are_told_with_their_table(ws):
+    block = readme.lesions(ws)
+    assert "| cLDM | 1.5 | 1.5 |" in block and "- Lower by 12 %.\n- Named in half." in block
+
+
+def test_a_notebook_that_has_not_finished_is_named(ws):
+    with pytest.raises(StudyError, match="07_fid of the run 'r' has not finished"):
+        readme.findings(ws)
