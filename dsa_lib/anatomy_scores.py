@@ -17,6 +17,7 @@ from dsa_lib.image_scores import image_scores
 from dsa_lib.progress import track
 
 DISTANCE = "distance"
+COUNTS = ("no", "one", "two", "three")
 BETTER = {DISTANCE: -1, "ssim": 1, "nmse": -1}  # the sign of an improvement
 SUBSAMPLE_SHARE = (
     0.75  # of the patients, as in `profile.fidelity`: of halves the error of a small distance comes out too large
@@ -54,10 +55,13 @@ class Distances:
                 f"features of {odd[0]} have another shape than those of the true images: give one row each"
             )
         self.features, self.true, self.patients = dict(features), true, np.asarray(patients)
+        self.known = true.shape[1] > 0  # False: there are no features of such images, and every distance is NaN
         self.whole = self._of(np.arange(len(true)))
         self.taken = 0  # patients in each part
 
     def _of(self, rows: np.ndarray) -> dict[Key, float]:
+        if not self.known:
+            return dict.fromkeys(self.features, np.nan)
         moments = fidelity.statistics(self.true[rows])
         return {
             key: fidelity.frechet_distance(moments, fidelity.statistics(values[rows]))
@@ -71,7 +75,7 @@ class Distances:
         """
         names = np.unique(self.patients)
         count, columns = round(SUBSAMPLE_SHARE * len(names)), pd.Index(list(self.features), tupleize_cols=False)
-        if not 2 <= count < len(names):
+        if not self.known or not 2 <= count < len(names):
             return pd.DataFrame(columns=columns, dtype=float)
         self.taken, rng, rows = count, np.random.default_rng(seed), []
         for _ in track(range(draws), what="parts of the patients"):
@@ -91,9 +95,12 @@ class Distances:
 
 
 def distances(
-    extractor: Extractor, true: np.ndarray, outputs: Mapping[Key, np.ndarray], patients: np.ndarray
+    extractor: Extractor | None, true: np.ndarray, outputs: Mapping[Key, np.ndarray], patients: np.ndarray
 ) -> Distances:
-    """`Distances` in the features of `extractor`, computed once."""
+    """`Distances` in the features of `extractor`, computed once; without one, all of them are NaN."""
+    if extractor is None:
+        none = np.zeros((len(true), 0))
+        return Distances(dict.fromkeys(outputs, none), none, patients)
     of = {key: extractor(frames, what=" ".join(key)) for key, frames in outputs.items()}
     return Distances(of, extractor(true, what="held-out frames"), patients)
 
@@ -123,6 +130,8 @@ def differences(scores: pd.DataFrame, measured: Distances, subsamples: int, boot
         if first not in measured.features or second not in measured.features:
             continue
         for measure in BETTER:
+            if measure == DISTANCE and not measured.known:
+                continue
             if measure == DISTANCE:
                 value = measured.whole[first] - measured.whole[second]
                 reach = 1.96 * measured.errors(drawn, first, second)
@@ -156,7 +165,9 @@ def verdicts(table: pd.DataFrame, distance: str) -> list[str]:
             for row in rows.to_dict("records")
         ]
         every = rows["better"].map(lambda value: value is True).all()
-        said.append(f"{comparison}: better on all three measures: {'yes' if every else 'no'}. {'; '.join(answers)}.")
+        said.append(
+            f"{comparison}: better on all {COUNTS[len(rows)]} measures: {'yes' if every else 'no'}. {'; '.join(answers)}."
+        )
     return said
 
 
@@ -179,7 +190,8 @@ def cells(scores: pd.DataFrame, measured: Distances, distance: str) -> dict[tupl
     """
     values: dict[tuple[str, str], float] = {}
     for method, half in measured.features:
-        values[method, f"{distance}, {half}"] = measured.whole[method, half]
+        if measured.known:
+            values[method, f"{distance}, {half}"] = measured.whole[method, half]
         for measure, name in (("ssim", "SSIM"), ("nmse", "NMSE")):
             of = _of_model(scores, (method, half))[measure]
             values[method, f"{name}, {half}"] = float(of.mean())

@@ -310,43 +310,47 @@ style.save(figure, study.write("figures/anatomy_samples.png"))
 #
 # SSIM and NMSE compare each image with the true one of its map, mean ± SD over images, NMSE $= \lVert x - \hat x\rVert^2 / \lVert x \rVert^2$ (the source gives no
 # convention; with a bright field, as in subtracted angiograms, it comes out far smaller than in cardiac MR). The distance between the sets is FID only where Inception features
-# were used; else it is the DSA-feature distance of notebook 07 in columns of its own name, which is not an FID and has another scale.
+# were used; else it is the DSA-feature distance of notebook 07 in columns of its own name, which is not an FID and has another scale. That network knows
+# angiograms alone: on ACDC there is FID or no distance.
 #
 # **Published values are of ACDC, ours of the images named in `source`: they stand side by side to compare the *order* of the models and never the values.**
 
 # %%
-kind = study.profile.fidelity.features
+kind, extractor = study.profile.fidelity.features, None
 if kind == "dsa-network" and not study.has("dsa_network"):
     kind = "phase-network"
 train_rows = data.rows("train")
-classifier = study.read("classifier") if kind == "phase-network" else None
-training_images = data.frames[np.sort(np.random.default_rng(study.profile.seed).permutation(train_rows)[:2048])]
-extractor = features.open_extractor(
-    kind,
-    classifier=classifier,
-    size=phase.load_classifier(classifier)[1]["input_size"] if classifier else 0,
-    batch_size=study.profile.fidelity.batch_size,
-    training_frames=training_images,
-    network=study.read("dsa_network") if kind == "dsa-network" else None,
-    weights_sha256=study.profile.fidelity.weights_sha256,
-)
-extractor = features.cached(extractor, study.ws.checkpoints("features"))
+if acdc and kind != "inception":
+    print("No feature distance: the networks of this run know angiograms alone. FID: fidelity.features = inception.")
+else:
+    classifier = study.read("classifier") if kind == "phase-network" else None
+    some = np.sort(np.random.default_rng(study.profile.seed).permutation(train_rows)[:2048])
+    extractor = features.open_extractor(
+        kind,
+        classifier=classifier,
+        size=phase.load_classifier(classifier)[1]["input_size"] if classifier else 0,
+        batch_size=study.profile.fidelity.batch_size,
+        training_frames=data.frames[some],
+        network=study.read("dsa_network") if kind == "dsa-network" else None,
+        weights_sha256=study.profile.fidelity.weights_sha256,
+    )
+    extractor = features.cached(extractor, study.ws.checkpoints("features"))
+distance_name = extractor.distance if extractor else "feature distance"
 
 # %%
 scores = anatomy_scores.of_images(true, outputs, patients)
 scores.to_csv(study.write("tables/anatomy_images.csv"), index=False)
 measured = anatomy_scores.distances(extractor, true, outputs, patients)
-table = neighbours.contract(neighbours.ANATOMY, anatomy_scores.cells(scores, measured, extractor.distance), origin)
+table = neighbours.contract(neighbours.ANATOMY, anatomy_scores.cells(scores, measured, distance_name), origin)
 tables.write_table(study.write("tables/anatomy_scores.csv"), table)
 display(anatomy_scores.shown(table).T)
-floor_rows = np.linspace(0, len(train_rows) - 1, min(len(held_out), len(train_rows))).astype(int)
-floor = extractor(data.frames[train_rows[floor_rows]], what="training images")
-floor = fidelity.frechet_distance(fidelity.statistics(measured.true), fidelity.statistics(floor))
-print(f"{extractor.distance} of {len(held_out)} held-out from as many training images, the floor: {floor:.3g}.")
-if len(held_out) <= measured.true.shape[1]:
-    print(
-        f"{len(held_out)} images, {measured.true.shape[1]} dimensions: distances are too large; read differences alone."
-    )
+if extractor:
+    floor_rows = np.linspace(0, len(train_rows) - 1, min(len(held_out), len(train_rows))).astype(int)
+    floor = extractor(data.frames[train_rows[floor_rows]], what="training images")
+    floor = fidelity.frechet_distance(fidelity.statistics(measured.true), fidelity.statistics(floor))
+    print(f"{distance_name} of {len(held_out)} held-out from as many training images, the floor: {floor:.3g}.")
+    if len(held_out) <= (dimensions := measured.true.shape[1]):
+        print(f"{len(held_out)} images, {dimensions} dimensions: distances are too large; read differences alone.")
 
 # %% tags=["nbval-check-output"]
 print(table.loc[table["published"].notna(), ["row", "column", "published"]].to_string(index=False))
@@ -359,10 +363,10 @@ print(table.loc[table["published"].notna(), ["row", "column", "published"]].to_s
 
 # %%
 apart = anatomy_scores.differences(scores, measured, settings.subsamples, settings.bootstrap, study.profile.seed)
-apart.insert(0, "distance", extractor.distance)
+apart.insert(0, "distance", distance_name)
 apart.to_csv(study.write("tables/anatomy_differences.csv"), index=False)
 print(f"{len(np.unique(patients))} held-out patients ({origin}), first less second, 95 % intervals:")
-verdicts = anatomy_scores.verdicts(apart, extractor.distance)
+verdicts = anatomy_scores.verdicts(apart, distance_name)
 print(*verdicts, sep="\n")
 
 # %% [markdown]

@@ -115,3 +115,13 @@ def test_too_few_patients_for_an_interval_are_said_to_be_so():
     row = {"comparison": "A against B", "measure": "ssim", "difference": 1.0, "low": np.nan, "high": np.nan}
     (said,) = scoring.verdicts(pd.DataFrame([row | {"better": None}]), "DSA-feature distance")
     assert "SSIM not shown (+1, too few patients for an interval)" in said
+
+
+def test_without_features_there_is_no_distance_and_two_measures_are_left(measured):
+    scores, found = measured
+    none = scoring.distances(None, TRUE, found.features, PATIENTS)
+    assert np.isnan(list(none.whole.values())).all()
+    assert not [column for _, column in scoring.cells(scores, none, "feature distance") if "distance" in column]
+    table = scoring.differences(scores, none, subsamples=5, bootstrap=50, seed=1)
+    assert set(table["measure"]) == {"ssim", "nmse"}
+    assert "better on all two measures" in scoring.verdicts(table, "feature distance")[0]

@@ -1,0 +1,48 @@
+"""Notebooks 08 and 09 on the data of their sources, by one parameter: small volumes made here, in the public layout, all the way to the tables."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dsa_lib.tables import read_table
+from dsa_lib.workspace import PROJECT, Workspace
+
+sys.path.insert(0, str(PROJECT / "tests" / "unit"))
+import test_acdc
+import test_ct_perfusion
+
+
+def execute(notebook: str, run: str, folder: Path, runs: Path, monkeypatch, **parameters) -> Workspace:
+    monkeypatch.setenv("DSA_RUNS", str(runs))
+    command = [sys.executable, "-m", "papermill", f"notebooks/{notebook}.ipynb", str(folder / "out.ipynb")]
+    command += ["--cwd", "notebooks", "-r", "run", run, "-r", "profile", "smoke"]
+    for name, value in parameters.items():
+        command += ["-r", name, str(value)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return Workspace(run)
+
+
+def test_the_source_s_table_of_acdc(tmp_path, monkeypatch):
+    for n in range(1, 7):
+        test_acdc.write(tmp_path / "acdc", f"patient{n:03d}")
+    for n in (101, 102):
+        test_acdc.write(tmp_path / "acdc", f"patient{n}", "testing")
+    ws = execute("08_anatomy_conditioning", "acdc", tmp_path, tmp_path / "runs", monkeypatch, acdc=tmp_path / "acdc")
+    assert ws.manifest("08_anatomy_conditioning")["status"] == "finished"
+    table = read_table(ws.root / "tables" / "anatomy_scores.csv").set_index(["row", "column"])
+    ours = table.loc[("LDM", "SSIM, w/ edges")]
+    assert ours["source"] == "ACDC" and 0 < ours["this_run"] <= 1 and ours["published"] == pytest.approx(0.608)
+
+
+def test_diffusion_from_ct_perfusion(tmp_path, monkeypatch):
+    for name in "abcdef":
+        test_ct_perfusion.write_patient(tmp_path / "ctp" / name)
+    given = {"ct_perfusion": tmp_path / "ctp"}
+    ws = execute("09_lesion_post_training", "ctp", tmp_path, tmp_path / "runs", monkeypatch, **given)
+    assert ws.manifest("09_lesion_post_training")["status"] == "finished"
+    table = read_table(ws.root / "tables" / "lesions_scores.csv")
+    ours = table[table["column"] == "lesion MAE"].set_index("row")
+    assert set(ours["source"]) == {"CT perfusion to DWI"} and (ours["this_run"] > 0).all() and len(ours) == 4
