@@ -29,8 +29,8 @@ from dsa_lib.progress import track
 from dsa_lib.session import environment, processor
 from dsa_lib.workspace import PROJECT, Workspace, atomic_write, write_json
 
-PATIENTS = 360
-BASE_STEPS, PIX2PIX_STEPS = 12_000, 4_000
+PATIENTS = 200
+BASE_STEPS, PIX2PIX_STEPS = 3_000, 1_500
 EMA = 0.999
 OUT = Path(__file__).with_suffix(".json")
 
