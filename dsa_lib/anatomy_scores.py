@@ -17,7 +17,6 @@ from dsa_lib.image_scores import image_scores
 from dsa_lib.progress import track
 
 DISTANCE = "distance"
-COUNTS = ("no", "one", "two", "three")
 BETTER = {DISTANCE: -1, "ssim": 1, "nmse": -1}  # the sign of an improvement
 SUBSAMPLE_SHARE = (
     0.75  # of the patients, as in `profile.fidelity`: of halves the error of a small distance comes out too large
@@ -55,13 +54,10 @@ class Distances:
                 f"features of {odd[0]} have another shape than those of the true images: give one row each"
             )
         self.features, self.true, self.patients = dict(features), true, np.asarray(patients)
-        self.known = true.shape[1] > 0  # False: there are no features of such images, and every distance is NaN
         self.whole = self._of(np.arange(len(true)))
         self.taken = 0  # patients in each part
 
     def _of(self, rows: np.ndarray) -> dict[Key, float]:
-        if not self.known:
-            return dict.fromkeys(self.features, np.nan)
         moments = fidelity.statistics(self.true[rows])
         return {
             key: fidelity.frechet_distance(moments, fidelity.statistics(values[rows]))
@@ -75,7 +71,7 @@ class Distances:
         """
         names = np.unique(self.patients)
         count, columns = round(SUBSAMPLE_SHARE * len(names)), pd.Index(list(self.features), tupleize_cols=False)
-        if not self.known or not 2 <= count < len(names):
+        if not 2 <= count < len(names):
             return pd.DataFrame(columns=columns, dtype=float)
         self.taken, rng, rows = count, np.random.default_rng(seed), []
         for _ in track(range(draws), what="parts of the patients"):
@@ -95,12 +91,9 @@ class Distances:
 
 
 def distances(
-    extractor: Extractor | None, true: np.ndarray, outputs: Mapping[Key, np.ndarray], patients: np.ndarray
+    extractor: Extractor, true: np.ndarray, outputs: Mapping[Key, np.ndarray], patients: np.ndarray
 ) -> Distances:
-    """`Distances` in the features of `extractor`, computed once; without one, all of them are NaN."""
-    if extractor is None:
-        none = np.zeros((len(true), 0))
-        return Distances(dict.fromkeys(outputs, none), none, patients)
+    """`Distances` in the features of `extractor`, computed once."""
     of = {key: extractor(frames, what=" ".join(key)) for key, frames in outputs.items()}
     return Distances(of, extractor(true, what="held-out frames"), patients)
 
@@ -116,22 +109,23 @@ def comparisons() -> list[tuple[str, Key, Key]]:
     return said
 
 
-def differences(scores: pd.DataFrame, measured: Distances, subsamples: int, bootstrap: int, seed: int) -> pd.DataFrame:
-    """First less second of every pair of `comparisons`, in SSIM, NMSE and feature distance, with 95 % intervals over patients.
+def differences(
+    scores: pd.DataFrame, measured: Distances | None, subsamples: int, bootstrap: int, seed: int
+) -> pd.DataFrame:
+    """First less second of every pair of `comparisons`, in feature distance (where it was `measured`), SSIM and NMSE, with 95 % intervals over patients.
 
     Columns: comparison, first, second, measure, difference, low, high, better (the interval lies wholly on the side of the first model: True; of the
     second: False; neither, or no interval: None). SSIM and NMSE: bootstrap over patients of the paired difference; distance: ± 1.96 standard errors of parts of
     the patients.
     """
-    drawn = measured.subsampled(subsamples, seed)
+    drawn = measured.subsampled(subsamples, seed) if measured else None
     patients = scores.drop_duplicates("image").sort_values("image")["patient"].to_numpy()
-    rows = []
+    measures = [name for name in BETTER if measured or name != DISTANCE]
+    rows, held = [], _models(scores)
     for said, first, second in comparisons():
-        if first not in measured.features or second not in measured.features:
+        if first not in held or second not in held:
             continue
-        for measure in BETTER:
-            if measure == DISTANCE and not measured.known:
-                continue
+        for measure in measures:
             if measure == DISTANCE:
                 value = measured.whole[first] - measured.whole[second]
                 reach = 1.96 * measured.errors(drawn, first, second)
@@ -142,6 +136,11 @@ def differences(scores: pd.DataFrame, measured: Distances, subsamples: int, boot
             row = {"comparison": said, "first": " ".join(first), "second": " ".join(second), "measure": measure}
             rows.append(row | {"difference": value, "low": low, "high": high, "better": _better(measure, low, high)})
     return pd.DataFrame(rows)
+
+
+def _models(scores: pd.DataFrame) -> list[Key]:
+    """(method, half) of every model that has scores, in the order in which they occur."""
+    return list(scores[["method", "half"]].drop_duplicates().itertuples(index=False, name=None))
 
 
 def _of_model(scores: pd.DataFrame, key: Key) -> pd.DataFrame:
@@ -166,7 +165,7 @@ def verdicts(table: pd.DataFrame, distance: str) -> list[str]:
         ]
         every = rows["better"].map(lambda value: value is True).all()
         said.append(
-            f"{comparison}: better on all {COUNTS[len(rows)]} measures: {'yes' if every else 'no'}. {'; '.join(answers)}."
+            f"{comparison}: better on all {len(rows)} measures: {'yes' if every else 'no'}. {'; '.join(answers)}."
         )
     return said
 
@@ -183,14 +182,15 @@ def _answer(better: bool | None) -> str:
 # ---- the table -------------------------------------------------------------------------------------------------------
 
 
-def cells(scores: pd.DataFrame, measured: Distances, distance: str) -> dict[tuple[str, str], float]:
+def cells(scores: pd.DataFrame, measured: Distances | None, distance: str) -> dict[tuple[str, str], float]:
     """(row, column) → this run's value, as `neighbours.contract` takes it: "FID, w/ edges", "SSIM, w/ edges", "SSIM SD, w/ edges", …
 
-    A `distance` that is no FID has columns of its own name, so that the published FID cells stay without a value of this run.
+    A `distance` that is no FID has columns of its own name, so that the published FID cells stay without a value of this run; None was `measured` where no
+    network knows such images.
     """
     values: dict[tuple[str, str], float] = {}
-    for method, half in measured.features:
-        if measured.known:
+    for method, half in _models(scores):
+        if measured:
             values[method, f"{distance}, {half}"] = measured.whole[method, half]
         for measure, name in (("ssim", "SSIM"), ("nmse", "NMSE")):
             of = _of_model(scores, (method, half))[measure]

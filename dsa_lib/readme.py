@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from dsa_lib import report
+from dsa_lib import anatomy_scores, report
 from dsa_lib.anatomy_models import METHODS, WITH, WITHOUT
 from dsa_lib.conditions import CELLS
 from dsa_lib.errors import StudyError
@@ -115,33 +115,13 @@ def findings(ws: Workspace) -> str:
 def anatomy(ws: Workspace) -> str:
     """What notebook 08 found in this run: the source's table, published beside ours, and the sentences. Raises StudyError where it has not finished."""
     facts = finished(ws, "08_anatomy_conditioning")
-    frame = read_table(ws.root / "tables/anatomy_scores.csv")
-    cell = {(row["row"], row["column"]): row for row in frame.to_dict("records")}
-    own = [
-        c.rpartition(", ")[0]
-        for c in dict.fromkeys(frame["column"])
-        if frame.loc[frame["column"] == c, "this_run"].notna().any()
-    ]
-    (distance,) = {name for name in own if "distance" in name or name == "FID"}
-    lines = [
-        f"| | FID, published (ACDC) | {distance}, phantom | SSIM, published | SSIM, phantom | NMSE, published | NMSE, phantom |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
-
-    def text(method: str, measure: str, half: str, which: str) -> str:
-        row = cell.get((method, f"{measure}, {half}"))
-        if row is None or row[which] != row[which]:
-            return "–"
-        spread = cell.get((method, f"{measure} SD, {half}"))
-        return f"{row[which]:.3g}" + ("" if spread is None else f" ± {spread[which]:.2g}")
-
+    grid = anatomy_scores.shown(read_table(ws.root / "tables/anatomy_scores.csv"))
+    measures = list(grid[WITH].columns)
+    lines = ["| published (ACDC) / phantom | " + " | ".join(measures) + " |", "|---|" + "---:|" * len(measures)]
     for half in (WITH, WITHOUT):
         for method in METHODS:
-            values = [text(method, "FID", half, "published"), text(method, distance, half, "this_run")]
-            values += [
-                text(method, name, half, which) for name in ("SSIM", "NMSE") for which in ("published", "this_run")
-            ]
-            lines.append(f"| {method} {half} | " + " | ".join(values) + " |")
+            cells = (grid.loc[method, (half, measure)].replace(" | ", " / ") for measure in measures)
+            lines.append(f"| {method} {half} | " + " | ".join(cells) + " |")
     told = [f"- {sentence}" for sentence in (*facts["scores"], facts["use"], *facts["edits"])]
     return "\n".join([*lines, "", *told])
 

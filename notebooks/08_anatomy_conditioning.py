@@ -27,7 +27,7 @@
 #
 # **Outputs.** `tables/anatomy_scores.csv` (the source's table), `tables/anatomy_*.csv`, the six models under `anatomy/`, figures `anatomy_*.png`.
 #
-# **Time.** Six trainings take most of it; the closing cell states the time of this run.
+# **Time.** Six trainings and the images of six models take most of it; the closing cell states the time of this run.
 
 # %% tags=["parameters"]
 run: str = "smoke"  # folder of this run under runs/
@@ -95,7 +95,7 @@ origin = "ACDC" if acdc else "archive" if study.archive else "phantom"
 # nobody has drawn it, and the vessel network of notebook 07 stands in: then every number below is about an *automatic annotation*.
 
 # %%
-if not acdc and (why := study.skipped_upstream("arterial.parquet", "latents/index.parquet", "vae", "samples/fid")):
+if not acdc and (why := study.skipped_upstream("arterial.parquet", "latents/index.parquet", "vae", "dsa_network")):
     study.skip(why)
 truth_known = not acdc and study.archive is None and study.has("archive_truth_masks.npz")
 simulated = None  # identifiers of the phantom patients, of whom a network that judges must have seen none
@@ -317,8 +317,6 @@ style.save(figure, study.write("figures/anatomy_samples.png"))
 
 # %%
 kind, extractor = study.profile.fidelity.features, None
-if kind == "dsa-network" and not study.has("dsa_network"):
-    kind = "phase-network"
 train_rows = data.rows("train")
 if acdc and kind != "inception":
     print("No feature distance: the networks of this run know angiograms alone. FID: fidelity.features = inception.")
@@ -340,7 +338,7 @@ distance_name = extractor.distance if extractor else "feature distance"
 # %%
 scores = anatomy_scores.of_images(true, outputs, patients)
 scores.to_csv(study.write("tables/anatomy_images.csv"), index=False)
-measured = anatomy_scores.distances(extractor, true, outputs, patients)
+measured = anatomy_scores.distances(extractor, true, outputs, patients) if extractor else None
 table = neighbours.contract(neighbours.ANATOMY, anatomy_scores.cells(scores, measured, distance_name), origin)
 tables.write_table(study.write("tables/anatomy_scores.csv"), table)
 display(anatomy_scores.shown(table).T)

@@ -1,6 +1,7 @@
 """What the workflow thinks a notebook depends on: enough to never keep a stale result, not so much that a reader's change trains a model again."""
 
 import ast
+import importlib
 import sys
 
 import pytest
@@ -146,8 +147,6 @@ def test_shards_are_for_calls_by_hand():
 
 
 def test_every_folder_of_shipped_weights_runs_again_the_notebooks_that_read_it():
-    import importlib
-
     assert {folder.name for folder in workflow.WEIGHTS.values()} >= {
         path.name for path in (PROJECT / "models").iterdir() if path.is_dir()
     }

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 from dsa_lib import lesion_table, neighbours, readme, tables
@@ -19,7 +20,7 @@ def ws(tmp_path):
     ours |= {("LDM", "SSIM SD, w/ edges"): 0.05}
     tables.write_table(tmp_path / "tables/anatomy_scores.csv", neighbours.contract(neighbours.ANATOMY, ours, "phantom"))
     rows = [{"row": "cLDM", "column": name, "published": None, "this_run": 1.5, "source": "phantom"} for name in ("MAE", "lesion MAE")]  # fmt: skip
-    lesion_table.write(tmp_path / "tables/lesions_scores.csv", tables.pd.DataFrame(rows))
+    lesion_table.write(tmp_path / "tables/lesions_scores.csv", pd.DataFrame(rows))
     return SimpleNamespace(
         run="r",
         root=tmp_path,
@@ -29,8 +30,9 @@ def ws(tmp_path):
 
 def test_the_source_s_table_has_published_and_own_values_in_columns_of_their_names(ws):
     block = readme.anatomy(ws)
-    assert "| LDM w/ edges | 61.9 | 12.3 | 0.608 ± 0.12 | 0.9 ± 0.05 | 0.071 ± 0.035 | – |" in block
-    assert "FID, published (ACDC) | DSA-feature distance, phantom" in block and block.endswith("- It follows.")
+    assert block.startswith("| published (ACDC) / phantom | FID | SSIM | NMSE | DSA-feature distance |")
+    assert "| LDM w/ edges | 61.9 / – | 0.608 ± 0.12 / 0.9 ± 0.05 | 0.071 ± 0.035 / – | – / 12.3 |" in block
+    assert block.count("| SPADE") == 4 and block.endswith("- It follows.")
 
 
 def test_lesions_are_told_with_their_table(ws):
