@@ -2,6 +2,7 @@
 
     python benchmarks/anatomy.py train                  # hours; writes models/anatomy; the same command continues
     python benchmarks/anatomy.py train --steps 12000    # longer; from the first step, since the learning rate ends with the steps
+    python benchmarks/anatomy.py train --more 1200      # so many steps more from the weights in models/anatomy, at the full learning rate again
     python benchmarks/anatomy.py train --only spade     # one model alone, so that several can learn side by side; writes no weights
     python benchmarks/anatomy.py report --run phantom   # writes benchmarks/anatomy.json from notebook 08 of that run
 
@@ -65,15 +66,24 @@ def material(ws: Workspace, profile: Profile) -> anatomy_models.Material:
     return anatomy_models.material(data, vae, profile)
 
 
-def train(steps: int, only: str = "") -> None:
-    """All six, then models/anatomy; or the model `only` alone, whose checkpoint the call for all six then takes up."""
+def train(steps: int, only: str = "", more: bool = False) -> None:
+    """All six, then models/anatomy; or the model `only` alone, whose checkpoint the call for all six then takes up.
+
+    more: `steps` more of the weights that models/anatomy holds, which have learned from the same patients; what comes of it takes their place.
+    """
     overrides = json.loads(VALUES.read_text())
     if steps:
         overrides["anatomy.steps"] = steps
     profile = load_profile("phantom", overrides)
     ws = archive(overrides)
-    given = material(ws, profile)
+    before = anatomy_shipped.card() if more else None
+    if more and before["patients"] != patients_seen(ws):
+        raise StudyError("models/anatomy has learned from other patients than those of this run: train without --more")
+    stages = before.get("stages", [before["steps"]]) if before else []
+    # Another seed in each stage, so that it draws other batches and other noise.
+    given = material(ws, dataclasses.replace(profile, seed=profile.seed + len(stages)))
     digest = profile.digest("anatomy", "spade", "diffusion", "text") + sha256(shipped.FOLDER / "card.json")
+    digest += anatomy_shipped.digest(anatomy_shipped.FOLDER if more else None)
     perceptual = anatomy_models.perceptual(profile, shipped.FOLDER / "classifier")
     folders, logs, seconds = {}, {}, {}
     for method in METHODS:
@@ -81,7 +91,8 @@ def train(steps: int, only: str = "") -> None:
             name = anatomy_models.name_of(method, half)
             if only not in ("", name):
                 continue
-            how = {"folder": ws.checkpoints(name), "digest": digest}
+            how = {"folder": ws.checkpoints(name), "digest": digest, "whole": True}
+            how["start"] = anatomy_shipped.of_model(anatomy_shipped.FOLDER if more else None, name)
             folders[name] = ws.path(f"anatomy/{name}")
             if method == "LDM":
                 model, logs[name], took = anatomy_models.train_ldm(given, half, **how)
@@ -97,8 +108,8 @@ def train(steps: int, only: str = "") -> None:
                 spade.save(model, folders[name], profile.spade, given.maps(half).shape[1], given.data.frames.shape[-1])
             # A training that was broken off is timed in parts.
             clock = ws.checkpoints(name) / "seconds.json"
-            before = json.loads(clock.read_text()) if clock.exists() else {"digest": digest, "seconds": 0.0}
-            total = took + (before["seconds"] if before["digest"] == digest else 0.0)
+            earlier = json.loads(clock.read_text()) if clock.exists() else {"digest": digest, "seconds": 0.0}
+            total = took + (earlier["seconds"] if earlier["digest"] == digest else 0.0)
             write_json(clock, {"digest": digest, "seconds": total})
             seconds[name] = round(total, 1)
     if only:
@@ -113,12 +124,16 @@ def train(steps: int, only: str = "") -> None:
         "archive": dataclasses.asdict(profile.archive) | {"seed": profile.seed},
         "autoencoder": sha256(shipped.FOLDER / "card.json"),
         "images": {part: len(given.data.rows(part)) for part in ("train", "val")},
-        "steps": profile.anatomy.steps,
+        "steps": sum(stages) + profile.anatomy.steps,
+        "stages": [*stages, profile.anatomy.steps],  # each with a warm-up and a cosine of its own
         "batch_size": profile.anatomy.batch_size,
         "seconds": seconds,
         "device": environment()["device"],
         "commit": environment()["commit"],
     }
+    if before:
+        logs = {name: anatomy_shipped.longer_log(name, log) for name, log in logs.items()}
+        facts["seconds"] = {name: round(before["seconds"][name] + each, 1) for name, each in seconds.items()}
     card = anatomy_shipped.export(folders, logs, facts)
     print(f"models/anatomy: {sum(card['parameters'].values()) / 1e6:.1f} M parameters, {len(card['files'])} files")
 
@@ -154,11 +169,15 @@ def main() -> int:
     parser.add_argument(
         "--steps", type=int, default=0, help="of each model; 0: those of data_manifests/anatomy_weights.json"
     )
+    parser.add_argument("--more", type=int, default=0, help="steps of each model from the weights in models/anatomy on")
     parser.add_argument("--only", default="", choices=("", *NAMES), help="train this model alone")
     parser.add_argument("--run", default="phantom", help="of report")
     request = parser.parse_args()
     try:
-        train(request.steps, request.only) if request.what == "train" else report(request.run)
+        if request.what == "report":
+            report(request.run)
+        else:
+            train(request.more or request.steps, request.only, more=bool(request.more))
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -72,17 +72,20 @@ def material(
     return Material(data, edge_maps, vae, mean, std, profile)
 
 
-def budget(profile: Profile, start: Path | None) -> dict:
-    """What `training.fit` is to do for each of the six: the whole budget from scratch, or a short stretch from trained weights."""
+def budget(profile: Profile, start: Path | None, whole: bool = False) -> dict:
+    """What `training.fit` is to do for each of the six: the whole budget from scratch, or a short stretch from trained weights.
+
+    whole: the whole budget from the trained weights too, as when those that ship learn on.
+    """
     own = profile.anatomy
-    whole = {
+    everything = {
         "steps": own.steps,
         "evaluate_every": max(own.steps // 12, 1),
         "learning_rate": own.learning_rate,
         "cosine": True,
         "warmup_steps": own.warmup_steps,
     }
-    return shipped.stretch(start, own, whole)
+    return everything if whole else shipped.stretch(start, own, everything)
 
 
 def drawn_of(method: str, log: pd.DataFrame) -> tuple[tuple[str, str], str]:
@@ -105,12 +108,12 @@ def shared_options(profile: Profile) -> dict:
 
 
 def train_ldm(
-    given: Material, half: str, *, folder: Path, digest: str, start: Path | None = None
+    given: Material, half: str, *, folder: Path, digest: str, start: Path | None = None, whole: bool = False
 ) -> tuple[anatomy.MapDenoiser, pd.DataFrame, float]:
     """(denoiser, log, seconds) of the diffusion with (`half` WITH) or without edges, by the run's own objective and schedule.
 
-    start: a folder of trained weights (unet/, text_encoder/) to go on from; the training patients then are not those of the weights. The held-out loss of
-    the validation patients chooses the weights.
+    start: a folder of trained weights (unet/, text_encoder/) to go on from, for a short stretch or the `whole` budget. The held-out loss of the validation
+    patients chooses the weights.
     """
     profile, maps = given.profile, given.maps(half)
     schedule = diffusion.noise_schedule(profile.diffusion)
@@ -139,7 +142,7 @@ def train_ldm(
         folder=folder,
         digest=digest,
         what=f"LDM {half}",
-        **(budget(profile, start) | shared_options(profile)),
+        **(budget(profile, start, whole) | shared_options(profile)),
     )
     return model, log, time.time() - started
 
@@ -153,10 +156,11 @@ def train_spade(
     folder: Path,
     digest: str,
     start: Path | None = None,
+    whole: bool = False,
 ) -> tuple[spade.SpadeModel, pd.DataFrame, float]:
     """(model, log, seconds) of SPADE, with or without a `vae`, as `train_ldm`; learning rates and averaging are SPADE's own (`profile.spade`)."""
     profile = given.profile
-    planned = budget(profile, start)
+    planned = budget(profile, start, whole)
     del planned["learning_rate"]
     started = time.time()
     model, log = spade.train(
@@ -168,7 +172,7 @@ def train_spade(
         folder=folder,
         digest=digest,
         start=start,
-        rate=1.0 if start is None else shipped.CONTINUED_RATE,
+        rate=1.0 if start is None or whole else shipped.CONTINUED_RATE,
         what=f"{METHODS[2] if vae else METHODS[1]} {half}",
         **(planned | shared_options(profile)),
     )

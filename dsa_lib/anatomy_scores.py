@@ -23,6 +23,7 @@ SUBSAMPLE_SHARE = (
 )
 FLOOR = "real frames of training patients"
 Key = tuple[str, str]  # (method, half)
+AUTOENCODER: Key = ("autoencoder alone", "")  # the true images encoded and decoded, which no model of the table made
 
 
 def of_images(true: np.ndarray, outputs: Mapping[Key, np.ndarray], patients: np.ndarray) -> pd.DataFrame:
@@ -96,6 +97,17 @@ def distances(
     """`Distances` in the features of `extractor`, computed once."""
     of = {key: extractor(frames, what=" ".join(key)) for key, frames in outputs.items()}
     return Distances(of, extractor(true, what="held-out frames"), patients)
+
+
+def of_autoencoder(true: np.ndarray, decoded: np.ndarray, measured: Distances | None, distance: str) -> str:
+    """One sentence: what the autoencoder leaves of the true images (uint8 [n, H, W] both), and so about what a latent diffusion can reach at best.
+
+    measured: distances that hold AUTOENCODER, or None.
+    """
+    means = image_scores(true, decoded).mean()
+    told = [f"{distance} {measured.whole[AUTOENCODER]:.3g}"] if measured else []
+    told += [f"SSIM {means['ssim']:.3g}", f"NMSE {means['nmse']:.3g}"]
+    return f"The true images through the autoencoder alone: {', '.join(told)}; a latent diffusion can hardly do better."
 
 
 # ---- differences -----------------------------------------------------------------------------------------------------

@@ -43,7 +43,10 @@ def shapes(profile: Profile) -> dict[str, object]:
 
 
 def card(folder: Path | None = None) -> dict:
-    """What card.json says: `run`, `shapes`, `patients` (train, val), `archive`, `steps`, `seconds`, `parameters`, `device`, `files` with their sha256."""
+    """What card.json says.
+
+    `run`, `shapes`, `patients` (train, val), `archive`, `steps`, `stages` (of the steps), `seconds`, `parameters`, `device`, `files` with their sha256.
+    """
     return json.loads(((folder or FOLDER) / "card.json").read_text())
 
 
@@ -113,11 +116,17 @@ def log(name: str) -> pd.DataFrame:
     return pd.read_json(FOLDER / "logs" / f"{name}.jsonl", lines=True)
 
 
+def longer_log(name: str, log_of_more: pd.DataFrame) -> pd.DataFrame:
+    """The log of model `name` with that of a further training from the shipped weights behind it, its steps counted on."""
+    before = log(name)
+    return pd.concat([before, log_of_more.assign(step=log_of_more["step"] + before["step"].max())], ignore_index=True)
+
+
 def export(models: Mapping[str, Path], logs: Mapping[str, pd.DataFrame], facts: Mapping[str, object]) -> dict:
     """Write `models` (name → folder as `anatomy.save` or `spade.save` left it) in half precision with their logs; returns the card.
 
-    facts: what the card has to say: run, profile, shapes, patients, archive, autoencoder, steps, batch_size, seconds, device, commit. Raises StudyError where
-    weights lie beyond half precision or take more than LARGEST_MB.
+    facts: what the card has to say: run, profile, shapes, patients, archive, autoencoder, steps, stages, batch_size, seconds, device, commit. Raises
+    StudyError where weights lie beyond half precision or take more than LARGEST_MB.
     """
     with atomic_write(FOLDER) as temporary:
         for name, source in models.items():
@@ -163,7 +172,7 @@ Generators of **simulated** cerebral angiograms from label maps and edges: laten
 patient's image was used. They are for trying the compendium and for testing methods, not for any clinical use.
 
 Trained by `python benchmarks/anatomy.py train` on a phantom archive of {patients} simulated patients (seed {seed}); {train} trained, {val} chose the weights.
-`card.json` lists them: a run that evaluates on one of them is refused. Half precision. Every model saw {images:,} images ({steps:,} steps).
+`card.json` lists them: a run that evaluates on one of them is refused. Half precision. Every model saw {images:,} images ({steps:,} steps{stages}).
 
 | folder | parameters | seconds of training | held-out loss, first and best |
 |---|---|---|---|
@@ -186,6 +195,7 @@ def _readme(card: Mapping, logs: Mapping[str, pd.DataFrame]) -> str:
         val=len(card["patients"]["val"]),
         images=card["steps"] * card["batch_size"],
         steps=card["steps"],
+        stages=f" in stages of {' and '.join(f'{n:,}' for n in card['stages'])}" if len(card["stages"]) > 1 else "",
         rows="\n".join(rows),
         device=card["device"],
         commit=card["commit"],

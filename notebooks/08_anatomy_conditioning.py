@@ -338,10 +338,13 @@ distance_name = extractor.distance if extractor else "feature distance"
 # %%
 scores = anatomy_scores.of_images(true, outputs, patients)
 scores.to_csv(study.write("tables/anatomy_images.csv"), index=False)
-measured = anatomy_scores.distances(extractor, true, outputs, patients) if extractor else None
+decoded = autoencoder.reconstruct(vae, true)
+of_all = outputs | {anatomy_scores.AUTOENCODER: decoded}
+measured = anatomy_scores.distances(extractor, true, of_all, patients) if extractor else None
 table = neighbours.contract(neighbours.ANATOMY, anatomy_scores.cells(scores, measured, distance_name), origin)
 tables.write_table(study.write("tables/anatomy_scores.csv"), table)
 display(anatomy_scores.shown(table).T)
+print(limit := anatomy_scores.of_autoencoder(true, decoded, measured, distance_name))
 if extractor:
     floor_rows = np.linspace(0, len(train_rows) - 1, min(len(held_out), len(train_rows))).astype(int)
     floor = extractor(data.frames[train_rows[floor_rows]], what="training images")
@@ -500,7 +503,7 @@ if strips:
 
 # %%
 study.note("annotation", annotation)
-study.note("scores", verdicts)
+study.note("scores", [limit, *verdicts])
 study.note("edits", following)
 study.note("use", use)
 study.finish()

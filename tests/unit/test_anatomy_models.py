@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dsa_lib import anatomy_models as models
-from dsa_lib import autoencoder, shipped
+from dsa_lib import autoencoder, shipped, spade
 from dsa_lib.image_pairs import AnatomySet
 from dsa_lib.profiles import load_profile
 
@@ -55,3 +55,17 @@ def test_from_trained_weights_all_do_the_same_short_stretch(tmp_path):
     whole, stretch = models.budget(PROFILE, None), models.budget(PROFILE, tmp_path)
     assert whole["steps"] == 2 and stretch["steps"] == 1 and stretch["evaluate_first"]
     assert stretch["learning_rate"] == pytest.approx(PROFILE.anatomy.learning_rate * shipped.CONTINUED_RATE)
+
+
+def test_weights_that_learn_on_have_the_whole_budget_from_where_they_were(given, tmp_path):
+    assert models.budget(PROFILE, tmp_path, whole=True) == models.budget(PROFILE, None)
+    model, *_ = models.train_spade(given, models.WITH, False, None, folder=tmp_path / "first", digest="x")
+    spade.save(model, tmp_path / "spade", PROFILE.spade, given.maps(models.WITH).shape[1], 64)
+    options = {"start": tmp_path / "spade", "whole": True, "digest": "x"}
+    learned, log, _ = models.train_spade(given, models.WITH, False, None, folder=tmp_path / "second", **options)
+    assert log["step"].max() == 2
+    before, after = (dict(each.generator.named_parameters()) for each in (model, learned))
+    moved = max(float((after[name] - before[name]).abs().max().detach()) for name in before)
+    assert (
+        0 < moved < 10 * PROFILE.spade.learning_rate
+    )  # two steps of Adam away from the first, not from random weights

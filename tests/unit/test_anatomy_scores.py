@@ -126,3 +126,15 @@ def test_without_features_there_is_no_distance_and_two_measures_are_left(measure
     without_it = whole[whole["measure"] != "distance"].reset_index(drop=True)
     pd.testing.assert_frame_equal(table, without_it, check_dtype=False)
     assert "better on all 2 measures" in scoring.verdicts(table, "feature distance")[0]
+
+
+def test_the_autoencoder_alone_is_measured_like_the_models_and_fills_no_cell_of_the_table():
+    true, decoded = np.full((4, 16, 16), 100, np.uint8), np.full((4, 16, 16), 110, np.uint8)
+    assert "alone: SSIM" in scoring.of_autoencoder(true, true, None, "FID")
+    assert "NMSE 0.01;" in scoring.of_autoencoder(true, decoded, None, "FID")  # (10 / 100)²
+    made = outputs()
+    of_all = {key: features(frames) for key, frames in (made | {scoring.AUTOENCODER: noisy(1, 5)}).items()}
+    found = scoring.Distances(of_all, features(TRUE), PATIENTS)
+    assert f"FID {found.whole[scoring.AUTOENCODER]:.3g}," in scoring.of_autoencoder(true, decoded, found, "FID")
+    rows = {row for row, _ in scoring.cells(scoring.of_images(TRUE, made, PATIENTS), found, "FID")}
+    assert rows == set(METHODS)

@@ -15,8 +15,8 @@ from dsa_lib.workspace import sha256
 
 FACTS = {
     "run": "w", "shapes": anatomy_shipped.shapes(PHANTOM), "patients": {"train": ["PHANTOM-1-0001"], "val": ["PHANTOM-1-0002"]},
-    "archive": {"patients": 2, "seed": 1}, "autoencoder": "vae-card", "steps": 8, "batch_size": 4, "seconds": {"ldm": 3.0, "spade": 2.0}, "device": "CPU",
-    "commit": "abc",
+    "archive": {"patients": 2, "seed": 1}, "autoencoder": "vae-card", "steps": 8, "stages": [3, 5], "batch_size": 4,
+    "seconds": {"ldm": 3.0, "spade": 2.0}, "device": "CPU", "commit": "abc",
 }  # fmt: skip
 
 
@@ -54,7 +54,13 @@ def test_what_is_written_is_read_in_half_precision_with_card_log_and_readme(weig
     torch.testing.assert_close(value, weights.gan.state_dict()[name].half().float())
     assert anatomy_shipped.log("ldm")["val_loss"].tolist() == [2.5, 1.5]
     assert "| `ldm/` |" in (weights.folder / "README.md").read_text()
+    assert "Every model saw 32 images (8 steps in stages of 3 and 5)" in (weights.folder / "README.md").read_text()
     assert np.isclose(json.loads((weights.folder / "card.json").read_text())["seconds"]["ldm"], 3.0)
+
+
+def test_the_log_of_a_further_stage_counts_its_steps_on(weights):
+    longer = anatomy_shipped.longer_log("ldm", pd.DataFrame({"step": [2, 5], "val_loss": [1.4, 1.2]}))
+    assert longer["step"].tolist() == [4, 8, 10, 13] and longer["val_loss"].tolist() == [2.5, 1.5, 1.4, 1.2]
 
 
 def test_the_phantom_profile_goes_on_from_them(weights, tmp_path, capsys):
