@@ -53,12 +53,12 @@ def of_run(
     return AnatomySet(pictures[kept], labels[kept], *told, tuple(CLASSES)), chosen.iloc[kept].reset_index(drop=True)
 
 
-def held_out(data: AnatomySet, most: int) -> np.ndarray:
-    """Positions of the frames that the models are judged on: of validation and test patients, at most `most`, spread evenly over the set.
+def held_out(data: AnatomySet, most: int, parts: tuple[str, ...] = ("val", "test")) -> np.ndarray:
+    """Positions of the frames that the models are judged on: of the patients of `parts`, at most `most`, spread evenly over the set.
 
-    Validation patients only chose which weights were kept. Raises StudyError where nobody is held out.
+    No model learned from validation patients, but they chose which weights were kept. Raises StudyError where nobody is held out.
     """
-    rows = np.sort(np.concatenate([data.rows("val"), data.rows("test")]))
+    rows = np.sort(np.concatenate([data.rows(part) for part in parts]))
     if not len(rows):
         raise StudyError("no patient is held out: lower curation.train_fraction, or give an archive of more patients")
     return rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from dsa_lib import fidelity, patient_intervals
+from dsa_lib import fidelity, neighbours, patient_intervals
 from dsa_lib.anatomy_models import METHODS, WITH, WITHOUT
 from dsa_lib.errors import StudyError
 from dsa_lib.features import Extractor
@@ -21,6 +21,7 @@ BETTER = {DISTANCE: -1, "ssim": 1, "nmse": -1}  # the sign of an improvement
 SUBSAMPLE_SHARE = (
     0.75  # of the patients, as in `profile.fidelity`: of halves the error of a small distance comes out too large
 )
+SENTENCE = "LDM with its sentence"
 FLOOR = "real frames of training patients"
 Key = tuple[str, str]  # (method, half)
 AUTOENCODER: Key = ("autoencoder alone", "")  # the true images encoded and decoded, which no model of the table made
@@ -114,11 +115,22 @@ def of_autoencoder(true: np.ndarray, decoded: np.ndarray, measured: Distances | 
 
 
 def comparisons() -> list[tuple[str, Key, Key]]:
-    """(what is said, first, second): the claims of the source (§3) as pairs of models, the first of which it found the better."""
+    """(what is said, first, second): the pairs of models that the source compares (Table 1, §3), and the LDM with a sentence, which the source has not."""
     said = [(f"{method} with edges against without", (method, WITH), (method, WITHOUT)) for method in METHODS]
     for half in (WITH, WITHOUT):
         said += [(f"LDM against {other}, {half}", ("LDM", half), (other, half)) for other in METHODS[1:]]
-    return said
+    return [*said, ("LDM with edges, told its sentence against not told", (SENTENCE, WITH), ("LDM", WITH))]
+
+
+def published_answer(first: Key, second: Key, measure: str) -> str:
+    """What the source's Table 1 says of a pair in FID, SSIM or NMSE (`measure` of BETTER): "better", "worse" or "alike"; "" for models that it has not."""
+    table = neighbours.published(neighbours.ANATOMY).set_index(["row", "column"])["published"]
+    name = {DISTANCE: "FID", "ssim": "SSIM", "nmse": "NMSE"}[measure]
+    cells = [(method, f"{name}, {half}") for method, half in (first, second)]
+    if any(cell not in table.index for cell in cells):
+        return ""
+    gain = BETTER[measure] * (table[cells[0]] - table[cells[1]])
+    return "better" if gain > 0 else "worse" if gain < 0 else "alike"
 
 
 def differences(
@@ -127,8 +139,8 @@ def differences(
     """First less second of every pair of `comparisons`, in feature distance (where it was `measured`), SSIM and NMSE, with 95 % intervals over patients.
 
     Columns: comparison, first, second, measure, difference, low, high, better (the interval lies wholly on the side of the first model: True; of the
-    second: False; neither, or no interval: None). SSIM and NMSE: bootstrap over patients of the paired difference; distance: ± 1.96 standard errors of parts of
-    the patients.
+    second: False; neither, or no interval: None), source (`published_answer`). SSIM and NMSE: bootstrap over patients of the paired difference; distance:
+    ± 1.96 standard errors of parts of the patients.
     """
     drawn = measured.subsampled(subsamples, seed) if measured else None
     patients = scores.drop_duplicates("image").sort_values("image")["patient"].to_numpy()
@@ -146,7 +158,8 @@ def differences(
                 a, b = (_of_model(scores, key)[measure].to_numpy() for key in (first, second))
                 (value,), (low,), (high,) = patient_intervals.of_means((a - b)[:, None], patients, bootstrap, seed)
             row = {"comparison": said, "first": " ".join(first), "second": " ".join(second), "measure": measure}
-            rows.append(row | {"difference": value, "low": low, "high": high, "better": _better(measure, low, high)})
+            row |= {"difference": value, "low": low, "high": high, "better": _better(measure, low, high)}
+            rows.append(row | {"source": published_answer(first, second, measure)})
     return pd.DataFrame(rows)
 
 
@@ -167,12 +180,12 @@ def _better(measure: str, low: float, high: float) -> bool | None:
 
 
 def verdicts(table: pd.DataFrame, distance: str) -> list[str]:
-    """One sentence a comparison from the table of `differences`: yes, no or not shown for each measure, with the numbers."""
+    """One sentence a comparison from the table of `differences`: better, worse or not shown for each measure, with the numbers and the source's answer."""
     names = {DISTANCE: distance, "ssim": "SSIM", "nmse": "NMSE"}
     said = []
     for comparison, rows in table.groupby("comparison", sort=False):
         answers = [
-            f"{names[row['measure']]} {_answer(row['better'])} ({row['difference']:+.3g}, {_interval(row)})"
+            f"{names[row['measure']]} {_answer(row['better'])} ({row['difference']:+.3g}, {_interval(row)}{_of_source(row['source'])})"
             for row in rows.to_dict("records")
         ]
         every = rows["better"].map(lambda value: value is True).all()
@@ -185,6 +198,31 @@ def verdicts(table: pd.DataFrame, distance: str) -> list[str]:
 def _interval(row: Mapping[str, float]) -> str:
     known = np.isfinite(row["low"]) and np.isfinite(row["high"])
     return f"{row['low']:.3g} to {row['high']:.3g}" if known else "too few patients for an interval"
+
+
+def _of_source(answer: str) -> str:
+    return f"; source: {answer}" if answer else ""
+
+
+def alike_on_test(whole: pd.DataFrame, test: pd.DataFrame, patients: int) -> str:
+    """One sentence: which answers of `differences` over all held-out patients are other ones over the `patients` of the test part, who chose no weights."""
+    both = whole.merge(test, on=["comparison", "measure"], suffixes=("", "_test"))
+    other = both[both["better"].map(_answer) != both["better_test"].map(_answer)]
+    told = f"Over the {patients} test patients alone, who chose no weights, {len(both) - len(other)} of {len(both)} answers are the same"
+    if len(other):
+        named = (f"{row.comparison} in {row.measure}: {_answer(row.better_test)}" for row in other.itertuples())
+        told += "; others: " + "; ".join(named)
+    return told + "."
+
+
+def of_part(
+    scores: pd.DataFrame, measured: Distances | None, rows: np.ndarray
+) -> tuple[pd.DataFrame, Distances | None]:
+    """`scores` and distances of the images `rows` (positions in the true images) alone."""
+    if measured:
+        features = {key: values[rows] for key, values in measured.features.items()}
+        measured = Distances(features, measured.true[rows], measured.patients[rows])
+    return scores[scores["image"].isin(rows)], measured
 
 
 def _answer(better: bool | None) -> str:
@@ -221,7 +259,8 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
         spread = cell.get((method, f"{measure} SD, {half}"), (None, None))[which]
         if value is None or pd.isna(value):
             return "–"
-        return f"{value:.3g}" + (f" ± {spread:.2g}" if spread is not None and pd.notna(spread) else "")
+        digits = (".10g", ".10g") if which == 0 else (".3g", ".2g")  # what was published stands as it was printed
+        return f"{value:{digits[0]}}" + (f" ± {spread:{digits[1]}}" if spread is not None and pd.notna(spread) else "")
 
     rows = list(dict.fromkeys([*METHODS, *table["row"]]))  # what is not the source's comes last
     return pd.DataFrame(

@@ -116,6 +116,18 @@ def log(name: str) -> pd.DataFrame:
     return pd.read_json(FOLDER / "logs" / f"{name}.jsonl", lines=True)
 
 
+def budget_row(
+    folder: Path | None, name: str, log_of_run: pd.DataFrame, batch_size: int, seconds: float
+) -> dict[str, int]:
+    """Steps, images seen and seconds of model `name` in all: those of this run, and of the shipped weights where it went on from them (`folder`)."""
+    steps, images = int(log_of_run["step"].max()), int(log_of_run["step"].max()) * batch_size
+    if folder is not None:
+        before = card(folder)
+        steps, images = steps + before["steps"], images + before["steps"] * before["batch_size"]
+        seconds += before["seconds"][name]
+    return {"steps": steps, "images seen": images, "seconds": round(seconds)}
+
+
 def longer_log(name: str, log_of_more: pd.DataFrame) -> pd.DataFrame:
     """The log of model `name` with that of a further training from the shipped weights behind it, its steps counted on."""
     before = log(name)

@@ -144,6 +144,22 @@ def answers(model: Judge, frames: np.ndarray, size: int, batch_size: int = 32) -
     return torch.cat(parts).double().numpy()
 
 
+@torch.no_grad()
+def places(model: Judge, frames: np.ndarray, kinds: np.ndarray, size: int, batch_size: int = 32) -> np.ndarray:
+    """Where in uint8 frames [n, H, W] each one's kind of lesion (of KINDS, not "none") is likeliest: (row, column) in shares of the frame, float64 [n, 2]."""
+    check_frames(frames, "frames to judge", least=1)
+    channels = torch.from_numpy(labels(np.asarray(kinds)) - 1)
+    if (channels < 0).any():
+        raise StudyError("a frame without a lesion has no place: ask for the place of frames with one")
+    device, found = next(model.parameters()).device, []
+    for first in range(0, len(frames), batch_size):
+        here = slice(first, first + batch_size)
+        _, pixels = model(to_input(np.asarray(frames[here]), size).to(device))
+        chosen = pixels.cpu()[torch.arange(len(pixels)), channels[here]]
+        found.append(torch.stack(torch.unravel_index(chosen.flatten(1).argmax(1), chosen.shape[1:]), 1))
+    return (torch.cat(found).double().numpy() + 0.5) / size
+
+
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 

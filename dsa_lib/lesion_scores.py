@@ -3,7 +3,7 @@
 Images of one patient are alike, so a patient's mean is one observation, and patients are what is drawn and what is tested.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -84,6 +84,15 @@ def paired(
     return found.assign(p_holm=holm(found["p"]))
 
 
+def paired_each(scores: pd.DataFrame, against: Mapping[str, Sequence[str]], seed: int = 0) -> pd.DataFrame:
+    """`paired` for every reference → models of `against`, one below the other, with Holm's correction over all of it."""
+    found = pd.concat(
+        [paired(scores, reference, models=models, seed=seed) for reference, models in against.items()],
+        ignore_index=True,
+    )
+    return found.assign(p_holm=holm(found["p"]))
+
+
 def _compared(a: np.ndarray, b: np.ndarray, draws: int, rng: np.random.Generator) -> dict[str, float]:
     """The numbers of one row of `paired` for patients' values a (model) and b (reference)."""
     names = ("difference", "low", "high", "relative", "relative_low", "relative_high", "p")
@@ -148,6 +157,16 @@ def verdict(differences: pd.DataFrame, model: str) -> list[str]:
         p = f", p = {row['p_holm']:.2g} after Holm's correction" if np.isfinite(row["p_holm"]) else ""
         told.append(f"{model} against {row['reference']}: {what} changes by {row['relative']:+.1%}{interval}{p}; target {wanted}: {finding}.")  # fmt: skip
     return told
+
+
+def ranking(table: pd.DataFrame, model: str) -> list[str]:
+    """In which measures of `table` the mean of `model` is the best of all, as the source found of its post-trained model in each: one sentence."""
+    mean = table.pivot(index="measure", columns="model", values="mean").dropna()
+    best = {m: (row.idxmax() if MEASURES[m] > 0 else row.idxmin()) for m, row in mean.iterrows()}
+    first = [m for m in MEASURES if best.get(m) == model]
+    others = [f"{m} ({best[m]})" for m in MEASURES if m in best and best[m] != model]
+    told = f"The source ranks the post-trained model first in every measure; here {model} is first in {', '.join(first) or 'none'}"
+    return [told + (f", another one in {', '.join(others)}." if others else ".")]
 
 
 def _order(scores: pd.DataFrame) -> dict[str, int]:

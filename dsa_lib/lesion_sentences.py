@@ -28,6 +28,7 @@ from dsa_lib.text import build_tokenizer
 from dsa_lib.training import fit
 
 OVERALL = "overall"
+SCOPES = ("side", "artery")  # of a lesion's place
 FIELD_MIDDLE = 0.5  # of the frame's width
 LEAST_DARK = 12.0  # grey levels below the frame's median: contrast, of which the injected side is read
 
@@ -187,8 +188,10 @@ def confusion(asked: np.ndarray, named: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(counts, index=pd.Index(KINDS, name="asked"), columns=pd.Index(KINDS, name="named"))
 
 
-def sides(frames: np.ndarray, sentences) -> dict[str, float]:
+def injected_sides(frames: np.ndarray, sentences) -> dict[str, float]:
     """Of the frames in plane A whose sentence names a side: how often the contrast lies on that side of the frame, with Wilson's 95 % interval.
+
+    That is the side that is injected, whether or not a lesion is there; for the side of the lesion see `located`. Frames without contrast are left out.
 
     A frontal view shows the patient's left at the right. Contrast: pixels LEAST_DARK grey levels or more below the frame's median, weighted by depth.
     """
@@ -213,19 +216,91 @@ def sides(frames: np.ndarray, sentences) -> dict[str, float]:
     }
 
 
+def known_places(pairs: TranslationSet) -> pd.DataFrame:
+    """Where lesions of training patients lie: circulation, plane, side, artery (as their sentences say) and the mean row and column, in shares of the frame."""
+    rows = []
+    for row in pairs.rows("train"):
+        condition = parse_sentence(str(pairs.sentences[row]))
+        if condition.finding is None or not pairs.lesions[row].any():
+            continue
+        middle = (np.argwhere(pairs.lesions[row]).mean(axis=0) + 0.5) / pairs.lesions.shape[-1]
+        found = condition.finding
+        rows.append((condition.circulation, condition.plane, found.side, found.artery, *middle))
+    columns = ["circulation", "plane", "side", "artery", "row", "column"]
+    return pd.DataFrame(rows, columns=columns).groupby(columns[:4], as_index=False).mean()
+
+
+def located(places: Mapping[str, np.ndarray], sentences, known: pd.DataFrame) -> pd.DataFrame:
+    """How often a lesion lies where the side and the artery that were asked for have theirs: one row a set and scope (SCOPES).
+
+    places: set → (row, column) [n, 2] in shares of the frame (`lesion_judge.places`), one for each of the `sentences` [n], all of which name a finding. A place
+    belongs to the (side, artery) of the nearest mean place in `known` (`known_places`) among those of its circulation and plane. "side" counts plane A
+    alone, where the sides do not lie over one another, and arteries with a side; "artery" counts all. Columns as in `rates`; the chance is that of answers
+    given in the same numbers whatever is asked.
+    """
+    rows = []
+    for name, where in places.items():
+        answers = []
+        for place, sentence in zip(where, sentences, strict=True):
+            condition = parse_sentence(str(sentence))
+            near = known[(known["circulation"] == condition.circulation) & (known["plane"] == condition.plane)]
+            if condition.finding is None or near.empty:
+                continue
+            distance = np.hypot(near["row"] - place[0], near["column"] - place[1])
+            best = near.loc[distance.idxmin()]
+            asked = condition.finding
+            answers.append((condition.plane, asked.side, best["side"], asked.artery, best["artery"]))
+        found = pd.DataFrame(answers, columns=["plane", "asked_side", "side", "asked_artery", "artery"])
+        for scope in SCOPES:
+            here = found[(found["plane"] == "A") & (found["asked_side"] != "")] if scope == "side" else found
+            asked, named = here[f"asked_{scope}"].to_numpy(), here[scope].to_numpy()
+            right = int((asked == named).sum())
+            low, high = wilson_interval(right, len(here))
+            chance = float(np.mean([(named == each).mean() for each in asked])) if len(here) else float("nan")
+            row = {"set": name, "scope": scope, "images": len(here), "named_right": right}
+            share = right / len(here) if len(here) else float("nan")
+            rows.append(row | {"rate": share, "low": low, "high": high, "chance": chance})
+    return pd.DataFrame(rows)
+
+
+def undecidable(table: pd.DataFrame, real: str = "held-out") -> list[str]:
+    """Scopes of `rates` or `located` that the judge cannot tell on real frames (its interval there does not lie above chance): nothing is said of them."""
+    of = table[(table["set"] == real) & (table["scope"] != OVERALL)]
+    return of.loc[~(of["low"] > of["chance"]), "scope"].tolist()
+
+
+def located_verdict(table: pd.DataFrame, generated: str = "generated", real: str = "held-out") -> str:
+    """One sentence a scope of `located`: generated frames against chance, and what the same answer reaches on real frames."""
+    told, blind = [], undecidable(table, real)
+    for scope, rows in table.groupby("scope", sort=False):
+        of, there = (rows.set_index("set").loc[name] for name in (generated, real))
+        if not of["images"]:
+            continue
+        beyond = "above chance" if of["low"] > of["chance"] else "not shown to be above chance"
+        beyond = "not decidable, since real frames are not read above chance" if scope in blind else beyond
+        told.append(
+            f"The {scope} that was asked for is where the lesion would lie in {of['rate']:.0%} of {int(of['images'])} generated frames "
+            f"(95 % interval {of['low']:.0%} to {of['high']:.0%}, chance {of['chance']:.0%}; real frames {there['rate']:.0%}): {beyond}."
+        )
+    return " ".join(told)
+
+
 def verdict(table: pd.DataFrame, generated: str = "generated", real: str = "held-out") -> str:
     """One sentence on the overall rates: generated against chance and against what the judge reaches on real frames."""
     overall = table[table["scope"] == OVERALL].set_index("set")
     of = overall.loc[generated]
     beyond = "above what chance would give" if of["low"] > of["chance"] else "not shown to be above chance"
-    kinds = table[(table["set"] == generated) & (table["scope"] != OVERALL)].set_index("scope")
+    blind = undecidable(table, real) if real in overall.index else []
+    kinds = table[(table["set"] == generated) & ~table["scope"].isin([OVERALL, *blind])].set_index("scope")
     text = (
         f"The judge names the lesion that the sentence asked for in {of['rate']:.0%} of {int(of['images'])} generated frames "
         f"(95 % interval {of['low']:.0%} to {of['high']:.0%}), {beyond} ({of['chance']:.0%})"
     )
     if real in overall.index:
         text += f"; on {real} frames of the same sentences it is right in {overall.loc[real, 'rate']:.0%}"
-    return (
-        text
-        + f". Best kept is {kinds['rate'].idxmax()} ({kinds['rate'].max():.0%}), least {kinds['rate'].idxmin()} ({kinds['rate'].min():.0%})."
-    )
+    text += "."
+    if len(kinds):
+        text += f" Best kept is {kinds['rate'].idxmax()} ({kinds['rate'].max():.0%}), least {kinds['rate'].idxmin()} ({kinds['rate'].min():.0%})."
+    if blind:
+        text += f" Not decidable, since the judge does not know them on {real} frames: {', '.join(blind)}."
+    return text

@@ -97,6 +97,16 @@ def check_unseen(patients: Iterable[str]) -> None:
         )
 
 
+def told_of_pix2pix(profile: Profile) -> str:
+    """One sentence on what the two shipped networks have seen, since their budgets differ; batches as in `profile`, which the weights were trained with."""
+    steps = card()["steps"]
+    seen = steps[PIX2PIX] * profile.pix2pix.batch_size, steps[BASE] * profile.lesions.batch_size
+    return (
+        f"pix2pix is taken as it ships: it has seen {seen[0]:,} images of the patients of which the base model has seen {seen[1]:,}, and none of this run's. "
+        "That it comes out behind the diffusion may be a matter of this budget."
+    )
+
+
 def digest(folder: Path | None) -> str:
     """What a checkpoint's digest has to add for weights that it started from: nothing from scratch."""
     return "" if folder is None else sha256(folder / "card.json")

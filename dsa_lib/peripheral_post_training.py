@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 
 from dsa_lib import post_training, vessels
+from dsa_lib.anatomy_data import best_filled
 from dsa_lib.conditions import CANONICAL, CELLS
 from dsa_lib.diffusion import ConditionalDenoiser, LatentSet, noise_schedule
 from dsa_lib.errors import StudyError
@@ -36,6 +37,24 @@ MEASURES = (AREA, CONTRAST, RATE, DISTANCE)
 def chosen_rows(rows: np.ndarray, count: int) -> np.ndarray:
     """At most `count` of the training rows, evenly spread over them."""
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))]
+
+
+def filled_rows(index: pd.DataFrame, anatomy, count: int) -> np.ndarray:
+    """Rows of `index` (latents/index.parquet) to train on: at most `count` training frames in which the arteries are filled (`anatomy_data.best_filled`).
+
+    anatomy: the profile's section, which says how many of a series. In earlier frames the mask of a series lies on vessels that are still empty, and an
+    error inside it would teach to draw nothing there.
+    """
+    place = pd.Series(np.arange(len(index)), index=index["frame_id"].to_numpy())
+    filled = best_filled(index[index["split"] == "train"], anatomy.frames_per_series, anatomy.least_share)
+    return chosen_rows(np.sort(place[filled["frame_id"]].to_numpy()), count)
+
+
+def mask_depths(frames: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Grey levels by which masked pixels (bool [n, s, s]) lie below their surroundings, mean of each of the uint8 frames; NaN for an empty mask."""
+    closing = vessels.window(vessels.WIDE, max(frames.shape[1:]))
+    depths = (vessels.depth(frame, closing)[mask] for frame, mask in zip(frames, masks, strict=True))
+    return np.array([depth.mean() if len(depth) else np.nan for depth in depths])
 
 
 def train(
@@ -161,13 +180,8 @@ def look(
     Peripheral area is a share of the frame; contrast is how many grey levels peripheral arteries lie below their surroundings, NaN where none is found.
     """
     classes = segment(frames, what)
-    closing = vessels.window(vessels.WIDE, max(frames.shape[1:]))
-    rows = []
-    for frame, found in zip(frames, classes, strict=True):
-        inside = found == PERIPHERAL
-        depth = vessels.depth(frame, closing)
-        rows.append((inside.mean(), depth[inside].mean() if inside.any() else np.nan))
-    values = pd.DataFrame(rows, columns=[AREA, CONTRAST])
+    inside = classes == PERIPHERAL
+    values = pd.DataFrame({AREA: inside.mean(axis=(1, 2)), CONTRAST: mask_depths(frames, inside)})
     values[RATE] = np.nan if judge is None else (judge(frames) == np.asarray(cells)).astype(float)
     return Looked(values, extractor(frames), np.asarray(cells), np.asarray(groups))
 

@@ -61,7 +61,6 @@ from dsa_lib import (  # fmt: skip  # fmt: skip
     fidelity,
     labels,
     neighbours,
-    phase,
     plausibility,
     spade,
     spectra,
@@ -123,7 +122,7 @@ if study.archive is None and truth_known:
     annotation = "the phantom's truth"
 
 # %%
-posteriors = None
+posteriors, latent_space = None, ""  # of the run's own frames both are inputs, which the study keeps account of
 if acdc:
     size = study.profile.autoencoder.image_size
     data, quarantine = acdc_files.read(Path(acdc), size, study.profile.seed, study.profile.acdc)
@@ -163,21 +162,24 @@ pd.DataFrame(
 
 # %%
 if acdc:
+    latent_space = study.digest("autoencoder", code=[autoencoder, target_autoencoder, training])
     vae, log = target_autoencoder.train(
         data.frames,
         data.rows("train"),
         data.rows("val"),
         study.profile,
         folder=study.ws.checkpoints("anatomy_vae"),
-        digest=study.digest("autoencoder", code=[autoencoder, target_autoencoder, training])
-        + anatomy_data.digest(data),
+        digest=latent_space + anatomy_data.digest(data),
     )
     style.save(training_curve(log, "Autoencoder of ACDC"), study.write("figures/anatomy_vae_training.png"))
 else:
     vae = autoencoder.AutoencoderKL.from_pretrained(study.read("vae"))
 chosen_profile = replace(study.profile, anatomy=replace(settings, annotated=tuple(annotated)))
 given = models.material(data, vae, chosen_profile, posteriors)
-held_out = anatomy_data.held_out(data, settings.evaluated)
+judged = (
+    ("test",) if acdc and len(data.rows("test")) else ("val", "test")
+)  # of ACDC the test part that its authors set apart
+held_out = anatomy_data.held_out(data, settings.evaluated, judged)
 true, patients = data.frames[held_out], data.patients[held_out]
 kinds = patients if acdc else rows["cell"].to_numpy()[held_out]
 some = held_out[anatomy_data.varied(kinds, 4)]
@@ -189,14 +191,14 @@ print(f"{given.edge_maps[held_out].mean():.1%} of the pixels of held-out images 
 # ## Six models, one budget
 #
 # Every model sees the same images in the same number of steps and images a step. That is the budget that is shared; a step does not cost the same
-# in each, so the seconds stand beside it. Profile `phantom` goes on from weights that ship with the project, trained on other phantom patients (`models/anatomy`), for a
+# in each, so the seconds stand beside it (those of weights that ship were measured where those were trained). Profile `phantom` goes on from weights that ship with the project, trained on other phantom patients (`models/anatomy`), for a
 # short visible stretch; `from_scratch`, `smoke`, `paper` and `acdc` train from random weights.
 
 # %%
 start = anatomy_shipped.start(study, from_scratch, other_data=bool(acdc))
 code = [anatomy, models, diffusion, spade, text, training]
 digest = study.digest("anatomy", "spade", "diffusion", "text", code=code) + anatomy_data.digest(data)
-digest += anatomy_shipped.digest(start)
+digest += anatomy_shipped.digest(start) + latent_space
 trained, budgets = {}, []
 
 
@@ -207,15 +209,8 @@ def keep(method, half, model, log, seconds):
     style.save(drawn, study.write(f"figures/anatomy_training_{name}.png"))
     trained[method, half] = model
     parameters = sum(p.numel() for part, p in model.named_parameters() if not part.startswith("discriminator"))
-    steps = models.budget(chosen_profile, start)["steps"]
-    row = {
-        "method": method,
-        "half": half,
-        "parameters": parameters,
-        "steps": steps,
-        "images seen": steps * settings.batch_size,
-    }
-    budgets.append(row | {"seconds": round(seconds)})
+    row = {"method": method, "half": half, "parameters": parameters}
+    budgets.append(row | anatomy_shipped.budget_row(start, name, log, settings.batch_size, seconds))
 
 
 for half in (WITH, WITHOUT):
@@ -237,7 +232,7 @@ for half in (WITH, WITHOUT):
 # \mathcal L_D = \mathbb E \max(0, 1 - D(x, c)) + \mathbb E \max(0, 1 + D(G(c), c))$$
 #
 # Without the VAE nothing random enters, the image is a function of the map; with it, $z \sim \mathcal N(0, I)$ is drawn, and in training comes from an encoder of the true image.
-# The perceptual term is the phase network's distance where the profile has no LPIPS (a network that never judges here).
+# The perceptual term is the phase network's distance where the profile has no LPIPS (a network that does not judge here).
 
 # %%
 distance_of = models.perceptual(study.profile, None if acdc else study.read("classifier"))
@@ -263,7 +258,8 @@ display(budget)
 # %% [markdown]
 # ## Images of held-out maps
 #
-# Every held-out image is made anew by all six from its map (and edges), one seed an image. Validation patients chose weights and nothing else. A seventh set shows
+# Every held-out image is made anew by all six from its map (and edges), one seed an image. No model learned from these patients. Some of them, the validation part, chose which weights were kept (of SPADE
+# by the distance of its loss, of the LDM by the denoising loss), so that the answers below are given for the test part alone too. A seventh set shows
 # that text and map combine: the LDM with edges, told the image's sentence too.
 
 
@@ -284,10 +280,9 @@ outputs = {
     for half in (WITH, WITHOUT)
     for method in METHODS
 }
-SENTENCE = "LDM with its sentence"
 if not acdc:
     told = data.sentences[held_out].tolist()
-    outputs[SENTENCE, WITH] = make("LDM", WITH)(given.maps(WITH)[held_out], held_out, told)
+    outputs[anatomy_scores.SENTENCE, WITH] = make("LDM", WITH)(given.maps(WITH)[held_out], held_out, told)
 
 # %%
 shown = anatomy_data.varied(kinds, 5)
@@ -317,16 +312,18 @@ style.save(figure, study.write("figures/anatomy_samples.png"))
 
 # %%
 kind, extractor = study.profile.fidelity.features, None
+if kind == "phase-network":
+    kind = "dsa-network"
+    print("The phase network is in SPADE's loss and cannot judge it: the network of notebook 07 does.")
 train_rows = data.rows("train")
 if acdc and kind != "inception":
     print("No feature distance: the networks of this run know angiograms alone. FID: fidelity.features = inception.")
 else:
-    classifier = study.read("classifier") if kind == "phase-network" else None
     some = np.sort(np.random.default_rng(study.profile.seed).permutation(train_rows)[:2048])
     extractor = features.open_extractor(
         kind,
-        classifier=classifier,
-        size=phase.load_classifier(classifier)[1]["input_size"] if classifier else 0,
+        classifier=None,
+        size=0,
         batch_size=study.profile.fidelity.batch_size,
         training_frames=data.frames[some],
         network=study.read("dsa_network") if kind == "dsa-network" else None,
@@ -359,7 +356,7 @@ print(table.loc[table["published"].notna(), ["row", "column", "published"]].to_s
 # %% [markdown]
 # ### What may be said of it
 #
-# The source's claims, as paired differences over the same held-out images. Images of one patient are alike, so intervals are over patients: a bootstrap for SSIM and
+# The source's comparisons, as paired differences over the same held-out images, each with what the source's own table says of that pair. Images of one patient are alike, so intervals are over patients: a bootstrap for SSIM and
 # NMSE, parts of the patients for the distance (notebook 07 says why). *better* means that the whole interval lies on the side of the first model.
 
 # %%
@@ -368,12 +365,17 @@ apart.insert(0, "distance", distance_name)
 apart.to_csv(study.write("tables/anatomy_differences.csv"), index=False)
 print(f"{len(np.unique(patients))} held-out patients ({origin}), first less second, 95 % intervals:")
 verdicts = anatomy_scores.verdicts(apart, distance_name)
+tests = np.flatnonzero(data.part[held_out] == "test")
+if 0 < len(tests) < len(held_out):
+    of_tests = anatomy_scores.of_part(scores, measured, tests)
+    of_tests = anatomy_scores.differences(*of_tests, settings.subsamples, settings.bootstrap, study.profile.seed)
+    verdicts.append(anatomy_scores.alike_on_test(apart, of_tests, len(np.unique(patients[tests]))))
 print(*verdicts, sep="\n")
 
 # %% [markdown]
 # ## Radial spectra (Fig. 2 c, d)
 #
-# The mean amplitude as a function of $|R| = \sqrt{x^2 + y^2}$ in the Fourier plane. An acquired frame holds quantum noise, which no decoder makes: less amplitude at the right end
+# The amplitude (the root of the mean power) as a function of $|R| = \sqrt{x^2 + y^2}$ in the Fourier plane. An acquired frame holds quantum noise, which no decoder makes: less amplitude at the right end
 # than the truth says nothing of vessels.
 
 # %%
@@ -429,7 +431,7 @@ print(use := synthetic_pairs.verdict(tested, gaps))
 #
 # A segmenter names the vessels of every generated image, and its map is held against the one that was given: Dice by class and of the centre lines. *All* classes are
 # judged, also the one that was never told: without edges nothing says where it lies. The segmenter errs; what it reaches on the true images is the ceiling (dashed).
-# On angiograms it is the vessel network of notebook 07, which saw none of these patients; on ACDC the one trained above on acquired images.
+# On angiograms it is the segmenter of notebook 07 (`plausibility.segmenter`), which saw none of these patients; on ACDC the one trained above on acquired images.
 
 # %%
 judge = shipped_segmenter.segment if shipped_segmenter else None

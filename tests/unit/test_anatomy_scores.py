@@ -82,7 +82,15 @@ def test_an_interval_across_zero_shows_nothing_and_the_wrong_side_is_worse():
     assert scoring._better("ssim", 0.1, 0.2) is True and scoring._better("nmse", 0.1, 0.2) is False
     table = pd.DataFrame(
         [
-            {"comparison": "A against B", "measure": name, "difference": 1.0, "low": 0.5, "high": 1.5, "better": better}
+            {
+                "comparison": "A against B",
+                "measure": name,
+                "difference": 1.0,
+                "low": 0.5,
+                "high": 1.5,
+                "better": better,
+                "source": "",
+            }
             for name, better in (("distance", False), ("ssim", True), ("nmse", None))
         ]
     )
@@ -108,11 +116,18 @@ def test_a_distance_that_is_no_fid_never_fills_a_published_cell(measured):
     assert scoring.cells(scores, found, "FID")["LDM", f"FID, {WITH}"] == found.whole["LDM", WITH]
     grid = scoring.shown(whole)
     assert list(grid.index) == list(METHODS) and grid.loc["LDM", (WITH, "FID")] == "61.9 | –"
-    assert grid.loc["LDM", (WITH, "SSIM")].startswith("0.608 ± 0.12 | ")
+    assert grid.loc["LDM", (WITH, "SSIM")].startswith("0.608 ± 0.123 | ")
 
 
 def test_too_few_patients_for_an_interval_are_said_to_be_so():
-    row = {"comparison": "A against B", "measure": "ssim", "difference": 1.0, "low": np.nan, "high": np.nan}
+    row = {
+        "comparison": "A against B",
+        "measure": "ssim",
+        "difference": 1.0,
+        "low": np.nan,
+        "high": np.nan,
+        "source": "",
+    }
     (said,) = scoring.verdicts(pd.DataFrame([row | {"better": None}]), "DSA-feature distance")
     assert "SSIM not shown (+1, too few patients for an interval)" in said
 
@@ -138,3 +153,29 @@ def test_the_autoencoder_alone_is_measured_like_the_models_and_fills_no_cell_of_
     assert f"FID {found.whole[scoring.AUTOENCODER]:.3g}," in scoring.of_autoencoder(true, decoded, found, "FID")
     rows = {row for row, _ in scoring.cells(scoring.of_images(TRUE, made, PATIENTS), found, "FID")}
     assert rows == set(METHODS)
+
+
+def test_the_source_s_own_answer_stands_beside_each(measured):
+    """Table 1 of Capitão et al.: with edges the LDM is first in all three; without, its SSIM is the lowest (0.283; 0.328 and 0.338)."""
+    assert scoring.published_answer(("LDM", WITH), ("SPADE", WITH), "distance") == "better"  # 61.9, 109.8
+    assert scoring.published_answer(("LDM", WITHOUT), ("SPADE", WITHOUT), "ssim") == "worse"
+    assert scoring.published_answer(("LDM", WITHOUT), ("SPADE", WITHOUT), "nmse") == "worse"  # 0.136, 0.132
+    assert scoring.published_answer(("LDM", WITHOUT), ("SPADE w/ VAE", WITHOUT), "nmse") == "better"  # 0.136, 0.145
+    assert scoring.published_answer((scoring.SENTENCE, WITH), ("LDM", WITH), "ssim") == ""
+    scores, found = measured
+    said = scoring.verdicts(scoring.differences(scores, found, 5, 50, seed=1), "DSA-feature distance")
+    assert said[0].count("; source: better)") == 3
+
+
+def test_answers_of_a_part_are_those_of_its_images_alone(measured):
+    scores, found = measured
+    rows = np.flatnonzero(np.isin(PATIENTS, list("efgh")))
+    part, distances = scoring.of_part(scores, found, rows)
+    assert set(part["patient"]) == set("efgh") and distances.true.shape[0] == 16
+    table = scoring.differences(part, distances, 5, 50, seed=1)
+    same = scoring.alike_on_test(table, table, 4)
+    assert same == "Over the 4 test patients alone, who chose no weights, 21 of 21 answers are the same."
+    flipped = table.assign(better=[not table["better"].iloc[0], *table["better"].iloc[1:]])
+    assert "20 of 21 answers are the same; others: LDM with edges against without in distance" in scoring.alike_on_test(
+        table, flipped, 4
+    )

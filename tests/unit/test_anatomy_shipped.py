@@ -113,3 +113,10 @@ def test_the_shipped_files_are_those_of_the_card_and_of_the_profiles_shape():
     card = anatomy_shipped.card()
     assert {name: sha256(anatomy_shipped.FOLDER / name) for name in card["files"]} == card["files"]
     assert card["shapes"] == anatomy_shipped.shapes(PHANTOM)
+
+
+def test_the_budget_of_a_run_that_went_on_counts_the_shipped_steps_too(weights):
+    log = pd.DataFrame({"step": [0, 2, 4]})
+    assert anatomy_shipped.budget_row(None, "ldm", log, 4, 1.4) == {"steps": 4, "images seen": 16, "seconds": 1}
+    whole = anatomy_shipped.budget_row(weights.folder, "ldm", log, 4, 1.4)
+    assert whole == {"steps": 12, "images seen": 48, "seconds": 4}

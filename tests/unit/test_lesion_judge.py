@@ -56,6 +56,12 @@ def test_it_learns_to_name_what_is_there(tmp_path):
     found = answers(model, given.targets[test], 32)
     assert found.shape == (6, 5) and found.sum(axis=1) == pytest.approx(np.ones(6))
     assert (found.argmax(axis=1) == labels(given.kinds[test])).mean() > 0.8 and "val_named right" in log
+    ill = test[given.kinds[test] != ""]
+    middles = np.array([np.argwhere(given.lesions[n]).mean(axis=0) + 0.5 for n in ill]) / 32
+    where = lesion_judge.places(model, given.targets[ill], given.kinds[ill], 32, batch_size=3)
+    assert np.abs(where - middles).max() < 0.2  # within the block, of which it is the middle
+    with pytest.raises(StudyError, match="has no place"):
+        lesion_judge.places(model, given.targets[test], given.kinds[test], 32)
 
 
 def test_names():

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import wilcoxon
 
 from dsa_lib.errors import StudyError
-from dsa_lib.lesion_scores import by_kind, holm, of_patients, paired, table, verdict
+from dsa_lib.lesion_scores import by_kind, holm, of_patients, paired, paired_each, ranking, table, verdict
 
 
 def scores(models: dict[str, float], patients=8, seed=0) -> pd.DataFrame:
@@ -83,3 +83,19 @@ def test_what_is_absent_is_named():
         paired(scores({"base": 1.0}), "base", models=["other"])
     with pytest.raises(StudyError, match="no column 'lesion_mae'"):
         of_patients(scores({"base": 1.0}).drop(columns="lesion_mae"), "lesion_mae")
+
+
+def test_all_comparisons_of_a_table_are_corrected_together():
+    given = scores({"base": 1.0, "gan": 1.2, "new": 0.8})
+    found = paired_each(given, {"base": ["gan", "new"], "gan": ["new"]}, seed=3)
+    assert list(zip(found["reference"], found["model"], strict=True))[::4] == [("base", "gan"), ("base", "new"), ("gan", "new")]  # fmt: skip
+    assert found["p_holm"].dropna().tolist() == pytest.approx(holm(found["p"])[found["p"].notna()].tolist())
+    # Eight patients that all move one way: p = 2 / 2⁸, three such tests, Holm three times that.
+    assert found["p"].dropna().tolist() == pytest.approx([2 / 256] * 3)
+    assert found["p_holm"].dropna().tolist() == pytest.approx([6 / 256] * 3)
+
+
+def test_the_ranking_names_every_measure_in_which_another_model_is_first():
+    given = table(scores({"base": 1.0, "new": 0.8}))
+    (said,) = ranking(given, "new")
+    assert "here new is first in lesion_mae, another one in mae (base)" in said

@@ -12,7 +12,7 @@ from dsa_lib import lesion_sentences
 from dsa_lib.conditions import Condition, Finding
 from dsa_lib.errors import StudyError
 from dsa_lib.image_pairs import TranslationSet
-from dsa_lib.lesion_sentences import asked_rows, confusion, enlarged, kinds_asked, rates, sides, verdict
+from dsa_lib.lesion_sentences import asked_rows, confusion, enlarged, kinds_asked, rates, verdict
 from dsa_lib.profiles import SMOKE
 from dsa_lib.text import build_encoder, build_tokenizer, encode, tokenize
 
@@ -108,10 +108,49 @@ def test_sides_of_a_frontal_frame():
         PLAIN.sentence(),
         BASILAR.sentence(),
     ]
-    found = sides(np.stack([right_half, left_half, left_half, empty, left_half, left_half]), sentences)
+    found = lesion_sentences.injected_sides(
+        np.stack([right_half, left_half, left_half, empty, left_half, left_half]), sentences
+    )
     assert (found["images"], found["named_right"]) == (3, 2)
 
 
 def test_a_verdict_without_real_frames():
     table = rates({"generated": (np.array(["none"] * 30, object), np.zeros(30, int))})
     assert "100% of 30" in verdict(table) and isinstance(table, pd.DataFrame)
+
+
+def test_a_kind_that_the_judge_does_not_know_on_real_frames_is_not_decided():
+    asked = np.array(["none"] * 30 + ["stenosis"] * 30, object)
+    blind = np.array([0] * 60)  # says "none" whatever it sees
+    told = verdict(rates({"generated": (asked, blind), "held-out": (asked, blind)}))
+    assert "Not decidable" in told and "stenosis" in told and "Best kept" not in told
+    able = np.array([0] * 30 + [2] * 30)
+    told = verdict(rates({"generated": (asked, blind), "held-out": (asked, able)}))
+    assert "Not decidable" not in told and "least stenosis (0%)" in told
+
+
+def test_a_place_belongs_to_the_artery_whose_lesions_lie_nearest():
+    given = pairs()
+    given.lesions[:] = False
+    given.lesions[1::4, 20:24, 40:44] = True  # aneurysms, left: at the right of a frontal frame
+    given.lesions[2::4, 20:24, 10:14] = True  # stenoses, right
+    given.lesions[3::4, 50:54, 30:34] = True
+    known = lesion_sentences.known_places(given)
+    assert len(known) == 3 and known.loc[known["side"] == "left", "column"].item() == pytest.approx(42 / 64)
+    sentences = [LEFT.sentence(), RIGHT.sentence(), BASILAR.sentence(), LEFT.sentence()]
+    at_left, at_right, low = (22 / 64, 42 / 64), (22 / 64, 12 / 64), (52 / 64, 32 / 64)
+    found = lesion_sentences.located({"generated": np.array([at_left, at_right, low, at_right])}, sentences, known)
+    found = found.set_index("scope")
+    # Three frontal frames name a side, two of them where it lies; the artery is the middle cerebral or the basilar, right in all four.
+    assert found.loc["side", ["images", "named_right"]].tolist() == [3, 2]
+    assert found.loc["artery", ["images", "named_right"]].tolist() == [4, 4]
+    assert found.loc["side", "chance"] == pytest.approx((1 / 3 + 2 / 3 + 1 / 3) / 3)  # named: left once, right twice
+
+
+def test_what_is_said_of_places_says_what_real_frames_give():
+    row = {"images": 40, "named_right": 30, "rate": 0.75, "low": 0.6, "high": 0.86, "chance": 0.5}
+    sure = pd.DataFrame([{"set": "generated", "scope": "side"} | row, {"set": "held-out", "scope": "side"} | row])
+    assert "75% of 40 generated frames" in lesion_sentences.located_verdict(sure)
+    assert lesion_sentences.located_verdict(sure).endswith("above chance.")
+    blind = sure.assign(low=[0.6, 0.4])
+    assert "not decidable" in lesion_sentences.located_verdict(blind)

@@ -130,3 +130,27 @@ def test_an_interval_holds_the_spread_of_the_seeds():
         .iloc[0]
     )
     assert row["change_low"] < row["change"] < row["change_high"]
+
+
+def test_only_frames_in_which_the_arteries_are_filled_are_learned_from():
+    frames = pd.DataFrame(
+        {
+            "frame_id": [30, 31, 32, 10, 11, 12],
+            "series": list("aaabbb"),
+            "frame": [0, 1, 2] * 2,
+            "probability": [0.5, 0.95, 1.0, 0.99, 1.0, 0.2],
+            "split": ["train"] * 6,
+        }
+    )
+    settings = replace(PROFILE.anatomy, frames_per_series=1, least_share=0.9)
+    assert peripheral.filled_rows(frames, settings, 10).tolist() == [2, 4]
+    assert peripheral.filled_rows(frames.assign(split=["train"] * 3 + ["val"] * 3), settings, 10).tolist() == [2]
+
+
+def test_depth_of_a_mask_is_the_contrast_of_what_it_covers():
+    frame = np.full((64, 64), 150, np.uint8)
+    frame[:, 30:32] = 140
+    there, beside = np.zeros((2, 64, 64), bool)
+    there[:, 30:32], beside[:, 50:52] = True, True
+    found = peripheral.mask_depths(np.stack([frame] * 3), np.stack([there, beside, np.zeros((64, 64), bool)]))
+    assert found[0] == pytest.approx(10, abs=0.5) and found[1] == pytest.approx(0, abs=0.5) and np.isnan(found[2])
