@@ -98,8 +98,8 @@ class Pix2Pix:
 class Peripheral:
     """Post-training of the text-conditioned model with peripheral arteries as the lesion (dsa_lib.peripheral_post_training); weights: PostTraining."""
 
-    # In the place of post_training.latest. A sentence leaves far more open than a source image: ẑ_0 is a blur over many brains from lower noise on, and with
-    # half of the timesteps the phantom's images came out blurred, at three times the feature distance.
+    # In the place of post_training.latest. A sentence leaves far more open than a source image: ẑ_0 is a blur over many brains from lower noise on. Chosen
+    # when half of the timesteps blurred the phantom's images; that trial was not kept.
     latest: float = 0.1
     frames: int = 4000  # training frames at most, evenly over the run's: they and their masks are held in memory
     steps: int = 5000
