@@ -124,6 +124,18 @@ def test_base_training_and_both_arms_run_on_and_the_arms_start_alike(vae, tmp_pa
         ended[name] = network.state_dict()["denoiser.unet.conv_in.weight"]
     assert not torch.equal(ended["control"], ended["post-trained"])
     assert not torch.equal(ended["control"], kept["denoiser.unet.conv_in.weight"])
+    # At rest (a rate of 0) both arms meet the same batches, noise and timesteps: their latent losses are the same numbers.
+    latent = {}
+    for weight in (0.0, 1.0):
+        network = model()
+        network.load_state_dict(kept)
+        settings = PostTraining(image_weight=weight, lesion_weight=weight, steps=3, batch_size=4, learning_rate=0.0)
+        folder = tmp_path / f"at rest {weight}"
+        log = translation.train_further(
+            network, data, schedule, vae, TINY, settings, folder=folder, digest="a", what="at rest"
+        )
+        latent[weight] = log["train_latent"].tolist()
+    assert latent[0.0] == pytest.approx(latent[1.0], rel=1e-6) and len(latent[0.0])
 
 
 def test_a_saved_network_is_the_same_up_to_half_precision(tmp_path):
