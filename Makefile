@@ -55,7 +55,7 @@ help:
 	@echo "                 SEED=n  STUDY=name  PORT=number  HOST=address (default: this machine alone); of readers-export: TO=folder"
 
 LAUNCH = exec $(BIN)/python workflow/launch.py --run "$$RUN" --profile "$$PROFILE" --archive "$$ARCHIVE" --classifier "$$CLASSIFIER" \
-	--overrides "$$OVERRIDES" --parameters "$$PARAMETERS" --snakemake "$$SNAKEMAKE"
+	--overrides "$$OVERRIDES" --parameters "$$PARAMETERS" --snakemake="$$SNAKEMAKE"
 
 reproduce: $(READY)
 	@$(LAUNCH)
