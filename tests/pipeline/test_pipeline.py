@@ -110,9 +110,8 @@ def test_time_and_peak_memory_are_measured(runs, whole):
 def test_the_same_command_again_does_nothing(runs, whole):
     before = {path: path.stat().st_mtime_ns for path in (runs / "whole" / "manifests").iterdir()}
     (PROJECT / "dsa_lib" / "readers.py").touch()  # newer, and not different
-    one_option = make(
-        runs, RUN="whole", SNAKEMAKE="--dry-run"
-    )  # a single option, which must not be taken for one of the launcher's
+    # A single option must not be taken for one of the launcher's.
+    one_option = make(runs, RUN="whole", SNAKEMAKE="--dry-run")
     assert one_option.returncode == 0, one_option.stderr[-3000:]
     done = make(runs, RUN="whole")
     assert done.returncode == 0 and NOTHING in done.stdout and not worked(done)
