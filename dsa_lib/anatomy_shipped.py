@@ -183,7 +183,8 @@ README = """# Trained weights of notebook 08
 Generators of **simulated** cerebral angiograms from label maps and edges: latent diffusion, SPADE and SPADE with VAE, each with edges and without. No
 patient's image was used. They are for trying the compendium and for testing methods, not for any clinical use.
 
-Trained by `python benchmarks/anatomy.py train` (later stages: `train --more`) on a phantom archive of {patients} simulated patients (seed {seed}); {train} trained, {val} chose the weights.
+Trained by `python benchmarks/anatomy.py train` (later stages: `train --more`) on a phantom archive of {patients} simulated patients (seed {seed});
+{train} trained, {val} chose the weights.
 `card.json` lists them: a run that evaluates on one of them is refused. Half precision. Every model saw {images:,} images ({steps:,} steps{stages}).
 
 | folder | parameters | seconds of training | held-out loss, first and best |
