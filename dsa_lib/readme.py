@@ -139,6 +139,19 @@ def lesions(ws: Workspace) -> str:
     return "\n".join([*lines, "", *told])
 
 
+EXTENSIONS = (("anatomy", "08_anatomy_conditioning", anatomy), ("lesions", "09_lesion_post_training", lesions))
+
+
+def extensions(text: str, ws: Workspace) -> str:
+    """`text` with the blocks of those of notebooks 08 and 09 that have finished in this run."""
+    for name, notebook, block in EXTENSIONS:
+        if (ws.manifest(notebook) or {}).get("status") == "finished":
+            text = fill(text, name, block(ws))
+        else:
+            print(f"{notebook} has not finished in this run: what README says of it stays as it is.")
+    return text
+
+
 def finished(ws: Workspace, notebook: str) -> dict:
     """The facts that a finished notebook of the run noted. Raises StudyError for one that has not finished."""
     manifest = ws.manifest(notebook)
@@ -166,10 +179,7 @@ def main() -> None:
         text = fill(fill(path.read_text(), "results", results(ws)), "times", times(ws))
         text = fill(text, "findings", findings(ws))
         text = fill(text, "quality", quality(json.loads(QUALITY.read_text())))
-        if (ws.root / "provenance" / "08_anatomy_conditioning.json").exists():
-            text = fill(fill(text, "anatomy", anatomy(ws)), "lesions", lesions(ws))
-        else:
-            print("Notebooks 08 and 09 are not part of this run: what README says of them stays as it is.")
+        text = extensions(text, ws)
     except StudyError as error:
         raise SystemExit(f"error: {error}") from None
     path.write_text(text)

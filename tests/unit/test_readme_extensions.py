@@ -31,7 +31,7 @@ def ws(tmp_path):
 def test_the_source_s_table_has_published_and_own_values_in_columns_of_their_names(ws):
     block = readme.anatomy(ws)
     assert block.startswith("| published (ACDC) / phantom | FID | SSIM | NMSE | DSA-feature distance |")
-    assert "| LDM w/ edges | 61.9 / – | 0.608 ± 0.12 / 0.9 ± 0.05 | 0.071 ± 0.035 / – | – / 12.3 |" in block
+    assert "| LDM w/ edges | 61.9 / – | 0.608 ± 0.123 / 0.9 ± 0.05 | 0.071 ± 0.035 / – | – / 12.3 |" in block
     assert block.count("| SPADE") == 4 and block.endswith("- It follows.")
 
 
@@ -43,3 +43,11 @@ def test_lesions_are_told_with_their_table(ws):
 def test_a_notebook_that_has_not_finished_is_named(ws):
     with pytest.raises(StudyError, match="07_fid of the run 'r' has not finished"):
         readme.findings(ws)
+
+
+def test_what_has_not_run_leaves_the_other_s_place_alone(ws):
+    text = "<!-- anatomy:begin -->\nold\n<!-- anatomy:end -->\n<!-- lesions:begin -->\nold\n<!-- lesions:end -->\n"
+    of_first = SimpleNamespace(**{**vars(ws), "manifest": lambda name: ws.manifest(name) if name[:2] == "08" else None})
+    filled = readme.extensions(text, of_first)
+    assert "It follows." in filled and "<!-- lesions:begin -->\nold\n" in filled
+    assert "old" not in readme.extensions(text, ws)
