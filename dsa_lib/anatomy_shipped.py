@@ -191,8 +191,12 @@ Trained by `python benchmarks/anatomy.py train` (later stages: `train --more`) o
 |---|---|---|---|
 {rows}
 
-Device: {device}. Code: commit {commit}. The logs are in `logs/`.
+{between}Device: {device}. Code: commit {commit}. The logs are in `logs/`.
 """
+
+
+# The seed of a stage is that of its validation draws too.
+BETWEEN = "Each stage has noise of its own in the held-out loss of the diffusion, so that a step between stages is not what was learned there.\n\n"
 
 
 def _readme(card: Mapping, logs: Mapping[str, pd.DataFrame]) -> str:
@@ -208,6 +212,7 @@ def _readme(card: Mapping, logs: Mapping[str, pd.DataFrame]) -> str:
         val=len(card["patients"]["val"]),
         images=card["steps"] * card["batch_size"],
         steps=card["steps"],
+        between=BETWEEN if len(card["stages"]) > 1 else "",
         stages=f" in stages of {' and '.join(f'{n:,}' for n in card['stages'])}" if len(card["stages"]) > 1 else "",
         rows="\n".join(rows),
         device=card["device"],

@@ -55,6 +55,7 @@ def test_what_is_written_is_read_in_half_precision_with_card_log_and_readme(weig
     assert anatomy_shipped.log("ldm")["val_loss"].tolist() == [2.5, 1.5]
     assert "| `ldm/` |" in (weights.folder / "README.md").read_text()
     assert "Every model saw 32 images (8 steps in stages of 3 and 5)" in (weights.folder / "README.md").read_text()
+    assert "a step between stages is not what was learned" in (weights.folder / "README.md").read_text()
     assert np.isclose(json.loads((weights.folder / "card.json").read_text())["seconds"]["ldm"], 3.0)
 
 
