@@ -34,7 +34,7 @@ export ARCHIVE CLASSIFIER OVERRIDES PARAMETERS PROFILE RUN SNAKEMAKE CONTROLS HO
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make reproduce   the whole study on the phantom archive (a quarter to half an hour on two cores); the same command resumes"
+	@echo "make reproduce   the whole study on the phantom archive (a quarter of an hour to 35 minutes on two cores); the same command resumes"
 	@echo "make extensions  the study (or what is left of it), then the two neighbouring systems: notebooks 08 and 09"
 	@echo "make smoke       the same in minutes, far too small to be good: does everything run here?"
 	@echo "make test        style, unit tests, notebooks and one whole run of the workflow"
