@@ -103,7 +103,7 @@ def told_of_pix2pix(profile: Profile) -> str:
     seen = steps[PIX2PIX] * profile.pix2pix.batch_size, steps[BASE] * profile.lesions.batch_size
     return (
         f"pix2pix is taken as it ships: it has seen {seen[0]:,} images of the patients of which the base model has seen {seen[1]:,}, and none of this run's. "
-        "That it comes out behind the diffusion may be a matter of this budget."
+        "A comparison with it is one of budgets too."
     )
 
 

@@ -312,7 +312,7 @@ style.save(figure, study.write("figures/anatomy_samples.png"))
 
 # %%
 kind, extractor = study.profile.fidelity.features, None
-if kind == "phase-network":
+if kind == "phase-network" and not acdc:
     kind = "dsa-network"
     print("The phase network is in SPADE's loss and cannot judge it: the network of notebook 07 does.")
 train_rows = data.rows("train")

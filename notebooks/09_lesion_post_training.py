@@ -28,7 +28,7 @@
 # **Outputs.** `lesions/` (pairs, models, scores), tables `lesions_scores.csv`, `lesions_differences.csv`, `lesions_by_kind.csv`, `lesions_peripheral.csv`,
 # `lesions_sentences.csv`; figures `lesion_*`.
 #
-# **Time.** About a minute in `smoke` and ten on two cores in `phantom`, most of it post-training; the closing cell states the time of this run.
+# **Time.** The trainings and the images take most of it; the closing cell states the time of this run.
 
 # %% tags=["parameters"]
 run: str = "smoke"  # folder of this run under runs/
@@ -369,7 +369,7 @@ if study.archive is None and not ct_perfusion:
     )
     masks = np.stack([maps[series] == peripheral.PERIPHERAL for series in of_series])
     targets = frames[index["frame_id"].to_numpy()[chosen]]
-    depth = np.median(peripheral.mask_depths(targets, masks))
+    depth = np.nanmedian(peripheral.mask_depths(targets, masks))
     print(f"{len(chosen)} training frames, peripheral arteries in {masks.mean():.1%} of their pixels,")
     print(f"{depth:.1f} grey levels below their surroundings (median of the frames)")
 
