@@ -3,6 +3,7 @@
     python benchmarks/anatomy.py train                  # hours; writes models/anatomy; the same command continues
     python benchmarks/anatomy.py train --steps 12000    # longer; from the first step, since the learning rate ends with the steps
     python benchmarks/anatomy.py train --more 1200      # so many steps more from the weights in models/anatomy, at the full learning rate again
+    python benchmarks/anatomy.py train --anew LDM       # one method again from the first step, for as many steps as the others have had
     python benchmarks/anatomy.py train --only spade     # one model alone, so that several can learn side by side; writes no weights
     python benchmarks/anatomy.py report --run phantom   # writes benchmarks/anatomy.json from notebook 08 of that run
 
@@ -66,56 +67,42 @@ def material(ws: Workspace, profile: Profile) -> anatomy_models.Material:
     return anatomy_models.material(data, vae, profile)
 
 
-def train(steps: int, only: str = "", more: bool = False) -> None:
-    """All six, then models/anatomy; or the model `only` alone, whose checkpoint the call for all six then takes up.
+def train(steps: int, only: str = "", more: bool = False, anew: str = "") -> None:
+    """All six, then models/anatomy; or the model `only` alone, whose checkpoint the call for all of them then takes up.
 
-    more: `steps` more of the weights that models/anatomy holds, which have learned from the same patients; what comes of it takes their place.
+    more: `steps` more of the weights that models/anatomy holds, which have learned from the same patients; what comes of it takes their place. anew: the two
+    models of this method alone, from random weights, for the steps that models/anatomy has had; the other four stay as they are.
     """
     overrides = json.loads(VALUES.read_text())
-    if steps:
-        overrides["anatomy.steps"] = steps
+    before = anatomy_shipped.card() if more or anew else None
+    if steps or anew:
+        overrides["anatomy.steps"] = before["steps"] if anew else steps
     profile = load_profile("phantom", overrides)
     ws = archive(overrides)
-    before = anatomy_shipped.card() if more else None
-    if more and before["patients"] != patients_seen(ws):
-        raise StudyError("models/anatomy has learned from other patients than those of this run: train without --more")
-    stages = before.get("stages", [before["steps"]]) if before else []
-    # Another seed in each stage, so that it draws other batches and other noise.
-    given = material(ws, dataclasses.replace(profile, seed=profile.seed + len(stages)))
+    if before and before["patients"] != patients_seen(ws):
+        raise StudyError("models/anatomy has learned from other patients than those of this run: train all six")
+    given = material(ws, profile)
     digest = profile.digest("anatomy", "spade", "diffusion", "text") + sha256(shipped.FOLDER / "card.json")
     digest += anatomy_shipped.digest(anatomy_shipped.FOLDER if more else None)
     perceptual = anatomy_models.perceptual(profile, shipped.FOLDER / "classifier")
     folders, logs, seconds = {}, {}, {}
-    for method in METHODS:
-        for half in (WITH, WITHOUT):
-            name = anatomy_models.name_of(method, half)
-            if only not in ("", name):
-                continue
-            how = {"folder": ws.checkpoints(name), "digest": digest, "whole": True}
-            how["start"] = anatomy_shipped.of_model(anatomy_shipped.FOLDER if more else None, name)
-            folders[name] = ws.path(f"anatomy/{name}")
-            if method == "LDM":
-                model, logs[name], took = anatomy_models.train_ldm(given, half, **how)
-                facts = {
-                    "annotated": list(profile.anatomy.annotated),
-                    "classes": list(given.data.classes),
-                    "edges": half == WITH,
-                }
-                anatomy.save(model, folders[name], facts)
-            else:
-                vae = method == METHODS[2]
-                model, logs[name], took = anatomy_models.train_spade(given, half, vae, perceptual, **how)
-                spade.save(model, folders[name], profile.spade, given.maps(half).shape[1], given.data.frames.shape[-1])
-            # A training that was broken off is timed in parts.
-            clock = ws.checkpoints(name) / "seconds.json"
-            earlier = json.loads(clock.read_text()) if clock.exists() else {"digest": digest, "seconds": 0.0}
-            total = took + (earlier["seconds"] if earlier["digest"] == digest else 0.0)
-            write_json(clock, {"digest": digest, "seconds": total})
-            seconds[name] = round(total, 1)
+    wanted = [(method, half) for method in METHODS for half in (WITH, WITHOUT) if anew in ("", method)]
+    for method, half in wanted:
+        name = anatomy_models.name_of(method, half)
+        if only not in ("", name):
+            continue
+        folders[name] = ws.path(f"anatomy/{name}")
+        # Another seed in each stage, so that it draws other batches and other noise.
+        stage = len(before["stages"][name]) if more else 0
+        own = dataclasses.replace(given, profile=dataclasses.replace(profile, seed=profile.seed + stage))
+        start = anatomy_shipped.of_model(anatomy_shipped.FOLDER if more else None, name)
+        logs[name], took = train_one(own, method, half, perceptual, ws, folders[name], digest, start)
+        seconds[name] = total_seconds(ws.checkpoints(name) / "seconds.json", digest, took)
     if only:
         print(f"{only} has learned: the same command without --only trains the others and writes models/anatomy")
         return
-    facts = {
+    stages = {name: [*(before["stages"][name] if more else []), profile.anatomy.steps] for name in folders}
+    card = {
         "run": RUN,
         "profile": profile.name,
         "overrides": overrides,
@@ -124,18 +111,46 @@ def train(steps: int, only: str = "", more: bool = False) -> None:
         "archive": dataclasses.asdict(profile.archive) | {"seed": profile.seed},
         "autoencoder": sha256(shipped.FOLDER / "card.json"),
         "images": {part: len(given.data.rows(part)) for part in ("train", "val")},
-        "steps": sum(stages) + profile.anatomy.steps,
-        "stages": [*stages, profile.anatomy.steps],  # each with a warm-up and a cosine of its own
+        "steps": sum(stages[next(iter(stages))]),
+        "stages": stages,  # each with a warm-up and a cosine of its own
         "batch_size": profile.anatomy.batch_size,
         "seconds": seconds,
         "device": environment()["device"],
         "commit": environment()["commit"],
     }
-    if before:
+    if more:
         logs = {name: anatomy_shipped.longer_log(name, log) for name, log in logs.items()}
-        facts["seconds"] = {name: round(before["seconds"][name] + each, 1) for name, each in seconds.items()}
-    card = anatomy_shipped.export(folders, logs, facts)
+        card["seconds"] = {name: round(before["seconds"][name] + each, 1) for name, each in seconds.items()}
+    if anew:
+        kept = [name for name in NAMES if name not in folders]
+        card["stages"] |= {name: before["stages"][name] for name in kept}
+        card["seconds"] |= {name: before["seconds"][name] for name in kept}
+        folders |= {name: anatomy_shipped.FOLDER / name for name in kept}
+        logs |= {name: anatomy_shipped.log(name) for name in kept}
+    card = anatomy_shipped.export({n: folders[n] for n in NAMES}, {n: logs[n] for n in NAMES}, card)
     print(f"models/anatomy: {sum(card['parameters'].values()) / 1e6:.1f} M parameters, {len(card['files'])} files")
+
+
+def train_one(given, method: str, half: str, perceptual, ws: Workspace, folder: Path, digest: str, start: Path | None):
+    """(log, seconds) of one model, saved to `folder`."""
+    name, profile = anatomy_models.name_of(method, half), given.profile
+    how = {"folder": ws.checkpoints(name), "digest": digest, "whole": True, "start": start}
+    if method == "LDM":
+        model, log, took = anatomy_models.train_ldm(given, half, **how)
+        told = {"annotated": list(profile.anatomy.annotated), "classes": list(given.data.classes)}
+        anatomy.save(model, folder, told | {"edges": half == WITH})
+    else:
+        model, log, took = anatomy_models.train_spade(given, half, method == METHODS[2], perceptual, **how)
+        spade.save(model, folder, profile.spade, given.maps(half).shape[1], given.data.frames.shape[-1])
+    return log, took
+
+
+def total_seconds(clock: Path, digest: str, took: float) -> float:
+    """Seconds of a training that may have been broken off and is timed in parts, which the file `clock` adds up."""
+    earlier = json.loads(clock.read_text()) if clock.exists() else {"digest": digest, "seconds": 0.0}
+    total = took + (earlier["seconds"] if earlier["digest"] == digest else 0.0)
+    write_json(clock, {"digest": digest, "seconds": total})
+    return round(total, 1)
 
 
 # ---- report ----------------------------------------------------------------------------------------------------------
@@ -171,13 +186,18 @@ def main() -> int:
     )
     parser.add_argument("--more", type=int, default=0, help="steps of each model from the weights in models/anatomy on")
     parser.add_argument("--only", default="", choices=("", *NAMES), help="train this model alone")
+    parser.add_argument(
+        "--anew", default="", choices=("", *METHODS), help="train this method again from the first step"
+    )
     parser.add_argument("--run", default="phantom", help="of report")
     request = parser.parse_args()
+    if request.anew and (request.more or request.steps):
+        parser.error("--anew takes the steps that the other models have had: leave --more and --steps out")
     try:
         if request.what == "report":
             report(request.run)
         else:
-            train(request.more or request.steps, request.only, more=bool(request.more))
+            train(request.more or request.steps, request.only, more=bool(request.more), anew=request.anew)
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

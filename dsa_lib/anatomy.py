@@ -136,7 +136,7 @@ class MapDenoiser(nn.Module):
 def settings_of(profile):
     """The study's diffusion section with what notebook 08 has of its own: widths and training of the denoiser."""
     names = ("base_channels", "batch_size", "learning_rate", "ema_decay", "warmup_steps", "steps_continued")
-    own = {name: getattr(profile.anatomy, name) for name in (*names, "condition_dropout")}
+    own = {name: getattr(profile.anatomy, name) for name in (*names, "condition_dropout", "min_snr_gamma")}
     return replace(profile.diffusion, accumulate=1, **own)
 
 

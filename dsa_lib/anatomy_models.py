@@ -20,6 +20,7 @@ from dsa_lib.profiles import Profile
 
 METHODS = ("LDM", "SPADE", "SPADE w/ VAE")  # rows of the source's Table 1
 WITH, WITHOUT = "w/ edges", "w/o edges"  # its two halves
+HELD_OUT_SEED = 0  # of the noise in the held-out loss: the same in every stage of a training, whose own seed may change
 SHORT = {"LDM": "ldm", "SPADE": "spade", "SPADE w/ VAE": "spade_vae"}
 
 
@@ -124,7 +125,7 @@ def train_ldm(
     if start is not None:
         shipped.load(model.unet, start / "unet")
         shipped.load(model.encoder, start / "text_encoder")
-    gamma, held_out = profile.diffusion.min_snr_gamma, given.latents("val")
+    gamma, held_out = profile.anatomy.min_snr_gamma, given.latents("val")
     started = time.time()
     log = training.fit(
         model,
@@ -136,7 +137,7 @@ def train_ldm(
             condition_dropout=profile.anatomy.condition_dropout,
         ),
         size=len(given.data.rows("train")),
-        validate=anatomy.validation_loss(held_out, maps, schedule, profile.seed, gamma) if len(held_out) else None,
+        validate=anatomy.validation_loss(held_out, maps, schedule, HELD_OUT_SEED, gamma) if len(held_out) else None,
         ema_decay=profile.anatomy.ema_decay,
         clip_norm=profile.diffusion.clip_norm,
         folder=folder,

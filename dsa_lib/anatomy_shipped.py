@@ -45,7 +45,7 @@ def shapes(profile: Profile) -> dict[str, object]:
 def card(folder: Path | None = None) -> dict:
     """What card.json says.
 
-    `run`, `shapes`, `patients` (train, val), `archive`, `steps`, `stages` (of the steps), `seconds`, `parameters`, `device`, `files` with their sha256.
+    `run`, `shapes`, `patients` (train, val), `archive`, `steps`, `stages` (of each model's steps), `seconds`, `parameters`, `device`, `files` (sha256).
     """
     return json.loads(((folder or FOLDER) / "card.json").read_text())
 
@@ -183,20 +183,16 @@ README = """# Trained weights of notebook 08
 Generators of **simulated** cerebral angiograms from label maps and edges: latent diffusion, SPADE and SPADE with VAE, each with edges and without. No
 patient's image was used. They are for trying the compendium and for testing methods, not for any clinical use.
 
-Trained by `python benchmarks/anatomy.py train` (later stages: `train --more`) on a phantom archive of {patients} simulated patients (seed {seed});
-{train} trained, {val} chose the weights.
-`card.json` lists them: a run that evaluates on one of them is refused. Half precision. Every model saw {images:,} images ({steps:,} steps{stages}).
+Trained by `python benchmarks/anatomy.py train` (later stages: `train --more`; a method again from the first step: `train --anew`) on a phantom archive of
+{patients} simulated patients (seed {seed}); {train} trained, {val} chose the weights.
+`card.json` lists them: a run that evaluates on one of them is refused. Half precision. Every model saw {images:,} images ({steps:,} steps).
 
-| folder | parameters | seconds of training | held-out loss, first and best |
-|---|---|---|---|
+| folder | parameters | steps, stage by stage | seconds of training | held-out loss, first and best |
+|---|---|---|---|---|
 {rows}
 
-{between}Device: {device}. Code: commit {commit}. The logs are in `logs/`.
+Each stage has a warm-up and a cosine of its own. Device: {device}. Code: commit {commit}. The logs are in `logs/`.
 """
-
-
-# The seed of a stage is that of its validation draws too.
-BETWEEN = "Each stage has noise of its own in the held-out loss of the diffusion, so that a step between stages is not what was learned there.\n\n"
 
 
 def _readme(card: Mapping, logs: Mapping[str, pd.DataFrame]) -> str:
@@ -204,7 +200,8 @@ def _readme(card: Mapping, logs: Mapping[str, pd.DataFrame]) -> str:
     for name, count in card["parameters"].items():
         losses = logs[name].get("val_loss", pd.Series(dtype=float)).dropna()
         told = f"{losses.iloc[0]:.4g}, {losses.min():.4g}" if len(losses) else "–"
-        rows.append(f"| `{name}/` | {count:,} | {card['seconds'][name]:,.0f} | {told} |")
+        stages = " + ".join(f"{steps:,}" for steps in card["stages"][name])
+        rows.append(f"| `{name}/` | {count:,} | {stages} | {card['seconds'][name]:,.0f} | {told} |")
     return README.format(
         patients=card["archive"]["patients"],
         seed=card["archive"]["seed"],
@@ -212,8 +209,6 @@ def _readme(card: Mapping, logs: Mapping[str, pd.DataFrame]) -> str:
         val=len(card["patients"]["val"]),
         images=card["steps"] * card["batch_size"],
         steps=card["steps"],
-        between=BETWEEN if len(card["stages"]) > 1 else "",
-        stages=f" in stages of {' and '.join(f'{n:,}' for n in card['stages'])}" if len(card["stages"]) > 1 else "",
         rows="\n".join(rows),
         device=card["device"],
         commit=card["commit"],

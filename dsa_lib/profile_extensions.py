@@ -156,6 +156,9 @@ class Anatomy:
     learning_rate: float = 5e-5
     ema_decay: float = 0.999
     warmup_steps: int = 500
+    # In the place of diffusion.min_snr_gamma. A map leaves little open but detail, and detail takes shape in nearly clean latents, from which min-SNR weights
+    # take the weight off.
+    min_snr_gamma: float = 0.0
     steps_continued: int = 0  # when trained weights are at hand to start from (models/anatomy, profile `phantom` alone)
     scheduler: str = "ddim"
     sampling_steps: int = 50
