@@ -1,6 +1,7 @@
 """Lesion-aware post-training, measured at length; and the training of the weights that ship (models/lesions).
 
     python benchmarks/lesions.py --run lesions train     # pairs, base model, pix2pix; writes models/lesions; the same command continues
+    python benchmarks/lesions.py --run lesions train --more 1000   # so many steps more of the base model in models/lesions, at the full rate again
     python benchmarks/lesions.py --run lesions compare   # post-training against as much plain training; writes benchmarks/lesions.json
 
 Everything is simulated anatomy: phantom patients whom neither the archive of `make reproduce` nor that of models/phantom has, in the latent space of the
@@ -78,6 +79,16 @@ def base_model(profile: Profile, ws: Workspace, data, vae, schedule) -> tuple[tr
     return model, log
 
 
+def base_model_trained_on(profile: Profile, ws: Workspace, data, vae, schedule, steps: int):
+    """(model, its log) of `steps` more from the weights in models/lesions, in batches that those have not seen in this order."""
+    own = replace(profile, seed=profile.seed + 1, lesions=replace(profile.lesions, steps=steps))
+    model = translation.load(lesion_weights.FOLDER / lesion_weights.BASE)
+    told = digest("base, more", own, lesion_weights.digest(lesion_weights.FOLDER))
+    log = translation.train(model, data, schedule, vae, own, folder=ws.checkpoints("lesions_base_more"), digest=told)
+    before = lesion_weights.log(lesion_weights.BASE)
+    return model, pd.concat([before, log.assign(step=log["step"] + before["step"].max())], ignore_index=True)
+
+
 def baseline(profile: Profile, ws: Workspace, pairs: TranslationSet, steps: int):
     return pix2pix.train(
         pairs,
@@ -92,35 +103,50 @@ def baseline(profile: Profile, ws: Workspace, pairs: TranslationSet, steps: int)
 def train(arguments: argparse.Namespace) -> None:
     began = time.monotonic()
     profile, ws, pairs, data, vae, schedule = prepared(arguments)
-    base, _ = base_model(profile, ws, data, vae, schedule)
-    base_seconds = time.monotonic() - began
-    gan, _ = baseline(profile, ws, pairs, arguments.pix2pix_steps)
-    work = ws.checkpoints("lesions_weights")
-    translation.save(base, work / lesion_weights.BASE)
-    pix2pix.save(gan, work / lesion_weights.PIX2PIX, profile.pix2pix, pairs.targets.shape[-1])
-    weights = work / lesion_weights.PIX2PIX / pix2pix.WEIGHTS
-    halved = {name: value.half() for name, value in load_file(weights).items()}
-    with atomic_write(weights) as temporary:
-        save_file(halved, temporary)
     patients = {part: sorted({str(p) for p in pairs.patients[pairs.rows(part)]}) for part in ("train", "val")}
+    work, before = ws.checkpoints("lesions_weights"), lesion_weights.card() if arguments.more else None
+    if before and before["patients"] != patients:
+        raise SystemExit("error: models/lesions has learned from other patients than these: train without --more")
+    if before:
+        base, log = base_model_trained_on(profile, ws, data, vae, schedule, arguments.more)
+        stages = [*before.get("stages", [before["steps"][lesion_weights.BASE]]), arguments.more]
+        gan = lesion_weights.FOLDER / lesion_weights.PIX2PIX
+        logs = {lesion_weights.PIX2PIX: lesion_weights.FOLDER / "logs" / f"{lesion_weights.PIX2PIX}.jsonl"}
+        pix2pix_steps = before["steps"][lesion_weights.PIX2PIX]
+    else:
+        base, log = base_model(profile, ws, data, vae, schedule)
+        stages, pix2pix_steps = [arguments.steps], arguments.pix2pix_steps
+        gan = pix2pix_weights(profile, ws, pairs, pix2pix_steps, work / lesion_weights.PIX2PIX)
+        logs = {lesion_weights.PIX2PIX: ws.checkpoints("lesions_pix2pix") / "log.jsonl"}
+    translation.save(base, work / lesion_weights.BASE)
+    logs[lesion_weights.BASE] = work / "base.jsonl"
+    log.to_json(logs[lesion_weights.BASE], orient="records", lines=True)
     told = lesion_weights.write(
-        {name: work / name for name in (lesion_weights.BASE, lesion_weights.PIX2PIX)},
-        {
-            name: ws.checkpoints(f"lesions_{name}") / "log.jsonl"
-            for name in (lesion_weights.BASE, lesion_weights.PIX2PIX)
-        },
+        {lesion_weights.BASE: work / lesion_weights.BASE, lesion_weights.PIX2PIX: gan},
+        logs,
         profile,
         {
             "patients": patients,
             "seed": profile.seed,
             "pairs": {part: len(pairs.rows(part)) for part in ("train", "val")},
-            "steps": {lesion_weights.BASE: arguments.steps, lesion_weights.PIX2PIX: arguments.pix2pix_steps},
-            "seconds_of_this_call": round(base_seconds),
+            "steps": {lesion_weights.BASE: sum(stages), lesion_weights.PIX2PIX: pix2pix_steps},
+            "stages": stages,  # of the base model, each with a warm-up and a cosine of its own
+            "seconds_of_this_call": round(time.monotonic() - began),
             "device": f"{environment()['device']}, {processor()}",
             "commit": environment()["commit"],
         },
     )
     print(f"models/lesions: {len(told['files'])} files, {len(patients['train'])} training patients", flush=True)
+
+
+def pix2pix_weights(profile: Profile, ws: Workspace, pairs: TranslationSet, steps: int, folder: Path) -> Path:
+    """The folder that holds the trained baseline, in half precision."""
+    gan, _ = baseline(profile, ws, pairs, steps)
+    pix2pix.save(gan, folder, profile.pix2pix, pairs.targets.shape[-1])
+    halved = {name: value.half() for name, value in load_file(folder / pix2pix.WEIGHTS).items()}
+    with atomic_write(folder / pix2pix.WEIGHTS) as temporary:
+        save_file(halved, temporary)
+    return folder
 
 
 def scored(pairs: TranslationSet, made: np.ndarray, model: str) -> pd.DataFrame:
@@ -181,6 +207,9 @@ def main() -> None:
     parser.add_argument("--patients", type=int, default=PATIENTS)
     parser.add_argument("--steps", type=int, default=BASE_STEPS, help="of the base model")
     parser.add_argument("--pix2pix-steps", type=int, default=PIX2PIX_STEPS)
+    parser.add_argument(
+        "--more", type=int, default=0, help="steps of the base model from the weights in models/lesions on"
+    )
     parser.add_argument("--overrides", type=json.loads, default={}, help="further values of the profile, in JSON")
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()

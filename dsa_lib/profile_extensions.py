@@ -27,6 +27,9 @@ class Lesions:
     steps: int = 100_000
     steps_continued: int = 0  # when trained weights are at hand to start from (models/lesions, profile `phantom` alone)
     ema_decay: float = 0.999
+    # In the place of diffusion.min_snr_gamma. A source image says nearly all of its target: what is left, the detail of nearly clean latents and the first
+    # answer to pure noise, is what min-SNR weights take the weight off.
+    min_snr_gamma: float = 0.0
     sampling_steps: int = 50
     scheduler: str = "ddim"  # deterministic but for its starting noise, which is keyed by the image
     evaluated: int = 2000  # test pairs that are translated and scored at most; 0 takes all

@@ -196,7 +196,6 @@ PHANTOM = Profile(
         steps_continued=40,
         ema_decay=0.995,
         sampling_steps=20,
-        scheduler="dpmsolver++",
         evaluated=160,
     ),
     post_training=PostTraining(steps=250, learning_rate=2e-4, batch_size=8),

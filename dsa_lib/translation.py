@@ -188,7 +188,7 @@ def train(
 
     `start`, where the model already holds trained weights, makes it a short stretch (`shipped.stretch`); `options` go to `training.fit`.
     """
-    config, gamma = profile.lesions, profile.diffusion.min_snr_gamma
+    config, gamma = profile.lesions, profile.lesions.min_snr_gamma
     whole = {
         "steps": config.steps,
         "evaluate_every": max(config.steps // 20, 1),
@@ -232,7 +232,7 @@ def train_further(
     The last weights (averaged) are kept and no held-out loss chooses among them: the two arms are judged by different losses, and a choice by either
     would favour one. Returns the log.
     """
-    gamma = profile.diffusion.min_snr_gamma
+    gamma = profile.lesions.min_snr_gamma
     return fit(
         model,
         loss(data["train"], schedule, vae, settings, gamma),
