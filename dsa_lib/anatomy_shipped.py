@@ -191,7 +191,8 @@ Trained by `python benchmarks/anatomy.py train` (later stages: `train --more`; a
 |---|---|---|---|---|
 {rows}
 
-Each stage has a warm-up and a cosine of its own. Device: {device}. Code: commit {commit}. The logs are in `logs/`.
+Each stage has a warm-up and a cosine of its own. Seconds are of the machine of that stage and not to be compared between models. Last device: {device}.
+Code of the last stage: commit {commit}. The logs are in `logs/`.
 """
 
 

@@ -6,7 +6,7 @@ beside a control that was trained on as long without those losses.
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,14 +39,14 @@ def chosen_rows(rows: np.ndarray, count: int) -> np.ndarray:
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))]
 
 
-def filled_rows(index: pd.DataFrame, anatomy, count: int) -> np.ndarray:
-    """Rows of `index` (latents/index.parquet) to train on: at most `count` training frames in which the arteries are filled (`anatomy_data.best_filled`).
+def filled_rows(index: pd.DataFrame, anatomy, count: int, parts: Sequence[str] = ("train",)) -> np.ndarray:
+    """Rows of `index` (latents/index.parquet): at most `count` frames of the `parts` in which the arteries are filled (`anatomy_data.best_filled`).
 
     anatomy: the profile's section, which says how many of a series. In earlier frames the mask of a series lies on vessels that are still empty, and an
-    error inside it would teach to draw nothing there.
+    error inside it would teach to draw nothing there; nor can they be what a model that learned from filled ones is measured by.
     """
     place = pd.Series(np.arange(len(index)), index=index["frame_id"].to_numpy())
-    filled = best_filled(index[index["split"] == "train"], anatomy.frames_per_series, anatomy.least_share)
+    filled = best_filled(index[index["split"].isin(parts)], anatomy.frames_per_series, anatomy.least_share)
     return chosen_rows(np.sort(place[filled["frame_id"]].to_numpy()), count)
 
 

@@ -191,7 +191,7 @@ print(f"{given.edge_maps[held_out].mean():.1%} of the pixels of held-out images 
 # ## Six models, one budget
 #
 # Every model sees the same images in the same number of steps and images a step. That is the budget that is shared; a step does not cost the same
-# in each, so the seconds stand beside it (those of weights that ship were measured where those were trained). Profile `phantom` goes on from weights that ship with the project, trained on other phantom patients (`models/anatomy`), for a
+# in each, so the seconds stand beside it (those of weights that ship were measured where and when those were trained, not all on one machine). Profile `phantom` goes on from weights that ship with the project, trained on other phantom patients (`models/anatomy`), for a
 # short visible stretch; `from_scratch`, `smoke`, `paper` and `acdc` train from random weights.
 
 # %%

@@ -346,7 +346,8 @@ kinds.round(4)
 # latent space. So the text-conditioned model is post-trained by the same losses, with the peripheral arteries of its training frames as the lesion
 # (masks: the phantom's own truth; frames: the latest arterial ones of each series, in which those arteries are filled), against the same control. Timesteps stop
 # earlier, at `peripheral.latest`: a sentence leaves far more open than a source image. Measured on generated frames of the canonical conditions, by an automatic segmentation, the features and the
-# judge of notebook 07: area and contrast of peripheral arteries over those of held-out frames, the distance, and how often the condition is kept.
+# judge of notebook 07: area and contrast of peripheral arteries over those of held-out frames as filled as those learned from, the distance, and how often the condition is
+# kept. The model as it was (“before”) has learned from all arterial frames, also half-filled ones, so that only the two others are on one footing.
 
 # %%
 if study.archive is None and not ct_perfusion:
@@ -397,8 +398,9 @@ if study.archive is None and not ct_perfusion:
 
 # %%
 if study.archive is None and not ct_perfusion:
-    held_out = index[index["split"].isin(["val", "test"]) & index["cell"].isin(CELLS)]
-    held_out = held_out.iloc[peripheral.chosen_rows(np.arange(len(held_out)), study.profile.peripheral.held_out)]
+    in_cells = index[index["cell"].isin(CELLS)].reset_index(drop=True)
+    at_most = study.profile.peripheral.held_out
+    held_out = in_cells.iloc[peripheral.filled_rows(in_cells, study.profile.anatomy, at_most, ("val", "test"))]
     phantom_patients = pd.read_parquet(study.read("archive_truth.parquet"), columns=["patient_id"])[
         "patient_id"
     ].unique()

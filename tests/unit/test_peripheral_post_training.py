@@ -144,7 +144,9 @@ def test_only_frames_in_which_the_arteries_are_filled_are_learned_from():
     )
     settings = replace(PROFILE.anatomy, frames_per_series=1, least_share=0.9)
     assert peripheral.filled_rows(frames, settings, 10).tolist() == [2, 4]
-    assert peripheral.filled_rows(frames.assign(split=["train"] * 3 + ["val"] * 3), settings, 10).tolist() == [2]
+    halves = frames.assign(split=["train"] * 3 + ["val"] * 3)
+    assert peripheral.filled_rows(halves, settings, 10).tolist() == [2]
+    assert peripheral.filled_rows(halves, settings, 10, ("val", "test")).tolist() == [4]
 
 
 def test_depth_of_a_mask_is_the_contrast_of_what_it_covers():
