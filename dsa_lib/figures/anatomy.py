@@ -81,11 +81,15 @@ def qualitative(
 
 
 def spectra(
-    curves: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]], true: tuple[np.ndarray, np.ndarray], origin: str
+    curves: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]],
+    true: tuple[np.ndarray, np.ndarray],
+    origin: str,
+    decoded: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Figure:
     """Figure 2 (c, d): mean amplitude over |R| for each half of the table, half → method → (radius, amplitude); and each over that of the truth, below.
 
-    Radius in cycles a pixel, amplitude in grey levels (`spectra.Spectra`). `origin` names the true images' archive.
+    Radius in cycles a pixel, amplitude in grey levels (`spectra.Spectra`). `origin` names the true images' archive; `decoded`: the true images through the
+    autoencoder alone, whose losses a latent diffusion shares, dashed.
     """
     figure, axes = plt.subplots(
         2, len(curves), figsize=(3.6 * len(curves), 4.2), sharex=True, sharey="row", squeeze=False
@@ -97,6 +101,10 @@ def spectra(
         for method, (radius, amplitude) in methods.items():
             top.semilogy(radius, amplitude, color=METHOD_COLOURS[method], lw=1.2, label=method)
             below.semilogy(radius, amplitude / true[1], color=METHOD_COLOURS[method], lw=1.2)
+        if decoded is not None:
+            dashed = {"color": TRUE_COLOUR, "lw": 1.0, "ls": (0, (3, 2))}
+            top.semilogy(*decoded, label="through the autoencoder alone", **dashed)
+            below.semilogy(decoded[0], decoded[1] / true[1], **dashed)
         top.set_title(half, loc="left")
         below.set_xlabel("radius |R| from the origin, cycles a pixel")
     axes[0][0].set_ylabel("amplitude, grey levels")

@@ -59,6 +59,9 @@ def test_spectra_over_the_truth():
     figure = anatomy.spectra(curves, (radius, np.full(10, 4.0)), "phantom")
     below = np.array(figure.axes).reshape(2, 2)[1, 0]
     assert (below.lines[1].get_ydata() == 0.5).all() and len(below.lines) == 4
+    beside = anatomy.spectra(curves, (radius, np.full(10, 4.0)), "phantom", (radius, np.full(10, 3.0)))
+    below = np.array(beside.axes).reshape(2, 2)[1, 1]
+    assert (below.lines[-1].get_ydata() == 0.75).all() and not below.lines[-1].get_linestyle() == "-"
 
 
 def table(arms):
