@@ -15,6 +15,7 @@ latents of the autoencoder in models/phantom, one after the other, each with its
 import argparse
 import dataclasses
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -79,8 +80,11 @@ def train(steps: int, only: str = "", more: bool = False, anew: str = "") -> Non
         overrides["anatomy.steps"] = before["steps"] if anew else steps
     profile = load_profile("phantom", overrides)
     ws = archive(overrides)
-    if before and before["patients"] != patients_seen(ws):
-        raise StudyError("models/anatomy has learned from other patients than those of this run: train all six")
+    if before:
+        same = {"patients": patients_seen(ws), "autoencoder": sha256(shipped.FOLDER / "card.json")}
+        same["shapes"] = anatomy_shipped.shapes(profile)
+        if other := [name for name, value in same.items() if before[name] != value]:
+            raise StudyError(f"{', '.join(other)} of this run differ from those of models/anatomy: train all six")
     given = material(ws, profile)
     digest = profile.digest("anatomy", "spade", "diffusion", "text") + sha256(shipped.FOLDER / "card.json")
     digest += anatomy_shipped.digest(anatomy_shipped.FOLDER if more else None)
@@ -113,6 +117,7 @@ def train(steps: int, only: str = "", more: bool = False, anew: str = "") -> Non
         "images": {part: len(given.data.rows(part)) for part in ("train", "val")},
         "steps": sum(stages[next(iter(stages))]),
         "stages": stages,  # each with a warm-up and a cosine of its own
+        "calls": [*(before["calls"] if before else []), shlex.join(sys.argv[1:])],
         "batch_size": profile.anatomy.batch_size,
         "seconds": seconds,
         "device": environment()["device"],
@@ -169,11 +174,12 @@ def report(run: str) -> None:
         found[name] = json.loads(table.round(5).to_json(orient="records"))
     provenance = json.loads((ws.root / "provenance" / "08_anatomy_conditioning.json").read_text())
     found |= {"seconds": provenance["seconds"], "environment": provenance["environment"]}
-    if (anatomy_shipped.FOLDER / "card.json").exists():
+    if (started := manifest["facts"]["started_from"]) != "nothing":
+        if started != sha256(anatomy_shipped.FOLDER / "card.json"):
+            raise StudyError(f"run {run!r} went on from other weights than those in models/anatomy now: run it again")
         card = anatomy_shipped.card()
-        found["weights"] = {
-            name: card[name] for name in ("run", "steps", "batch_size", "seconds", "images", "parameters")
-        }
+        told = ("run", "calls", "steps", "stages", "batch_size", "seconds", "images", "parameters", "commit")
+        found["weights"] = {name: card[name] for name in told}
     write_json(OUT, found)
     print(*manifest["facts"]["scores"], manifest["facts"]["use"], *manifest["facts"]["edits"], sep="\n")
 
@@ -191,8 +197,13 @@ def main() -> int:
     )
     parser.add_argument("--run", default="phantom", help="of report")
     request = parser.parse_args()
-    if request.anew and (request.more or request.steps):
-        parser.error("--anew takes the steps that the other models have had: leave --more and --steps out")
+    if bool(request.anew) + bool(request.more) + bool(request.steps) > 1:
+        parser.error("--steps, --more and --anew exclude each other: --anew takes the steps that the others have had")
+    of_method = [anatomy_models.name_of(request.anew, half) for half in (WITH, WITHOUT)] if request.anew else NAMES
+    if request.only and request.only not in of_method:
+        parser.error(f"--only {request.only} is not a model of {request.anew}: choose {' or '.join(of_method)}")
+    if (request.anew or request.more) and not (anatomy_shipped.FOLDER / "card.json").exists():
+        parser.error("--more and --anew need the weights in models/anatomy: run train without them first")
     try:
         if request.what == "report":
             report(request.run)

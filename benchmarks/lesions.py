@@ -1,8 +1,7 @@
-"""Lesion-aware post-training, measured at length; and the training of the weights that ship (models/lesions).
+"""The training of the weights of notebook 09 that ship (models/lesions).
 
     python benchmarks/lesions.py --run lesions train     # pairs, base model, pix2pix; writes models/lesions; the same command continues
     python benchmarks/lesions.py --run lesions train --more 1000   # so many steps more of the base model in models/lesions, at the full rate again
-    python benchmarks/lesions.py --run lesions compare   # post-training against as much plain training; writes benchmarks/lesions.json
 
 Everything is simulated anatomy: phantom patients whom neither the archive of `make reproduce` nor that of models/phantom has, in the latent space of the
 autoencoder of models/phantom. The test patients of these pairs choose nothing. Work lies in runs/<run>/checkpoints.
@@ -12,28 +11,27 @@ import argparse
 import dataclasses
 import functools
 import json
+import shlex
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
-from dsa_lib import autoencoder, diffusion, lesion_scores, lesion_weights, pix2pix, shipped, translation
+from dsa_lib import autoencoder, diffusion, lesion_weights, pix2pix, shipped, translation
 from dsa_lib.image_pairs import TranslationSet
-from dsa_lib.image_scores import image_scores
 from dsa_lib.phantom import lesion_archive
 from dsa_lib.profiles import Profile, load_profile
 from dsa_lib.progress import track
 from dsa_lib.session import environment, processor
-from dsa_lib.workspace import PROJECT, Workspace, atomic_write, write_json
+from dsa_lib.workspace import PROJECT, Workspace, atomic_write, sha256
 
 PATIENTS = 200
 BASE_STEPS, PIX2PIX_STEPS = 3_000, 1_500
 EMA = 0.999
-OUT = Path(__file__).with_suffix(".json")
 
 
 def profile_of(arguments: argparse.Namespace) -> Profile:
@@ -80,13 +78,12 @@ def base_model(profile: Profile, ws: Workspace, data, vae, schedule) -> tuple[tr
 
 
 def base_model_trained_on(profile: Profile, ws: Workspace, data, vae, schedule, steps: int):
-    """(model, its log) of `steps` more from the weights in models/lesions, in batches that those have not seen in this order."""
+    """(model, log) of `steps` more from the weights in models/lesions, in batches that those have not seen in this order; the log is of these steps alone."""
     own = replace(profile, seed=profile.seed + 1, lesions=replace(profile.lesions, steps=steps))
     model = translation.load(lesion_weights.FOLDER / lesion_weights.BASE)
     told = digest("base, more", own, lesion_weights.digest(lesion_weights.FOLDER))
     log = translation.train(model, data, schedule, vae, own, folder=ws.checkpoints("lesions_base_more"), digest=told)
-    before = lesion_weights.log(lesion_weights.BASE)
-    return model, pd.concat([before, log.assign(step=log["step"] + before["step"].max())], ignore_index=True)
+    return model, log.assign(step=log["step"] + lesion_weights.card()["steps"][lesion_weights.BASE])
 
 
 def baseline(profile: Profile, ws: Workspace, pairs: TranslationSet, steps: int):
@@ -105,17 +102,22 @@ def train(arguments: argparse.Namespace) -> None:
     profile, ws, pairs, data, vae, schedule = prepared(arguments)
     patients = {part: sorted({str(p) for p in pairs.patients[pairs.rows(part)]}) for part in ("train", "val")}
     work, before = ws.checkpoints("lesions_weights"), lesion_weights.card() if arguments.more else None
-    if before and before["patients"] != patients:
-        raise SystemExit("error: models/lesions has learned from other patients than these: train without --more")
+    same = {
+        "patients": patients,
+        "autoencoder": sha256(shipped.FOLDER / "card.json"),
+        "shapes": lesion_weights.shapes(profile),
+    }
+    if before and (other := [name for name, value in same.items() if before[name] != value]):
+        raise SystemExit(f"error: {', '.join(other)} differ from those of models/lesions: train without --more")
     if before:
         base, log = base_model_trained_on(profile, ws, data, vae, schedule, arguments.more)
-        stages = [*before.get("stages", [before["steps"][lesion_weights.BASE]]), arguments.more]
+        steps, calls = before["steps"][lesion_weights.BASE] + arguments.more, before["calls"]
         gan = lesion_weights.FOLDER / lesion_weights.PIX2PIX
         logs = {lesion_weights.PIX2PIX: lesion_weights.FOLDER / "logs" / f"{lesion_weights.PIX2PIX}.jsonl"}
         pix2pix_steps = before["steps"][lesion_weights.PIX2PIX]
     else:
         base, log = base_model(profile, ws, data, vae, schedule)
-        stages, pix2pix_steps = [arguments.steps], arguments.pix2pix_steps
+        steps, calls, pix2pix_steps = arguments.steps, [], arguments.pix2pix_steps
         gan = pix2pix_weights(profile, ws, pairs, pix2pix_steps, work / lesion_weights.PIX2PIX)
         logs = {lesion_weights.PIX2PIX: ws.checkpoints("lesions_pix2pix") / "log.jsonl"}
     translation.save(base, work / lesion_weights.BASE)
@@ -129,8 +131,8 @@ def train(arguments: argparse.Namespace) -> None:
             "patients": patients,
             "seed": profile.seed,
             "pairs": {part: len(pairs.rows(part)) for part in ("train", "val")},
-            "steps": {lesion_weights.BASE: sum(stages), lesion_weights.PIX2PIX: pix2pix_steps},
-            "stages": stages,  # of the base model, each with a warm-up and a cosine of its own
+            "steps": {lesion_weights.BASE: steps, lesion_weights.PIX2PIX: pix2pix_steps},
+            "calls": [*calls, shlex.join(sys.argv[1:])],
             "seconds_of_this_call": round(time.monotonic() - began),
             "device": f"{environment()['device']}, {processor()}",
             "commit": environment()["commit"],
@@ -149,60 +151,9 @@ def pix2pix_weights(profile: Profile, ws: Workspace, pairs: TranslationSet, step
     return folder
 
 
-def scored(pairs: TranslationSet, made: np.ndarray, model: str) -> pd.DataFrame:
-    scores = image_scores(pairs.targets, made, pairs.lesions)
-    return scores.assign(model=model, patient=pairs.patients, kind=pairs.kinds)
-
-
-def compare(arguments: argparse.Namespace) -> None:
-    profile, ws, pairs, data, vae, schedule = prepared(arguments)
-    test = pairs.at(pairs.rows("test"))
-    settings = profile.post_training
-    found, seconds = [], {}
-    arms = {
-        "cLDM": None,
-        "cLDM trained on": replace(settings, image_weight=0.0, lesion_weight=0.0),
-        "cLDM-PT": settings,
-    }
-    for name, arm in arms.items():
-        model, _ = base_model(profile, ws, data, vae, schedule)
-        if arm is not None:
-            began = time.monotonic()
-            folder = ws.checkpoints(f"lesions_{name.replace(' ', '_')}")
-            translation.train_further(
-                model, data, schedule, vae, profile, arm, folder=folder, digest=digest(name, profile, arm), what=name
-            )  # fmt: skip
-            seconds[name] = round(time.monotonic() - began, 1)
-        made = translation.translate(
-            model, vae, schedule, test.sources, seeds=range(len(test)), steps=profile.lesions.sampling_steps,
-            source_as=profile.lesions.source_as, scheduler=profile.lesions.scheduler,
-        )  # fmt: skip
-        np.save(ws.checkpoints("lesions_made") / f"{name.replace(' ', '_')}.npy", made)
-        found.append(scored(test, made, name))
-    if arguments.pix2pix_steps:
-        gan, _ = baseline(profile, ws, pairs, arguments.pix2pix_steps)
-        found.append(scored(test, pix2pix.generate(gan, test.sources, seeds=range(len(test))), "pix2pix"))
-    scores = pd.concat(found, ignore_index=True)
-    table = lesion_scores.table(scores)
-    against = {name: lesion_scores.paired(scores, name, models=["cLDM-PT"]) for name in ("cLDM", "cLDM trained on")}
-    verdicts = [line for rows in against.values() for line in lesion_scores.verdict(rows, "cLDM-PT")]
-    print(table.round(4).to_string(), *verdicts, sep="\n")
-    result = {
-        "settings": {"post_training": str(settings), "steps_base": arguments.steps, "patients": arguments.patients},
-        "test": {"patients": len(set(test.patients)), "images": len(test)},
-        "table": table.round(5).to_dict("records"),
-        "differences": {name: rows.round(5).to_dict("records") for name, rows in against.items()},
-        "by_kind": lesion_scores.by_kind(scores, "cLDM trained on", "cLDM-PT").round(5).to_dict("records"),
-        "verdicts": verdicts,
-        "seconds": seconds,
-        "device": f"{environment()['device']}, {processor()}",
-    }
-    write_json(arguments.out, result)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("train", "compare"))
+    parser.add_argument("what", choices=("train",))
     parser.add_argument("--run", default="lesions", help="folder under runs/ for pairs and checkpoints")
     parser.add_argument("--patients", type=int, default=PATIENTS)
     parser.add_argument("--steps", type=int, default=BASE_STEPS, help="of the base model")
@@ -211,9 +162,8 @@ def main() -> None:
         "--more", type=int, default=0, help="steps of the base model from the weights in models/lesions on"
     )
     parser.add_argument("--overrides", type=json.loads, default={}, help="further values of the profile, in JSON")
-    parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
-    {"train": train, "compare": compare}[arguments.what](arguments)
+    train(arguments)
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def shared_options(profile: Profile) -> dict:
 def train_ldm(
     given: Material, half: str, *, folder: Path, digest: str, start: Path | None = None, whole: bool = False
 ) -> tuple[anatomy.MapDenoiser, pd.DataFrame, float]:
-    """(denoiser, log, seconds) of the diffusion with (`half` WITH) or without edges, by the run's own objective and schedule.
+    """(denoiser, log, seconds) of the diffusion with (`half` WITH) or without edges, by the run's own noise schedule and prediction.
 
     start: a folder of trained weights (unet/, text_encoder/) to go on from, for a short stretch or the `whole` budget. The held-out loss of the validation
     patients chooses the weights.

@@ -45,7 +45,8 @@ def shapes(profile: Profile) -> dict[str, object]:
 def card(folder: Path | None = None) -> dict:
     """What card.json says.
 
-    `run`, `shapes`, `patients` (train, val), `archive`, `steps`, `stages` (of each model's steps), `seconds`, `parameters`, `device`, `files` (sha256).
+    `run`, `shapes`, `patients` (train, val), `archive`, `steps`, `stages` (of each model's steps), `calls` (of the benchmark), `seconds`, `parameters`,
+    `device`, `files` (sha256).
     """
     return json.loads(((folder or FOLDER) / "card.json").read_text())
 
@@ -183,9 +184,11 @@ README = """# Trained weights of notebook 08
 Generators of **simulated** cerebral angiograms from label maps and edges: latent diffusion, SPADE and SPADE with VAE, each with edges and without. No
 patient's image was used. They are for trying the compendium and for testing methods, not for any clinical use.
 
-Trained by `python benchmarks/anatomy.py train` (later stages: `train --more`; a method again from the first step: `train --anew`) on a phantom archive of
+Trained by `python benchmarks/anatomy.py` with {calls} (the sequence has not been repeated) on a phantom archive of
 {patients} simulated patients (seed {seed}); {train} trained, {val} chose the weights.
 `card.json` lists them: a run that evaluates on one of them is refused. Half precision. Every model saw {images:,} images ({steps:,} steps).
+
+Parameters are those of the files, discriminators among them. The held-out loss is the denoising loss of the diffusion, the perceptual distance of SPADE.
 
 | folder | parameters | steps, stage by stage | seconds of training | held-out loss, first and best |
 |---|---|---|---|---|
@@ -208,6 +211,7 @@ def _readme(card: Mapping, logs: Mapping[str, pd.DataFrame]) -> str:
         seed=card["archive"]["seed"],
         train=len(card["patients"]["train"]),
         val=len(card["patients"]["val"]),
+        calls=" and then ".join(f"`{call}`" for call in card["calls"]),
         images=card["steps"] * card["batch_size"],
         steps=card["steps"],
         rows="\n".join(rows),

@@ -28,7 +28,7 @@ SHARED = ("curation", "autoencoder", "diffusion")
 
 
 def card() -> dict:
-    """What card.json says: `shapes`, `patients` (train, val), `seed`, `autoencoder`, `steps`, `seconds`, `device`, `files` with their sha256."""
+    """What card.json says: `shapes`, `patients` (train, val), `seed`, `autoencoder`, `steps`, `calls`, `device`, `files` with their sha256."""
     return json.loads((FOLDER / "card.json").read_text())
 
 
@@ -126,8 +126,9 @@ a patient: they are for trying the compendium and for testing methods, not for a
 |---|---|---|
 {rows}
 
-Trained by `benchmarks/lesions.py` on {patients} phantom patients ({chosen_by} more chose the weights), in the latent space of the autoencoder of
-`models/phantom`. `card.json` lists the patients: a run that would evaluate on one of them is refused. Half precision; `logs/` holds the curves.
+Trained by `python benchmarks/lesions.py` with {calls} (the sequence has not been repeated), on {patients} phantom
+patients ({chosen_by} more chose the weights), in the latent space of the autoencoder of `models/phantom`. `card.json` lists the patients: a run that would
+evaluate on one of them is refused. Half precision; `logs/` holds the curves, of the base model that of its last stage.
 """
 NAMES = {BASE: "conditional latent diffusion, source beside the latent", PIX2PIX: "pix2pix baseline"}
 
@@ -150,7 +151,8 @@ def write(
         write_json(temporary / "card.json", told)
         rows = "\n".join(f"| `{name}/` | {NAMES[name]} | {facts['steps'][name]:,} |" for name in networks)
         counts = {part: len(names) for part, names in facts["patients"].items()}
-        text = README.format(rows=rows, patients=counts["train"], chosen_by=counts["val"])
+        calls = " and then ".join(f"`{call}`" for call in facts.get("calls", ["train"]))
+        text = README.format(rows=rows, patients=counts["train"], chosen_by=counts["val"], calls=calls)
         (temporary / "README.md").write_text(text)
         size = sum(p.stat().st_size for p in temporary.rglob("*") if p.is_file()) / 2**20
         if size > LARGEST_MB:

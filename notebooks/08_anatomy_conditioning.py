@@ -157,7 +157,7 @@ pd.DataFrame(
 #
 # $$\mathcal L = \mathbb E_{z_0, \epsilon, t}\,\bigl\lVert \epsilon - \epsilon_\theta\bigl([\,z_t,\; \mathrm{unshuffle}_f(c)\,],\, t,\, s\bigr)\bigr\rVert^2$$
 #
-# (or $v$ in place of $\epsilon$, and with the weights of notebook 04, where the profile says so). The sentence $s$ still enters by cross-attention and is left empty for
+# (or $v$ in place of $\epsilon$, as `diffusion.prediction` says; timesteps are weighed by `anatomy.min_snr_gamma`, by default all alike). The sentence $s$ still enters by cross-attention and is left empty for
 # `anatomy.condition_dropout` of the samples. The source's model has none, so that the table is made with the empty sentence.
 
 # %%
@@ -376,8 +376,8 @@ print(*verdicts, sep="\n")
 # ## Radial spectra (Fig. 2 c, d)
 #
 # The amplitude (the root of the mean power) as a function of $|R| = \sqrt{x^2 + y^2}$ in the Fourier plane. An acquired frame holds quantum noise, which no decoder makes: less amplitude at the right end
-# than the truth says nothing of vessels. Dashed is what the autoencoder alone leaves of the true images; a latent diffusion can be no sharper, and
-# only what it lacks beside the dashed line is its own.
+# than the truth says nothing of vessels. Dashed is what the autoencoder alone leaves of the true images: as sharp the latent diffusion would be if
+# its latents were right.
 
 # %%
 of_truth = spectra.of_set(true, "held-out images")
@@ -502,7 +502,8 @@ if strips:
 # ## What these numbers can and cannot say
 #
 # They say whether models of one budget, trained on these images, rank as the source found on cardiac MR. The budget is shared in steps; another sharing (seconds, parameters)
-# could rank them otherwise. Edges are computed from the very image that is then asked for: with edges a model is told much more of it than a label map holds, so that SSIM and
+# could rank them otherwise. So could more care for SPADE: of the weights that profile `phantom` goes on from, those of the diffusion were trained a second time, after a first
+# table, with another weighting of timesteps and another sampler (both chosen on the patients that choose weights), and in one stretch, where SPADE had two. Edges are computed from the very image that is then asked for: with edges a model is told much more of it than a label map holds, so that SSIM and
 # NMSE with edges are those of a reconstruction from boundaries, not of an imagined patient. On the phantom archive all of it is about simulated anatomy.
 
 # %%

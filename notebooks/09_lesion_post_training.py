@@ -158,7 +158,7 @@ lesion_table.shown(lesion_scores.table(floor))
 # ## Base model: conditional latent diffusion
 # $$\mathcal{L}_{\text{latent}} = \mathbb{E}_{z_0,\epsilon,t}\,\bigl\lVert v - v_\theta(z_t, t, y)\bigr\rVert^2,\qquad
 # z_t = \sqrt{\bar\alpha_t}\,z_0 + \sqrt{1-\bar\alpha_t}\,\epsilon,\qquad z_0 = \mathcal{E}(x)$$
-# (the target $v$ or $\epsilon$ as `diffusion.prediction` says, weighted as there). The source image $y$ stands beside $z_t$ as further channels, at latent
+# (the target $v$ or $\epsilon$ as `diffusion.prediction` says; timesteps are weighed by `lesions.min_snr_gamma`, by default all alike). The source image $y$ stands beside $z_t$ as further channels, at latent
 # resolution: `lesions.source_as` `unshuffle` lays every block of pixels out as channels, so that a vessel of one pixel still is one number; `latent` encodes $y$ as $x$ is,
 # by an encoder that has never seen bone.
 #
@@ -294,12 +294,13 @@ style.save(figure, study.write("figures/lesion_translations.png"))
 
 # %%
 extractor = None
+if not ct_perfusion:
+    frames = np.load(study.read("frames.npy"), mmap_mode="r")
+    index = pd.read_parquet(study.read("latents/index.parquet"))
 if study.profile.fidelity.features == "inception":
     extractor = features.inception_extractor(study.profile.fidelity.batch_size)
 elif not ct_perfusion:
     size = phase.load_classifier(study.read("classifier"))[1]["input_size"]
-    frames = np.load(study.read("frames.npy"), mmap_mode="r")
-    index = pd.read_parquet(study.read("latents/index.parquet"))
     train_rows = index.loc[index["split"] == "train", "frame_id"].to_numpy()
     some = np.sort(np.random.default_rng(seed).permutation(train_rows)[:2048])
     extractor = features.open_extractor(
@@ -501,7 +502,8 @@ if knows is not None:
 
 # %% [markdown]
 # ## What this can and cannot say
-# Everything above is phantom unless `ct_perfusion` was given: simulated lesions on simulated vessels, unsubtracted frames without gas, teeth or movement between
+# The settings of profile `phantom` (loss weights, learning rate, sampler, a further stretch of the base model) were chosen on validation patients, but after an earlier run had shown
+# the scores of the test patients: a choice between a few, of which only the one that is used is kept. Everything above is phantom unless `ct_perfusion` was given: simulated lesions on simulated vessels, unsubtracted frames without gas, teeth or movement between
 # mask and filling beyond what the phantom has. It says how the *method* behaves where the truth is known, not how well lesions of patients would be drawn.
 # A subtracted frame without a mask frame is an estimate; nobody should look for a lesion in it.
 

@@ -1,11 +1,13 @@
 """Six models on one footing: one budget, the same conditions, a stretch from trained weights."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
+from dsa_lib import anatomy, autoencoder, shipped, spade
 from dsa_lib import anatomy_models as models
-from dsa_lib import autoencoder, shipped, spade
 from dsa_lib.image_pairs import AnatomySet
 from dsa_lib.profiles import load_profile
 
@@ -69,3 +71,21 @@ def test_weights_that_learn_on_have_the_whole_budget_from_where_they_were(given,
     assert (
         0 < moved < 10 * PROFILE.spade.learning_rate
     )  # two steps of Adam away from the first, not from random weights
+
+
+def test_timesteps_are_weighed_as_its_own_section_says_and_the_held_out_noise_outlives_a_seed(given, tmp_path):
+    def held_out_loss(name: str, **changes) -> float:
+        profile = load_profile("smoke", {"text.width": 16, "anatomy.steps": 1, **changes})
+        start = tmp_path / "start"
+        if not start.exists():
+            torch.manual_seed(0)
+            channels, side = given.mean.shape[1], given.mean.shape[-1]
+            anatomy.save(anatomy.build(profile, given.maps(models.WITH).shape[1], channels, side, 64), start, {})
+        changed = dataclasses.replace(given, profile=profile)
+        how = {"folder": tmp_path / name, "digest": name, "start": start}
+        return float(models.train_ldm(changed, models.WITH, **how)[1]["val_loss"].iloc[0])  # before the first step
+
+    plain = held_out_loss("plain")
+    assert held_out_loss("seed", seed=5) == pytest.approx(plain, rel=1e-6)
+    assert held_out_loss("study", **{"diffusion.min_snr_gamma": 1.0}) == pytest.approx(plain, rel=1e-6)
+    assert held_out_loss("own", **{"anatomy.min_snr_gamma": 1.0}) < 0.9 * plain

@@ -16,6 +16,7 @@ from dsa_lib.workspace import sha256
 FACTS = {
     "run": "w", "shapes": anatomy_shipped.shapes(PHANTOM), "patients": {"train": ["PHANTOM-1-0001"], "val": ["PHANTOM-1-0002"]},
     "archive": {"patients": 2, "seed": 1}, "autoencoder": "vae-card", "steps": 8, "stages": {"ldm": [8], "spade": [3, 5]}, "batch_size": 4,
+    "calls": ["train", "train --more 5"],
     "seconds": {"ldm": 3.0, "spade": 2.0}, "device": "CPU", "commit": "abc",
 }  # fmt: skip
 
@@ -55,7 +56,7 @@ def test_what_is_written_is_read_in_half_precision_with_card_log_and_readme(weig
     assert anatomy_shipped.log("ldm")["val_loss"].tolist() == [2.5, 1.5]
     assert "| `ldm/` |" in (weights.folder / "README.md").read_text()
     told = (weights.folder / "README.md").read_text()
-    assert "Every model saw 32 images (8 steps)" in told
+    assert "Every model saw 32 images (8 steps)" in told and "`train` and then `train --more 5`" in told
     assert "`ldm/` | " in told and " | 8 | 3 |" in told and " | 3 + 5 | 2 |" in told
     assert np.isclose(json.loads((weights.folder / "card.json").read_text())["seconds"]["ldm"], 3.0)
 
