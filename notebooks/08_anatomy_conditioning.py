@@ -346,7 +346,9 @@ if extractor:
     floor_rows = np.linspace(0, len(train_rows) - 1, min(len(held_out), len(train_rows))).astype(int)
     floor = extractor(data.frames[train_rows[floor_rows]], what="training images")
     floor = fidelity.frechet_distance(fidelity.statistics(measured.true), fidelity.statistics(floor))
-    print(f"{distance_name} of {len(held_out)} held-out from as many training images, the floor: {floor:.3g}.")
+    print(
+        f"{distance_name} of as many real images of other (training) patients: {floor:.3g}; a map is followed nearer."
+    )
     if len(held_out) <= (dimensions := measured.true.shape[1]):
         print(f"{len(held_out)} images, {dimensions} dimensions: distances are too large; read differences alone.")
 

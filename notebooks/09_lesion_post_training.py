@@ -334,7 +334,9 @@ verdicts = lesion_scores.ranking(table, POST)
 for name in (CONTROL, BASE, PIX2PIX):
     verdicts += lesion_scores.verdict(differences[differences["reference"] == name], POST)
 print(*verdicts, sep="\n")
-of_control = differences[differences["reference"] == CONTROL]
+of_control = differences[
+    (differences["reference"] == CONTROL) & (differences["model"] != PIX2PIX)
+]  # it would set the scale
 style.save(figures.scores(table, of_control), study.write("figures/lesion_scores.png"))
 kinds = lesion_scores.by_kind(scores, CONTROL, POST, seed=seed)
 lesion_table.write(study.write("tables/lesions_by_kind.csv"), kinds)

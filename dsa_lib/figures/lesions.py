@@ -128,7 +128,7 @@ def timesteps(curve: pd.DataFrame, latest: float, estimates: Sequence[tuple[int,
     end = latest * curve["t"].max()
     axis.axvspan(0, end, color="#56B4E9", alpha=0.18, lw=0, label="gets image-space gradient")
     axis.set(xlabel="t", ylabel=r"MAE of $\mathcal{D}(\hat z_0)$, grey levels", xlim=(0, None), ylim=(0, None))
-    axis.legend(loc="upper left")
+    axis.legend(loc="center right")  # between the two curves
     if len(estimates):
         for one, (t, frame) in zip(np.atleast_1d(right.subplots(1, len(estimates))), estimates, strict=True):
             one.imshow(frame, cmap="gray", vmin=0, vmax=255)
