@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from dsa_lib.tables import read_table
@@ -34,7 +35,13 @@ def test_the_source_s_table_of_acdc(tmp_path, monkeypatch):
     assert ws.manifest("08_anatomy_conditioning")["status"] == "finished"
     table = read_table(ws.root / "tables" / "anatomy_scores.csv").set_index(["row", "column"])
     ours = table.loc[("LDM", "SSIM, w/ edges")]
-    assert ours["source"] == "ACDC" and 0 < ours["this_run"] <= 1 and ours["published"] == pytest.approx(0.608)
+    assert ours["source"] == "ACDC" and ours["published"] == pytest.approx(0.608)
+    # A model of eight steps draws noise, whose SSIM may be a little below 0: what must hold is that the cell is the mean over the test patients' images.
+    images = pd.read_csv(ws.root / "tables" / "anatomy_images.csv")
+    of_ldm = images[(images["method"] == "LDM") & (images["half"] == "w/ edges")]
+    assert set(of_ldm["patient"]) == {"patient101", "patient102"} and of_ldm["ssim"].between(-1, 1).all()
+    assert ours["this_run"] == pytest.approx(of_ldm["ssim"].mean(), rel=1e-6)
+    assert of_ldm["nmse"].gt(0).all() and of_ldm["nmse"].nunique() == len(of_ldm)
 
 
 def test_diffusion_from_ct_perfusion(tmp_path, monkeypatch):
