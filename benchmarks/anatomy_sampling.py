@@ -32,12 +32,14 @@ from dsa_lib.session import environment
 from dsa_lib.workspace import Workspace, write_json
 
 OUT = Path(__file__).with_suffix(".json")
-SAMPLERS = (("ddim", 10), ("ddim", 20), ("ddim", 50), ("dpmsolver++", 20), ("unipc", 20), ("ddpm", 50))
+SAMPLERS = (("ddim", 10), ("ddim", 20), ("ddim", 50), ("dpmsolver++", 20))
 IMAGES = 80
 
 
 def main() -> None:
-    profile = load_profile("phantom", json.loads(training.VALUES.read_text()))
+    overrides = json.loads(training.VALUES.read_text())
+    profile = load_profile("phantom", overrides)
+    training.archive(overrides)  # made where it has not been
     given = training.material(Workspace(training.RUN), profile)
     rows = given.data.rows("val")
     rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), IMAGES)).astype(int)]

@@ -123,7 +123,15 @@ def anatomy(ws: Workspace) -> str:
             cells = (grid.loc[method, (half, measure)].replace(" | ", " / ") for measure in measures)
             lines.append(f"| {method} {half} | " + " | ".join(cells) + " |")
     told = [f"- {sentence}" for sentence in (*facts["scores"], facts["use"], *facts["edits"])]
-    return "\n".join([*lines, "", *told])
+    return "\n".join([*lines, "", in_short(facts["scores"]), "", *told])
+
+
+def in_short(verdicts: list[str]) -> str:
+    """One sentence on the comparisons among `verdicts` (those of `anatomy_scores.verdicts`; other sentences are passed over)."""
+    compared = [line for line in verdicts if re.search(r"better on all \d measures: (yes|no)\.", line)]
+    whole = [line.split(":")[0] for line in compared if "measures: yes." in line]
+    which = f": {'; '.join(whole)}" if whole else ""
+    return f"In short, better on all measures in {len(whole)} of {len(compared)} comparisons{which}."
 
 
 def lesions(ws: Workspace) -> str:

@@ -38,6 +38,7 @@ SNAKEMAKE = [
     # Not "code": the call itself decides no result, what does stands in the parameters and inputs of the rules.
     "--rerun-triggers", "mtime", "params", "input",
 ]  # fmt: skip
+OTHER_DATA = ("acdc", "ct_perfusion")  # parameters of notebooks 08 and 09 that name a folder
 
 
 def main() -> int:
@@ -69,6 +70,9 @@ def check(ws: Workspace, request: argparse.Namespace) -> dict:
     if name := given.get("classifier"):
         given["classifier"] = _classifier(str(name))
     # Found missing now, not after days of training.
+    for name in given:
+        if (what := name.rpartition(".")[2]) in OTHER_DATA and given[name]:
+            given[name] = _other_data(what, str(given[name]))
     if profile.autoencoder.perceptual == "lpips":
         weights_file("vgg16")
     if profile.fidelity.features == "inception":
@@ -294,6 +298,14 @@ def _classifier(given: str) -> str:
     raise StudyError(
         f"{given!r} has no trained classifier: finish notebook 02 of that run first, or name another run or folder"
     )
+
+
+def _other_data(name: str, given: str) -> str:
+    """The full path of a folder of other data (notebooks run elsewhere)."""
+    path = Path(given).expanduser().resolve()
+    if not path.is_dir():
+        raise StudyError(f"{name} {given!r} is not a folder: give one as data_manifests/schemas/{name}.md describes it")
+    return str(path)
 
 
 def _same_study(ws: Workspace, profile: str, archive: Path | None) -> None:

@@ -2,6 +2,8 @@
 
 import ast
 import importlib
+import os
+import subprocess
 import sys
 
 import pytest
@@ -154,3 +156,14 @@ def test_every_folder_of_shipped_weights_runs_again_the_notebooks_that_read_it()
         assert importlib.import_module(f"dsa_lib.{module}").FOLDER == folder
     read = workflow.data_of(workflow.modules_of("07_fid"))
     assert PROJECT / "models" / "vessels" / "card.json" in read
+
+
+@pytest.mark.parametrize("name", ["acdc", "08_anatomy_conditioning.acdc", "ct_perfusion"])
+def test_a_folder_of_other_data_that_is_none_is_refused_before_the_study_starts(tmp_path, name):
+    command = [sys.executable, "workflow/launch.py", "--run", "t", "--profile", "smoke", "--extensions"]
+    command += ["--parameters", f'{{"{name}": "{tmp_path}/nowhere"}}']
+    environment = os.environ | {"DSA_RUNS": str(tmp_path / "runs")}
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
+    said = (done.stdout + done.stderr).strip()
+    assert done.returncode == 2 and said.count("\n") == 0, said
+    assert f"data_manifests/schemas/{name.rpartition('.')[2]}.md" in said and not (tmp_path / "runs" / "t").exists()

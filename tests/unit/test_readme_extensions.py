@@ -51,3 +51,13 @@ def test_what_has_not_run_leaves_the_other_s_place_alone(ws):
     filled = readme.extensions(text, of_first)
     assert "It follows." in filled and "<!-- lesions:begin -->\nold\n" in filled
     assert "old" not in readme.extensions(text, ws)
+
+
+def test_in_short_counts_the_comparisons_that_hold_on_all_measures():
+    told = [
+        "The true images through the autoencoder alone: SSIM 0.9.",
+        "A against B: better on all 3 measures: yes. SSIM …",
+        "A against C: better on all 3 measures: no. SSIM …",
+    ]
+    assert readme.in_short(told) == "In short, better on all measures in 1 of 2 comparisons: A against B."
+    assert readme.in_short(told[::2]) == "In short, better on all measures in 0 of 1 comparisons."
