@@ -4,11 +4,10 @@
 
 The weights of models/anatomy on the patients that chose them (the validation part of the archive that they were trained on, simulated anatomy): no patient on
 whom notebook 08 reports is looked at. Every sampler makes the same images anew from the same maps and seeds, and is scored as there, but by the phase
-network's features, since that archive has no network of notebook 07. Seconds are of one process and only to be read beside each other.
+network's features, since that archive has no network of notebook 07.
 """
 
 import json
-import time
 from pathlib import Path
 
 import anatomy as training
@@ -55,22 +54,21 @@ def main() -> None:
     )
     moments, schedule = fidelity.statistics(extractor(true)), diffusion.noise_schedule(profile.diffusion)
 
-    def scored(half: str, sampler: str, steps: int, made: np.ndarray, seconds: float) -> dict:
+    def scored(half: str, sampler: str, steps: int, made: np.ndarray) -> dict:
         of_images = anatomy_scores.of_images(true, {(half, sampler): made}, patients)
         distance = fidelity.frechet_distance(moments, fidelity.statistics(extractor(made)))
         row = {"half": half, "sampler": sampler, "steps": steps, extractor.distance: distance}
-        return row | {"ssim": of_images["ssim"].mean(), "nmse": of_images["nmse"].mean(), "seconds": seconds}
+        return row | {"ssim": of_images["ssim"].mean(), "nmse": of_images["nmse"].mean()}
 
-    found = [scored("", "none: autoencoder alone", 0, autoencoder.reconstruct(given.vae, true), 0.0)]
+    found = [scored("", "none: autoencoder alone", 0, autoencoder.reconstruct(given.vae, true))]
     for half in (anatomy_models.WITH, anatomy_models.WITHOUT):
         model, _ = anatomy.load(anatomy_shipped.FOLDER / anatomy_models.name_of("LDM", half))
         maps, told, seeds = given.maps(half)[rows], [text.EMPTY] * len(rows), [int(row) for row in rows]
         for sampler, steps in SAMPLERS:
-            started = time.time()
             made = anatomy.generate(
                 model, given.vae, maps, told, seeds, steps, schedule, sampler, what=f"images, {half}, {sampler} {steps}"
             )
-            found.append(scored(half, sampler, steps, made, time.time() - started))
+            found.append(scored(half, sampler, steps, made))
     table = pd.DataFrame(found)
     print(table.round(4).to_string(index=False))
     facts = {"what": __doc__.split("\n")[0], "images": len(rows), "patients": len(np.unique(patients))}
