@@ -138,6 +138,27 @@ def test_base_training_and_both_arms_run_on_and_the_arms_start_alike(vae, tmp_pa
     assert latent[0.0] == pytest.approx(latent[1.0], rel=1e-6) and len(latent[0.0])
 
 
+def test_timesteps_are_weighed_as_its_own_section_says_and_not_as_the_study_s(vae, tmp_path):
+    some = pairs()
+    data = {part: translation.Pairs(some.at(some.rows(part)), vae, "unshuffle") for part in ("train", "val")}
+
+    def at_rest(name: str, study: float, own: float) -> list[float]:
+        profile = replace(
+            TINY,
+            diffusion=replace(TINY.diffusion, min_snr_gamma=study),
+            lesions=replace(TINY.lesions, min_snr_gamma=own),
+        )
+        settings = PostTraining(image_weight=0.0, lesion_weight=0.0, steps=3, batch_size=4, learning_rate=0.0)
+        how = {"folder": tmp_path / name, "digest": name, "what": name}
+        schedule = noise_schedule(profile.diffusion)
+        log = translation.train_further(model(), data, schedule, vae, profile, settings, **how)
+        return log["train_latent"].tolist()
+
+    plain = at_rest("plain", 0.0, 0.0)
+    assert at_rest("of the study", 1.0, 0.0) == pytest.approx(plain, rel=1e-6)
+    assert np.mean(at_rest("its own", 0.0, 1.0)) < 0.9 * np.mean(plain)
+
+
 def test_a_saved_network_is_the_same_up_to_half_precision(tmp_path):
     network = model()
     translation.save(network, tmp_path / "base", {"steps": 3})
