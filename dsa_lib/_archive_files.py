@@ -15,7 +15,18 @@ from pathlib import Path
 
 import numpy as np
 
-from dsa_lib import _reader_pool, _xa_tags, burned_in, circulation, deidentification, dicom, filter_flow
+from dsa_lib import (
+    _reader_pool,
+    _xa_planes,
+    _xa_tags,
+    _xa_values,
+    burned_in,
+    circulation,
+    deidentification,
+    dicom,
+    filter_flow,
+    subtraction,
+)
 from dsa_lib.errors import StudyError
 from dsa_lib.profiles import Curation
 from dsa_lib.workspace import Workspace, atomic_write, sha256, write_json
@@ -24,6 +35,8 @@ BYTES_PER_WORKER = 8 << 20  # below that a further process would take longer to 
 # Computing time allowed beyond curation.file_seconds. A slow decoder (JPEG 2000) takes 0.1 to 0.3 s a compressed MB.
 SECONDS_PER_MB = 4.0
 _DECODERS = ("pydicom.pixels.decoders.pylibjpeg", "pylibjpeg", "openjpeg", "libjpeg", "rle")
+# What decides a file's result besides this module: a change of any reads every file anew.
+_CODE = (_xa_planes, _xa_tags, _xa_values, burned_in, circulation, dicom, filter_flow, subtraction)
 _DIGITS = {"P": 8, "E": 8, "S": 10, "F": 10}  # patient, examination (study), series, file
 
 
@@ -246,12 +259,10 @@ def plan(
     archive: Path, ws: Workspace, key: bytes, settings: Curation, vocabulary: Path, by_hand: Path | None = None
 ) -> tuple[list[Task], int]:
     """(one task a file under `archive`, in the order of the paths; bytes in all). What the file system lists first makes no difference."""
-    package = Path(__file__).parent
-    named = ("_archive_files", "dicom", "subtraction", "burned_in", "circulation", "filter_flow")
-    code = [*package.glob("_xa*.py"), *(package / f"{name}.py" for name in named)]
+    code = [Path(__file__), *(Path(module.__file__) for module in _CODE)]
     made_from = (
         f"{settings.image_size} {settings.background_grey} {settings.contrast_per_grey} {settings.differencing} {sha256(vocabulary)} "
-        + "".join(sha256(path) for path in sorted(code))
+        + "".join(sorted(sha256(path) for path in code))
     )
     reviewed = deidentification.reviewed(ws)
     place = _Place(archive, ws.private("curation/x").parent, ws.checkpoints("curation"), settings, vocabulary, by_hand)

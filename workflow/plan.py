@@ -45,14 +45,6 @@ PLUMBING = {
     "_profile_overrides",
     "hidden_paths",
 }
-# Trained weights that ship: the module that reads them, and their folder.
-WEIGHTS = {
-    "shipped": PROJECT / "models" / "phantom",
-    "anatomy_shipped": PROJECT / "models" / "anatomy",
-    "lesion_weights": PROJECT / "models" / "lesions",
-    "lesion_judge": PROJECT / "models" / "lesion_judge",
-    "vessel_network": PROJECT / "models" / "vessels",
-}
 # A share of a notebook's work is for calls by hand (an array job): a rule of the workflow does the whole.
 BY_HAND = {"shard", "num_shards"}
 _KINDS = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": Mapping, "list": list}
@@ -124,15 +116,15 @@ def modules_of(notebook: str) -> dict[str, Path]:
 
 
 def data_of(modules: Mapping[str, Path]) -> list[Path]:
-    """Files that the modules read: of data_manifests/ (written `"data_manifests" / "<name>"`), and the card of the trained weights that ship."""
+    """Files that the modules read: of data_manifests/ (written `"data_manifests" / "<name>"`), and the cards of weights that ship (`"models" / "<name>"`)."""
     found = set()
     for module in modules.values():
-        for name in re.findall(r'"data_manifests"\s*/\s*"([^"]+)"', module.read_text()):
-            path = PROJECT / "data_manifests" / name
-            found |= set(path.glob("*.csv")) if path.is_dir() else {path}
-    for module, folder in WEIGHTS.items():
-        if module in modules and (card := folder / "card.json").exists():
-            found.add(card)
+        for folder, name in re.findall(r'"(data_manifests|models)"\s*/\s*"([^"]+)"', module.read_text()):
+            path = PROJECT / folder / name
+            if folder == "models":
+                found |= set(path.glob("card.json"))  # it holds the hash of every other file
+            else:
+                found |= set(path.glob("*.csv")) if path.is_dir() else {path}
     return sorted(found)
 
 

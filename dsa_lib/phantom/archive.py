@@ -10,7 +10,7 @@ import hashlib
 import json
 import multiprocessing
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from dsa_lib import phantom
 from dsa_lib.errors import StudyError
 from dsa_lib.phantom.acquisition import Bodies, acquire
 from dsa_lib.phantom.anatomy import draw_patient
@@ -26,6 +27,7 @@ from dsa_lib.phantom.xa import write_xa
 from dsa_lib.workspace import atomic_write
 
 PARTS = "archive_truth_parts"
+_NO_PART_IN_AN_ARCHIVE = ("__init__", "figures", "lesion_archive", "measures", "realism", "truth")
 IN_PROCESS_BELOW = 100  # series: starting worker processes costs more than such an archive
 
 
@@ -103,13 +105,19 @@ def finished(studies: list[list[dict]], job, workers: int):
             raise
 
 
+def code_digest(without: Container[str] = ()) -> str:
+    """Of every source file of the phantom, wherever in the package it lies, but those whose stem is in `without`."""
+    code = hashlib.sha256()
+    sources = {path.stem: path for path in Path(phantom.__file__).parent.rglob("*.py")}
+    for stem, path in sorted(sources.items()):
+        if stem not in without:
+            code.update(path.read_bytes())
+    return code.hexdigest()[:16]
+
+
 def _claim(parts: Path, folder: Path, config, seed: int) -> None:
     """Note whose archive this is; one of another plan or program version is removed and written anew."""
-    code = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        if source.name not in ("figures.py", "lesion_archive.py", "measures.py", "realism.py", "truth.py"):
-            code.update(source.read_bytes())
-    wanted = {**asdict(config), "seed": seed, "code": code.hexdigest()[:16]}
+    wanted = {**asdict(config), "seed": seed, "code": code_digest(without=_NO_PART_IN_AN_ARCHIVE)}
     record = parts / "plan.json"
     if record.exists() and json.loads(record.read_text()) == wanted:
         return

@@ -7,7 +7,6 @@ Patients of their own, whom no archive has, are planned, rendered, written as DI
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import shutil
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +20,7 @@ from dsa_lib.dicom import native_frame, read_acquisition, subtracted_run
 from dsa_lib.errors import StudyError
 from dsa_lib.image_pairs import TranslationSet
 from dsa_lib.phantom.acquisition import Bodies
-from dsa_lib.phantom.archive import finished
+from dsa_lib.phantom.archive import code_digest, finished
 from dsa_lib.phantom.lesions import KINDS, Lesion, add_lesion, lesion_mask
 from dsa_lib.phantom.plan import plan_archive
 from dsa_lib.phantom.territories import Injection3D
@@ -184,16 +183,13 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 def _claim(work: Path, profile) -> None:
     """Note whose pairs these are; those of other numbers, or of other code of the phantom, are removed."""
-    code = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        code.update(source.read_bytes())
     wanted = {
         "archive": asdict(profile.archive),
         "curation": asdict(profile.curation),
         "lesions": {name: value for name, value in asdict(profile.lesions).items() if name in
                     ("patients", "series_per_study", "lesion_share", "least_pixels")},
         "seed": profile.seed,
-        "code": code.hexdigest()[:16],
+        "code": code_digest(),
     }  # fmt: skip
     wanted = json.loads(json.dumps(wanted))  # as it will be read
     record = work / "plan.json"
