@@ -23,19 +23,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dsa_lib import anatomy, anatomy_data, anatomy_models, anatomy_shipped, autoencoder, labels, shipped, spade
-from dsa_lib.anatomy_models import METHODS, WITH, WITHOUT
-from dsa_lib.errors import StudyError
+from dsa_lib.curation import annotations
+from dsa_lib.ldm import autoencoder
+from dsa_lib.maps import data as map_data
+from dsa_lib.maps import map_diffusion, map_weights, spade
+from dsa_lib.maps import models as map_models
+from dsa_lib.maps.models import METHODS, WITH, WITHOUT
+from dsa_lib.nn import shipped
+from dsa_lib.nn.export import patients_seen
 from dsa_lib.phantom import truth
-from dsa_lib.profiles import Profile, load_profile
-from dsa_lib.session import environment
-from dsa_lib.ship import patients_seen
-from dsa_lib.workspace import PROJECT, Workspace, sha256, write_json
+from dsa_lib.run.errors import StudyError
+from dsa_lib.run.profiles import Profile, load_profile
+from dsa_lib.run.session import environment
+from dsa_lib.run.workspace import PROJECT, Workspace, sha256, write_json
 
 RUN = "anatomy_weights"
 VALUES = PROJECT / "data_manifests" / "anatomy_weights.json"
 OUT = Path(__file__).with_suffix(".json")
-NAMES = tuple(anatomy_models.name_of(method, half) for method in METHODS for half in (WITH, WITHOUT))
+NAMES = tuple(map_models.name_of(method, half) for method in METHODS for half in (WITH, WITHOUT))
 TABLES = ("scores", "budget", "differences", "spectra", "segmenters", "compliance", "edits")
 
 
@@ -53,9 +58,9 @@ def archive(overrides: dict) -> Workspace:
     return Workspace(RUN)
 
 
-def material(ws: Workspace, profile: Profile) -> anatomy_models.Material:
+def material(ws: Workspace, profile: Profile) -> map_models.Material:
     """Frames, the phantom's label maps, edges and latents of the run."""
-    key = labels.read_key(ws.private("series_key.parquet"))
+    key = annotations.read_key(ws.private("series_key.parquet"))
 
     def maps(rows: pd.DataFrame, pictures: np.ndarray) -> np.ndarray:
         files = ws.root / "archive", ws.root / "archive_truth_masks.npz"
@@ -63,9 +68,9 @@ def material(ws: Workspace, profile: Profile) -> anatomy_models.Material:
         return np.stack([found[name] for name in rows["series"]])
 
     frames = np.load(ws.root / "frames.npy", mmap_mode="r")
-    data, _ = anatomy_data.of_run(pd.read_parquet(ws.root / "arterial.parquet"), frames, maps, profile.anatomy)
+    data, _ = map_data.of_run(pd.read_parquet(ws.root / "arterial.parquet"), frames, maps, profile.anatomy)
     vae = autoencoder.AutoencoderKL.from_pretrained(shipped.FOLDER / "vae").float()
-    return anatomy_models.material(data, vae, profile)
+    return map_models.material(data, vae, profile)
 
 
 def train(steps: int, only: str = "", more: bool = False, anew: str = "") -> None:
@@ -75,31 +80,31 @@ def train(steps: int, only: str = "", more: bool = False, anew: str = "") -> Non
     models of this method alone, from random weights, for the steps that models/anatomy has had; the other four stay as they are.
     """
     overrides = json.loads(VALUES.read_text())
-    before = anatomy_shipped.card() if more or anew else None
+    before = map_weights.card() if more or anew else None
     if steps or anew:
         overrides["anatomy.steps"] = before["steps"] if anew else steps
     profile = load_profile("phantom", overrides)
     ws = archive(overrides)
     if before:
         same = {"patients": patients_seen(ws), "autoencoder": sha256(shipped.FOLDER / "card.json")}
-        same["shapes"] = anatomy_shipped.shapes(profile)
+        same["shapes"] = map_weights.shapes(profile)
         if other := [name for name, value in same.items() if before[name] != value]:
             raise StudyError(f"{', '.join(other)} of this run differ from those of models/anatomy: train all six")
     given = material(ws, profile)
     digest = profile.digest("anatomy", "spade", "diffusion", "text") + sha256(shipped.FOLDER / "card.json")
-    digest += anatomy_shipped.digest(anatomy_shipped.FOLDER if more else None)
-    perceptual = anatomy_models.perceptual(profile, shipped.FOLDER / "classifier")
+    digest += map_weights.digest(map_weights.FOLDER if more else None)
+    perceptual = map_models.perceptual(profile, shipped.FOLDER / "classifier")
     folders, logs, seconds = {}, {}, {}
     wanted = [(method, half) for method in METHODS for half in (WITH, WITHOUT) if anew in ("", method)]
     for method, half in wanted:
-        name = anatomy_models.name_of(method, half)
+        name = map_models.name_of(method, half)
         if only not in ("", name):
             continue
         folders[name] = ws.path(f"anatomy/{name}")
         # Another seed in each stage, so that it draws other batches and other noise.
         stage = len(before["stages"][name]) if more else 0
         own = dataclasses.replace(given, profile=dataclasses.replace(profile, seed=profile.seed + stage))
-        start = anatomy_shipped.of_model(anatomy_shipped.FOLDER if more else None, name)
+        start = map_weights.of_model(map_weights.FOLDER if more else None, name)
         logs[name], took = train_one(own, method, half, perceptual, ws, folders[name], digest, start)
         seconds[name] = total_seconds(ws.checkpoints(name) / "seconds.json", digest, took)
     if only:
@@ -110,7 +115,7 @@ def train(steps: int, only: str = "", more: bool = False, anew: str = "") -> Non
         "run": RUN,
         "profile": profile.name,
         "overrides": overrides,
-        "shapes": anatomy_shipped.shapes(profile),
+        "shapes": map_weights.shapes(profile),
         "patients": patients_seen(ws),
         "archive": dataclasses.asdict(profile.archive) | {"seed": profile.seed},
         "autoencoder": sha256(shipped.FOLDER / "card.json"),
@@ -124,28 +129,28 @@ def train(steps: int, only: str = "", more: bool = False, anew: str = "") -> Non
         "commit": environment()["commit"],
     }
     if more:
-        logs = {name: anatomy_shipped.longer_log(name, log) for name, log in logs.items()}
+        logs = {name: map_weights.longer_log(name, log) for name, log in logs.items()}
         card["seconds"] = {name: round(before["seconds"][name] + each, 1) for name, each in seconds.items()}
     if anew:
         kept = [name for name in NAMES if name not in folders]
         card["stages"] |= {name: before["stages"][name] for name in kept}
         card["seconds"] |= {name: before["seconds"][name] for name in kept}
-        folders |= {name: anatomy_shipped.FOLDER / name for name in kept}
-        logs |= {name: anatomy_shipped.log(name) for name in kept}
-    card = anatomy_shipped.export({n: folders[n] for n in NAMES}, {n: logs[n] for n in NAMES}, card)
+        folders |= {name: map_weights.FOLDER / name for name in kept}
+        logs |= {name: map_weights.log(name) for name in kept}
+    card = map_weights.export({n: folders[n] for n in NAMES}, {n: logs[n] for n in NAMES}, card)
     print(f"models/anatomy: {sum(card['parameters'].values()) / 1e6:.1f} M parameters, {len(card['files'])} files")
 
 
 def train_one(given, method: str, half: str, perceptual, ws: Workspace, folder: Path, digest: str, start: Path | None):
     """(log, seconds) of one model, saved to `folder`."""
-    name, profile = anatomy_models.name_of(method, half), given.profile
+    name, profile = map_models.name_of(method, half), given.profile
     how = {"folder": ws.checkpoints(name), "digest": digest, "whole": True, "start": start}
     if method == "LDM":
-        model, log, took = anatomy_models.train_ldm(given, half, **how)
+        model, log, took = map_models.train_ldm(given, half, **how)
         told = {"annotated": list(profile.anatomy.annotated), "classes": list(given.data.classes)}
-        anatomy.save(model, folder, told | {"edges": half == WITH})
+        map_diffusion.save(model, folder, told | {"edges": half == WITH})
     else:
-        model, log, took = anatomy_models.train_spade(given, half, method == METHODS[2], perceptual, **how)
+        model, log, took = map_models.train_spade(given, half, method == METHODS[2], perceptual, **how)
         spade.save(model, folder, profile.spade, given.maps(half).shape[1], given.data.frames.shape[-1])
     return log, took
 
@@ -175,9 +180,9 @@ def report(run: str) -> None:
     provenance = json.loads((ws.root / "provenance" / "08_anatomy_conditioning.json").read_text())
     found |= {"seconds": provenance["seconds"], "environment": provenance["environment"]}
     if (started := manifest["facts"]["started_from"]) != "nothing":
-        if started != sha256(anatomy_shipped.FOLDER / "card.json"):
+        if started != sha256(map_weights.FOLDER / "card.json"):
             raise StudyError(f"run {run!r} went on from other weights than those in models/anatomy now: run it again")
-        card = anatomy_shipped.card()
+        card = map_weights.card()
         told = ("run", "calls", "steps", "stages", "batch_size", "seconds", "images", "parameters", "commit")
         found["weights"] = {name: card[name] for name in told}
     write_json(OUT, found)
@@ -199,10 +204,10 @@ def main() -> int:
     request = parser.parse_args()
     if bool(request.anew) + bool(request.more) + bool(request.steps) > 1:
         parser.error("--steps, --more and --anew exclude each other: --anew takes the steps that the others have had")
-    of_method = [anatomy_models.name_of(request.anew, half) for half in (WITH, WITHOUT)] if request.anew else NAMES
+    of_method = [map_models.name_of(request.anew, half) for half in (WITH, WITHOUT)] if request.anew else NAMES
     if request.only and request.only not in of_method:
         parser.error(f"--only {request.only} is not a model of {request.anew}: choose {' or '.join(of_method)}")
-    if (request.anew or request.more) and not (anatomy_shipped.FOLDER / "card.json").exists():
+    if (request.anew or request.more) and not (map_weights.FOLDER / "card.json").exists():
         parser.error("--more and --anew need the weights in models/anatomy: run train without them first")
     try:
         if request.what == "report":

@@ -14,21 +14,15 @@ import anatomy as training
 import numpy as np
 import pandas as pd
 
-from dsa_lib import (
-    anatomy,
-    anatomy_models,
-    anatomy_scores,
-    anatomy_shipped,
-    autoencoder,
-    diffusion,
-    features,
-    fidelity,
-    shipped,
-    text,
-)
-from dsa_lib.profiles import load_profile
-from dsa_lib.session import environment
-from dsa_lib.workspace import Workspace, write_json
+from dsa_lib.fidelity import distances as fidelity_distances
+from dsa_lib.fidelity import features
+from dsa_lib.ldm import autoencoder, diffusion, text
+from dsa_lib.maps import map_diffusion, map_scores, map_weights
+from dsa_lib.maps import models as map_models
+from dsa_lib.nn import shipped
+from dsa_lib.run.profiles import load_profile
+from dsa_lib.run.session import environment
+from dsa_lib.run.workspace import Workspace, write_json
 
 OUT = Path(__file__).with_suffix(".json")
 SAMPLERS = (("ddim", 10), ("ddim", 20), ("ddim", 50), ("dpmsolver++", 20))
@@ -52,27 +46,27 @@ def main() -> None:
         network=None,
         weights_sha256=profile.fidelity.weights_sha256,
     )
-    moments, schedule = fidelity.statistics(extractor(true)), diffusion.noise_schedule(profile.diffusion)
+    moments, schedule = fidelity_distances.statistics(extractor(true)), diffusion.noise_schedule(profile.diffusion)
 
     def scored(half: str, sampler: str, steps: int, made: np.ndarray) -> dict:
-        of_images = anatomy_scores.of_images(true, {(half, sampler): made}, patients)
-        distance = fidelity.frechet_distance(moments, fidelity.statistics(extractor(made)))
+        of_images = map_scores.of_images(true, {(half, sampler): made}, patients)
+        distance = fidelity_distances.frechet_distance(moments, fidelity_distances.statistics(extractor(made)))
         row = {"half": half, "sampler": sampler, "steps": steps, extractor.distance: distance}
         return row | {"ssim": of_images["ssim"].mean(), "nmse": of_images["nmse"].mean()}
 
     found = [scored("", "none: autoencoder alone", 0, autoencoder.reconstruct(given.vae, true))]
-    for half in (anatomy_models.WITH, anatomy_models.WITHOUT):
-        model, _ = anatomy.load(anatomy_shipped.FOLDER / anatomy_models.name_of("LDM", half))
+    for half in (map_models.WITH, map_models.WITHOUT):
+        model, _ = map_diffusion.load(map_weights.FOLDER / map_models.name_of("LDM", half))
         maps, told, seeds = given.maps(half)[rows], [text.EMPTY] * len(rows), [int(row) for row in rows]
         for sampler, steps in SAMPLERS:
-            made = anatomy.generate(
+            made = map_diffusion.generate(
                 model, given.vae, maps, told, seeds, steps, schedule, sampler, what=f"images, {half}, {sampler} {steps}"
             )
             found.append(scored(half, sampler, steps, made))
     table = pd.DataFrame(found)
     print(table.round(4).to_string(index=False))
     facts = {"what": __doc__.split("\n")[0], "images": len(rows), "patients": len(np.unique(patients))}
-    facts |= {"features": extractor.distance, "weights": anatomy_shipped.card()["stages"]}
+    facts |= {"features": extractor.distance, "weights": map_weights.card()["stages"]}
     write_json(
         OUT, facts | {"rows": json.loads(table.round(6).to_json(orient="records")), "environment": environment()}
     )

@@ -14,9 +14,10 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dsa_lib import burned_in, dicom
-from dsa_lib._xa_planes import Planes
-from dsa_lib._xa_tags import Unreadable
+from dsa_lib.dicom import burned_in
+from dsa_lib.dicom import series as dicom_series
+from dsa_lib.dicom.planes import Planes
+from dsa_lib.dicom.tags import Unreadable
 
 FONTS = ("Pillow", "DejaVuSansMono.ttf", "DejaVuSerif.ttf", "DejaVuSans-Bold.ttf")
 POINTS = (10, 12, 16, 24, 48)
@@ -36,9 +37,9 @@ def main(archives: list[str]) -> None:
     stopped = runs = spent = whole = 0
     for index, path in enumerate(paths):
         try:
-            begun, acquisition = time.process_time(), dicom.read_acquisition(path)
+            begun, acquisition = time.process_time(), dicom_series.read_acquisition(path)
             if not acquisition.obstacle():
-                run = dicom.subtracted_run(path, acquisition, 256, 162, 0.008)
+                run = dicom_series.subtracted_run(path, acquisition, 256, 162, 0.008)
                 whole += time.process_time() - begun
                 frames = list(Planes(path, acquisition.relationship))
                 begun, logged = time.process_time(), acquisition.relationship == "LIN"

@@ -39,7 +39,7 @@ SHORT_REPEATS = 5  # of the small archive, whose time varies more
 
 def write_archive(folder: Path, files: int, side: int, frames: int, compress, noise: float = 12.0) -> Path:
     """`files` runs of `frames` frames, 12 bits in 16: four different images, each file with UIDs of its own."""
-    sys.path.insert(0, str(PROJECT / "tests" / "unit"))
+    sys.path.insert(0, str(PROJECT / "tests" / "support"))
     from xa_maker import make_xa
 
     folder.mkdir(parents=True)
@@ -66,9 +66,9 @@ def measure(what: str, archive: Path) -> dict:
         started, computed = time.perf_counter(), computing()
         frames = sum(len(pydicom.dcmread(file).pixel_array) for file in files)
         return {"frames": frames, "seconds": time.perf_counter() - started, "cpu_s": computing() - computed}
-    from dsa_lib import cohort
-    from dsa_lib.profiles import Curation
-    from dsa_lib.workspace import Workspace
+    from dsa_lib.curation import cohort
+    from dsa_lib.run.profiles import Curation
+    from dsa_lib.run.workspace import Workspace
 
     with tempfile.TemporaryDirectory(dir=archive.parent) as temporary:
         os.environ["DSA_RUNS"] = temporary

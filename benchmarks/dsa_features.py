@@ -19,11 +19,13 @@ import pandas as pd
 import torch
 from scipy.ndimage import gaussian_filter
 
-from dsa_lib import features, fidelity, phase
-from dsa_lib.conditions import CELLS
-from dsa_lib.errors import StudyError
-from dsa_lib.session import environment
-from dsa_lib.workspace import Workspace, write_json
+from dsa_lib.core.conditions import CELLS
+from dsa_lib.curation import phase
+from dsa_lib.fidelity import distances as fidelity_distances
+from dsa_lib.fidelity import features
+from dsa_lib.run.errors import StudyError
+from dsa_lib.run.session import environment
+from dsa_lib.run.workspace import Workspace, write_json
 
 SEED = 20261126
 DRAWS = 5
@@ -104,13 +106,13 @@ def main() -> None:
 def ratios(extractor, frames: np.ndarray, training: pd.DataFrame, held_out: pd.DataFrame) -> dict[str, object]:
     """Median ratio to the floor of each alteration, the number of images and of feature dimensions."""
     real = extractor(frames, held_out["frame_id"].to_numpy(), "held-out frames")
-    reference = fidelity.statistics(real)
+    reference = fidelity_distances.statistics(real)
     # As many a condition as the held-out frames have, so that the floor is that of other patients alone.
     wanted = held_out["cell"].value_counts().to_dict()
     rows = []
     for draw in range(DRAWS):
         rng = np.random.default_rng([SEED, draw])
-        chosen = training.iloc[fidelity.draw(training["cell"].to_numpy(), wanted, "balanced", rng)]
+        chosen = training.iloc[fidelity_distances.draw(training["cell"].to_numpy(), wanted, "balanced", rng)]
         if len(chosen) < LEAST:
             raise StudyError(
                 f"the run has {len(chosen)} training frames of the four conditions, {LEAST} are needed: use a larger one"
@@ -118,7 +120,9 @@ def ratios(extractor, frames: np.ndarray, training: pd.DataFrame, held_out: pd.D
         stack = frames[chosen["frame_id"].to_numpy()]
 
         def distance(altered: np.ndarray) -> float:
-            return fidelity.frechet_distance(fidelity.statistics(extractor(altered, what="altered frames")), reference)
+            return fidelity_distances.frechet_distance(
+                fidelity_distances.statistics(extractor(altered, what="altered frames")), reference
+            )
 
         floor = distance(stack)
         row = {"images": len(chosen), "floor": floor}

@@ -31,8 +31,8 @@ from PIL import Image
 from torch import nn
 
 import dsa_lib  # noqa: F401  before torch_fidelity: it makes torchvision importable
-from dsa_lib.conditions import CELLS
-from dsa_lib.session import environment
+from dsa_lib.core.conditions import CELLS
+from dsa_lib.run.session import environment
 
 PROJECT = Path(__file__).resolve().parent.parent
 SIZES = {"small": (1400, 700), "inception": (200, 104)}  # images: generated, real (as 2 : 1 in §2.5)
@@ -147,9 +147,10 @@ def theirs(folder: Path, network: str) -> dict:
 
 
 def ours(folder: Path, network: str) -> dict:
-    from dsa_lib import fidelity, images
-    from dsa_lib.features import Extractor
-    from dsa_lib.profiles import load_profile
+    from dsa_lib.core import images
+    from dsa_lib.fidelity import distances as fidelity_distances
+    from dsa_lib.fidelity.features import Extractor
+    from dsa_lib.run.profiles import load_profile
 
     settings = load_profile("paper").fidelity
     if network == "small":
@@ -168,13 +169,15 @@ def ours(folder: Path, network: str) -> dict:
         files = images.ImageFiles(folder / name, sorted(os.listdir(folder / name)), name)
         values = extractor(files, what=name)
         features_bytes += values.nbytes
-        sets[name] = fidelity.ImageSet(values, np.resize(CELLS, len(values)))
+        sets[name] = fidelity_distances.ImageSet(values, np.resize(CELLS, len(values)))
     distances = {}
-    for scope in fidelity.SCOPES:
+    for scope in fidelity_distances.SCOPES:
         made, real = (sets[name].scope(scope) for name in ("generated", "real"))
-        distances[scope] = fidelity.frechet_distance(fidelity.statistics(made), fidelity.statistics(real))
-        fidelity.kernel_distance(made, real, settings.kid_subset, settings.kid_subsets)
-        fidelity.neighbour_scores(made, real, settings.neighbours)
+        distances[scope] = fidelity_distances.frechet_distance(
+            fidelity_distances.statistics(made), fidelity_distances.statistics(real)
+        )
+        fidelity_distances.kernel_distance(made, real, settings.kid_subset, settings.kid_subsets)
+        fidelity_distances.neighbour_scores(made, real, settings.neighbours)
     took = clock() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     sizes = {"peak_mb": peak, "features_mb": features_bytes / 2**20}
@@ -182,7 +185,7 @@ def ours(folder: Path, network: str) -> dict:
 
 
 def _inception(folder: Path):
-    from dsa_lib.features import inception_extractor
+    from dsa_lib.fidelity.features import inception_extractor
 
     return inception_extractor(BATCH, folder / "inception.pth")
 

@@ -21,15 +21,16 @@ import numpy as np
 import pandas as pd
 import pingouin
 
-from dsa_lib import rater_model, readers
-from dsa_lib.reader_files import CIRCULATION_SHORT
-from dsa_lib.reliability import complete_cases
-from dsa_lib.session import processor
+from dsa_lib.readers import rater_model
+from dsa_lib.readers import tables as reader_tables
+from dsa_lib.readers.rating_files import CIRCULATION_SHORT
+from dsa_lib.readers.reliability import complete_cases
+from dsa_lib.run.session import processor
 
 GENERATED, RESAMPLES, LOOPS = 400, 10_000, 20  # the study's size (§2.3); resamples a cell; pingouin's a cell
 
 
-def simulated_study() -> readers.ReaderStudy:
+def simulated_study() -> reader_tables.ReaderStudy:
     """400 images of four conditions, screened and rated by the model of readers."""
     cells = [("anterior", "A"), ("posterior", "A"), ("anterior", "B"), ("posterior", "B")]
     manifest = pd.DataFrame(
@@ -38,7 +39,7 @@ def simulated_study() -> readers.ReaderStudy:
     screening, ratings = rater_model.simulate(manifest, seed=0)
     screening["cell"] = screening["circulation"].map(CIRCULATION_SHORT) + " " + screening["plane"]
     ratings["cell"] = ratings["image_id"].map(screening.set_index("image_id")["cell"])
-    return readers.ReaderStudy(screening, ratings)
+    return reader_tables.ReaderStudy(screening, ratings)
 
 
 def timed(work) -> tuple[object, float, float]:
@@ -60,12 +61,12 @@ def loop_pingouin(matrices: list[np.ndarray]) -> None:
 def main() -> None:
     study = simulated_study()
     load = os.getloadavg()[0]
-    results, wall, cpu = timed(lambda: readers.reliability(study, RESAMPLES, seed=0))
-    _, mixed_wall, mixed_cpu = timed(lambda: readers.mixed_reliability(study, 1000, seed=0))
+    results, wall, cpu = timed(lambda: reader_tables.reliability(study, RESAMPLES, seed=0))
+    _, mixed_wall, mixed_cpu = timed(lambda: reader_tables.mixed_reliability(study, 1000, seed=0))
     matrices = [
-        complete_cases(readers.rating_matrix(study, region, raters).to_numpy())
-        for region in readers.REGIONS
-        for raters in readers.rater_sets(study).values()
+        complete_cases(reader_tables.rating_matrix(study, region, raters).to_numpy())
+        for region in reader_tables.REGIONS
+        for raters in reader_tables.rater_sets(study).values()
     ]
     _, theirs_wall, theirs_cpu = timed(lambda: loop_pingouin(matrices))
     theirs = {"wall_s": theirs_wall / LOOPS * RESAMPLES, "cpu_s": theirs_cpu / LOOPS * RESAMPLES}

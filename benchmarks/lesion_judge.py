@@ -14,12 +14,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dsa_lib import autoencoder, lesion_judge, lesion_sentences, shipped
+from dsa_lib.ldm import autoencoder
+from dsa_lib.lesions import judge as lesion_judge
+from dsa_lib.lesions import sentences as lesion_sentences
+from dsa_lib.nn import shipped
 from dsa_lib.phantom import lesion_archive
-from dsa_lib.profiles import load_profile
-from dsa_lib.progress import track
-from dsa_lib.session import environment, processor
-from dsa_lib.workspace import write_json
+from dsa_lib.run.profiles import load_profile
+from dsa_lib.run.progress import track
+from dsa_lib.run.session import environment, processor
+from dsa_lib.run.workspace import write_json
 
 SEED, PATIENTS = 4242, 400
 OUT = Path(__file__).with_suffix(".json")

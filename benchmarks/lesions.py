@@ -21,13 +21,15 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
-from dsa_lib import autoencoder, diffusion, lesion_weights, pix2pix, shipped, translation
-from dsa_lib.image_pairs import TranslationSet
+from dsa_lib.core.pairs import TranslationSet
+from dsa_lib.ldm import autoencoder, diffusion
+from dsa_lib.lesions import lesion_weights, pix2pix, translation
+from dsa_lib.nn import shipped
 from dsa_lib.phantom import lesion_archive
-from dsa_lib.profiles import Profile, load_profile
-from dsa_lib.progress import track
-from dsa_lib.session import environment, processor
-from dsa_lib.workspace import PROJECT, Workspace, atomic_write, sha256
+from dsa_lib.run.profiles import Profile, load_profile
+from dsa_lib.run.progress import track
+from dsa_lib.run.session import environment, processor
+from dsa_lib.run.workspace import PROJECT, Workspace, atomic_write, sha256
 
 PATIENTS = 200
 BASE_STEPS, PIX2PIX_STEPS = 3_000, 1_500

@@ -24,15 +24,18 @@ import pandas as pd
 import torch
 from scipy.stats import binomtest
 
-from dsa_lib import autoencoder, copy_search, diffusion, features, phase, planted_copies, privacy, sampling
-from dsa_lib.conditions import CELLS
-from dsa_lib.copy_search import Nearest, Space
-from dsa_lib.images import read_images
-from dsa_lib.pipeline import DSAPipeline
-from dsa_lib.profiles import Profile, load_profile
-from dsa_lib.progress import track
-from dsa_lib.session import environment
-from dsa_lib.workspace import Workspace, atomic_write, sha256, write_json
+from dsa_lib.audits import copy_search, memorisation, planted_copies
+from dsa_lib.audits.copy_search import Nearest, Space
+from dsa_lib.core.conditions import CELLS
+from dsa_lib.core.images import read_images
+from dsa_lib.curation import phase
+from dsa_lib.fidelity import features
+from dsa_lib.ldm import autoencoder, diffusion, sampling
+from dsa_lib.ldm.pipeline import DSAPipeline
+from dsa_lib.run.profiles import Profile, load_profile
+from dsa_lib.run.progress import track
+from dsa_lib.run.session import environment
+from dsa_lib.run.workspace import Workspace, atomic_write, sha256, write_json
 
 SEED = 20261126
 PER_SERIES = 2  # canonical frames of a series that are looked up: further ones hardly add
@@ -169,11 +172,11 @@ class Archive:
         t = t[np.argsort(turn, kind="stable")][:leave_one_out]
         near = self.found[space].among(among)
         none = np.zeros(0)
-        lookup = privacy.Lookup(
+        lookup = memorisation.Lookup(
             near.at(none.astype(int)), near.at(h), near.at(t).without(whose[t]), whose[t], none, none, none
         )
         cells = self.rows["cell"].to_numpy()[self.real[h]]
-        return near, lookup, privacy.Images(None, self.real[h], cells, whose[h])
+        return near, lookup, memorisation.Images(None, self.real[h], cells, whose[h])
 
     def verdict(self, profile: Profile, training: set, held_out: set, images, cells, seed: int, patients=None) -> dict:
         """`flagged` and the spaces' adjusted p for `images`, positions among all that were looked up, of the conditions `cells`."""
@@ -181,9 +184,9 @@ class Archive:
         for space in self.found:
             rng = np.random.default_rng([SEED, seed])
             near, lookup, real = self.looked_up(space, training, held_out, profile.privacy.leave_one_out, rng)
-            tests = privacy.tests(lookup, real, near.at(images), cells, patients)
+            tests = memorisation.tests(lookup, real, near.at(images), cells, patients)
             rows.append({"space": space} | tests)
-        table = privacy.judged(pd.DataFrame(rows), profile.privacy.level)
+        table = memorisation.judged(pd.DataFrame(rows), profile.privacy.level)
         return {"flagged": bool(table["flagged"].any())} | {
             f"{row.space}, {name}": getattr(row, name)
             for row in table.itertuples()

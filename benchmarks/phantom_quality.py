@@ -22,13 +22,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dsa_lib import autoencoder, diffusion, features, fidelity, labels, phase, reconstruction, shipped, vessels
-from dsa_lib.errors import StudyError
+from dsa_lib.curation import annotations, phase
+from dsa_lib.fidelity import distances as fidelity_distances
+from dsa_lib.fidelity import features
+from dsa_lib.ldm import autoencoder, decoder_quality, diffusion
+from dsa_lib.ldm.pipeline import DSAPipeline
+from dsa_lib.nn import shipped
 from dsa_lib.phantom import truth
-from dsa_lib.pipeline import DSAPipeline
-from dsa_lib.progress import track
-from dsa_lib.session import Study, environment, profile_of
-from dsa_lib.workspace import Workspace, sha256, write_json
+from dsa_lib.run.errors import StudyError
+from dsa_lib.run.progress import track
+from dsa_lib.run.session import Study, environment, profile_of
+from dsa_lib.run.workspace import Workspace, sha256, write_json
+from dsa_lib.vessels import filters as vessel_filters
 
 DRAWS = 20  # of the halves
 LEAST = 40  # frames a half
@@ -80,8 +85,8 @@ def main() -> None:
     }
     report["DSA-feature distance"] = distances(ws, arterial, held_out, frames, made)
     real = frames[held_out["frame_id"].to_numpy()]
-    for name, measure in (("area", vessels.area_fractions), ("centre-line length", vessels.line_lengths)):
-        table = vessels.compare_areas(real, made["ldm"], held_out["patient"], SEED, measure=measure)
+    for name, measure in (("area", vessel_filters.area_fractions), ("centre-line length", vessel_filters.line_lengths)):
+        table = vessel_filters.compare_areas(real, made["ldm"], held_out["patient"], SEED, measure=measure)
         report[f"vessels, {name}, generated / held-out"] = table.round(4).to_dict("index")
     write_json(request.write, report)
     print(json.dumps(report, indent=1))
@@ -89,12 +94,12 @@ def main() -> None:
 
 def autoencoder_quality(ws: Workspace, profile, held_out: pd.DataFrame, frames: np.ndarray) -> dict[str, float]:
     rows = held_out.iloc[np.linspace(0, len(held_out) - 1, min(TRUTH_FRAMES, len(held_out))).astype(int)]
-    key = labels.read_key(ws.private("series_key.parquet"))
+    key = annotations.read_key(ws.private("series_key.parquet"))
     known = profile.archive, profile.seed, profile.curation
     noise_free, masks = truth.of_run(rows, key, ws.root, *known, lambda runs, n: track(runs, n, "runs rendered"))
     model = autoencoder.AutoencoderKL.from_pretrained(ws.root / "vae").eval()
     decoded = autoencoder.reconstruct(model, frames[rows["frame_id"].to_numpy()])
-    return {"frames": len(rows)} | reconstruction.truth_quality(decoded, noise_free, masks)
+    return {"frames": len(rows)} | decoder_quality.truth_quality(decoded, noise_free, masks)
 
 
 def named_right(study: Study) -> dict[str, float]:
@@ -137,13 +142,16 @@ def distances(ws, arterial, held_out, frames, made) -> dict[str, object]:
         if size < LEAST:
             continue
         one, other = (rng.choice(part, size, replace=False) for part in (one, other))
-        reference = fidelity.statistics(real[one])
-        row = {"images": size, "floor": fidelity.frechet_distance(reference, fidelity.statistics(real[other]))}
-        row["floor, kernel distance"] = fidelity.kernel_distance(real[other], real[one])[0]
+        reference = fidelity_distances.statistics(real[one])
+        row = {
+            "images": size,
+            "floor": fidelity_distances.frechet_distance(reference, fidelity_distances.statistics(real[other])),
+        }
+        row["floor, kernel distance"] = fidelity_distances.kernel_distance(real[other], real[one])[0]
         for name, values in of.items():
             chosen = rng.choice(len(values), size, replace=False)
-            row[name] = fidelity.frechet_distance(reference, fidelity.statistics(values[chosen]))
-            row[f"{name}, kernel distance"] = fidelity.kernel_distance(values[chosen], real[one])[0]
+            row[name] = fidelity_distances.frechet_distance(reference, fidelity_distances.statistics(values[chosen]))
+            row[f"{name}, kernel distance"] = fidelity_distances.kernel_distance(values[chosen], real[one])[0]
         rows.append(row)
     table = pd.DataFrame(rows)
     ratio = table["ldm"] / table["floor"]

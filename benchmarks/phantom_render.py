@@ -14,10 +14,10 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-from dsa_lib.phantom import plan_archive  # noqa: E402
-from dsa_lib.phantom.acquisition import Bodies, acquire  # noqa: E402
-from dsa_lib.phantom.anatomy import draw_patient  # noqa: E402
-from dsa_lib.profiles import Archive  # noqa: E402
+from dsa_lib.phantom.body.head import draw_patient  # noqa: E402
+from dsa_lib.phantom.imaging.acquisition import Bodies, acquire  # noqa: E402
+from dsa_lib.phantom.plan import plan_archive  # noqa: E402
+from dsa_lib.run.profiles import Archive  # noqa: E402
 
 CONFIG = Archive(patients=4, series_per_study=6, matrix=256)
 SEED = 1

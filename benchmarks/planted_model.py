@@ -16,12 +16,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dsa_lib import copy_search, diffusion, features, images, phase, planted_copies, privacy
-from dsa_lib.autoencoder import AutoencoderKL
+from dsa_lib.audits import copy_search, memorisation, planted_copies
+from dsa_lib.core import images
+from dsa_lib.curation import phase
+from dsa_lib.fidelity import features
 from dsa_lib.figures import samples, style
-from dsa_lib.pipeline import DSAPipeline
-from dsa_lib.session import environment, profile_of
-from dsa_lib.workspace import Workspace, write_json
+from dsa_lib.ldm import diffusion
+from dsa_lib.ldm.autoencoder import AutoencoderKL
+from dsa_lib.ldm.pipeline import DSAPipeline
+from dsa_lib.run.session import environment, profile_of
+from dsa_lib.run.workspace import Workspace, write_json
 
 OUT = Path(__file__).with_suffix(".json")
 
@@ -84,19 +88,19 @@ def audited(ws: Workspace, profile, frames, made: np.ndarray) -> tuple[pd.DataFr
         copy_search.feature_space(extractor.name),
     ]
 
-    def real(rows: pd.DataFrame, what: str) -> privacy.Images:
+    def real(rows: pd.DataFrame, what: str) -> memorisation.Images:
         places = rows["frame_id"].to_numpy()
-        return privacy.Images(
+        return memorisation.Images(
             frames, places, rows["cell"].to_numpy(), rows["patient"].to_numpy(), extractor(frames, places, what)
         )
 
     manifest = pd.read_parquet(ws.root / "samples" / "fid" / "manifest.parquet")
     generated = images.read_images(ws.root / "samples" / "fid", manifest["file"].tolist())
-    honest = privacy.Images(
+    honest = memorisation.Images(
         generated, np.arange(len(generated)), manifest["cell"].to_numpy(), vectors=extractor(generated)
     )
     sets = real(held_out, "held-out frames"), real(training, "training frames")
-    audit = privacy.audit(spaces, honest, *sets, profile.privacy, profile.seed)
+    audit = memorisation.audit(spaces, honest, *sets, profile.privacy, profile.seed)
     controls = planted_copies.controls(
         audit, spaces, honest, *sets, {"model trained on eight frames": made}, extractor, profile.seed
     )

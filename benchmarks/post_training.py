@@ -19,11 +19,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dsa_lib import autoencoder, diffusion, post_training, translation
-from dsa_lib.profiles import load_profile
-from dsa_lib.session import environment, processor
-from dsa_lib.training import Draws
-from dsa_lib.workspace import write_json
+from dsa_lib.ldm import autoencoder, diffusion
+from dsa_lib.lesions import post_training, translation
+from dsa_lib.nn.training import Draws
+from dsa_lib.run.profiles import load_profile
+from dsa_lib.run.session import environment, processor
+from dsa_lib.run.workspace import write_json
 
 OUT = Path(__file__).with_suffix(".json")
 # (name, checkpointing, images decoded at once; None: no image losses)

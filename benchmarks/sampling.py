@@ -26,14 +26,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dsa_lib import autoencoder, diffusion, features, fidelity, phase, pipeline, sampling, text
-from dsa_lib.conditions import CANONICAL, CELLS
-from dsa_lib.errors import StudyError
+from dsa_lib.core.conditions import CANONICAL, CELLS
+from dsa_lib.curation import phase
+from dsa_lib.fidelity import distances as fidelity_distances
+from dsa_lib.fidelity import features
 from dsa_lib.figures import style
 from dsa_lib.figures.samples import quality_against_steps
-from dsa_lib.progress import track
-from dsa_lib.session import environment, processor, profile_of
-from dsa_lib.workspace import Workspace, atomic_write, sha256, write_json
+from dsa_lib.ldm import autoencoder, diffusion, pipeline, sampling, text
+from dsa_lib.run.errors import StudyError
+from dsa_lib.run.progress import track
+from dsa_lib.run.session import environment, processor, profile_of
+from dsa_lib.run.workspace import Workspace, atomic_write, sha256, write_json
 
 STEPS = (5, 10, 20, 50, 200, 1000)
 MOST_STEPS, MARGIN = 25, 0.03  # of the default fast sampler
@@ -56,8 +59,8 @@ def main() -> None:
     _, facts = phase.load_classifier(ws.root / "classifier")
     some = np.random.default_rng(SEED).permutation(training["frame_id"].to_numpy())[:2048]
     extractor = features.phase_extractor(ws.root / "classifier", facts["input_size"], 64, frames[np.sort(some)])
-    real = fidelity.statistics(extractor(frames, held_out["frame_id"].to_numpy(), "held-out frames"))
-    others = fidelity.ImageSet(
+    real = fidelity_distances.statistics(extractor(frames, held_out["frame_id"].to_numpy(), "held-out frames"))
+    others = fidelity_distances.ImageSet(
         extractor(frames, training["frame_id"].to_numpy(), "training frames"), training["cell"].to_numpy()
     )
     floor, floor_images = floor_of(others, cells, real)
@@ -75,7 +78,7 @@ def main() -> None:
             key = hashlib.sha256(json.dumps([model, code, name, steps, guidance, machine]).encode()).hexdigest()[:16]
             made = images_of(dsa, steps, guidance, cells, ws.checkpoints(f"sampling_benchmark/{name}-{steps}-{key}"))
             values[name, steps] = extractor(made, what=f"{name}, {steps} steps")
-            distance = fidelity.frechet_distance(fidelity.statistics(values[name, steps]), real)
+            distance = fidelity_distances.frechet_distance(fidelity_distances.statistics(values[name, steps]), real)
             rows.append({"sampler": name, "steps": steps, "distance": distance})
             print(f"{name:12} {steps:5} steps  distance {distance:8.4f}", flush=True)
     paces = {name: pace(dsa, diffusion.sampler(name, schedule), guidance, cells[:BLOCK]) for name in request.samplers}
@@ -161,20 +164,24 @@ def _kept(path: Path, wanted: list[str]) -> dict | None:
         return dict(kept) if kept["cells"].tolist() == wanted else None
 
 
-def floor_of(training: fidelity.ImageSet, cells: list[str], real: fidelity.Statistics) -> tuple[float, int]:
+def floor_of(
+    training: fidelity_distances.ImageSet, cells: list[str], real: fidelity_distances.Statistics
+) -> tuple[float, int]:
     """(median distance of real training frames in the numbers of the generated ones, how many there were: a scarce cell gives all it has)."""
     counts = {cell: cells.count(cell) for cell in CELLS}
     distances = []
     for draw in range(FLOOR_DRAWS):
-        chosen = training.at(fidelity.draw(training.cells, counts, "balanced", np.random.default_rng([SEED, draw])))
-        distances.append(fidelity.frechet_distance(fidelity.statistics(chosen.features), real))
+        chosen = training.at(
+            fidelity_distances.draw(training.cells, counts, "balanced", np.random.default_rng([SEED, draw]))
+        )
+        distances.append(fidelity_distances.frechet_distance(fidelity_distances.statistics(chosen.features), real))
     return float(np.median(distances)), len(chosen.features)
 
 
 def compare(
     table: pd.DataFrame,
     values: Mapping[tuple[str, int], np.ndarray],
-    real: fidelity.Statistics,
+    real: fidelity_distances.Statistics,
     reference: tuple[str, int],
 ) -> pd.DataFrame:
     """`table` with `ratio` (distance over that of `reference`) and `ratio_error` (95 % half-width).
@@ -189,7 +196,12 @@ def compare(
     halves = list(_halves(len(values[reference])))
 
     def over_halves(key: tuple[str, int]) -> np.ndarray:
-        return np.log([fidelity.frechet_distance(fidelity.statistics(values[key][half]), real) for half in halves])
+        return np.log(
+            [
+                fidelity_distances.frechet_distance(fidelity_distances.statistics(values[key][half]), real)
+                for half in halves
+            ]
+        )
 
     whole = table.set_index(["sampler", "steps"])["distance"]
     base, errors = over_halves(reference), []

@@ -25,10 +25,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dsa_lib import autoencoder, diffusion, phase, text
-from dsa_lib.conditions import CANONICAL
-from dsa_lib.profiles import PROFILES, Profile
-from dsa_lib.training import Draws, fit, precision_for
+from dsa_lib.core.conditions import CANONICAL
+from dsa_lib.curation import phase
+from dsa_lib.ldm import autoencoder, diffusion, text
+from dsa_lib.nn.training import Draws, fit, precision_for
+from dsa_lib.run.profiles import PROFILES, Profile
 
 # Dense bf16 peak of the tensor cores, TFLOP/s, from the makers' data sheets.
 PEAK_TFLOPS = {"H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312, "L40S": 362, "A10": 125, "4090": 165}
@@ -285,7 +286,7 @@ def write(result: dict, profile: Profile, options, paper: dict, load: float) -> 
     file = Path(__file__).with_suffix(".json")
     kept = json.loads(file.read_text()) if file.exists() else {}
     kept["what"] = (
-        "one training step of dsa_lib.training.fit (ours) and of a bare loop, medians; ratio: median of ours / bare over interleaved pairs"
+        "one training step of dsa_lib.nn.training.fit (ours) and of a bare loop, medians; ratio: median of ours / bare over interleaved pairs"
     )
     kept["paper: million parameters, GB of fp32 weights, GB with gradients and Adam's moments"] = paper
     kept[" ".join([f"{profile.name} on {'GPU' if on_gpu else 'CPU'}", *used])] = result | facts

@@ -4,7 +4,7 @@
 
 reads a finished run (notebooks 01 to 05) and writes benchmarks/utility.json; started again it goes on. Everything is simulated anatomy.
 
-- Measures of `dsa_lib.utility` by task, share of the real patients and arm, and paired differences from real frames alone, intervals over seeds.
+- Measures of `dsa_lib.audits.utility` by task, share of the real patients and arm, and paired differences from real frames alone, intervals over seeds.
 - The shortcut: false alarms on decoded non-arterial frames.
 - What the generator knew. The run's own was trained on all training patients of the run and, where it went on from the weights that ship, on those of
   models/phantom/card.json. Two others stand beside it, with as many images: the shipped generator, which saw no patient of this run ("shipped"), and,
@@ -22,14 +22,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dsa_lib import autoencoder, diffusion, pipeline, sampling, shipped, text, utility, utility_tasks
-from dsa_lib.errors import StudyError
-from dsa_lib.images import read_images
-from dsa_lib.pipeline import SeenConditions
-from dsa_lib.progress import track
-from dsa_lib.session import Study, environment, profile_of
-from dsa_lib.utility_tasks import MIXED, REAL
-from dsa_lib.workspace import Workspace, sha256, write_json
+from dsa_lib.audits import utility, utility_tasks
+from dsa_lib.audits.utility_tasks import MIXED, REAL
+from dsa_lib.core.images import read_images
+from dsa_lib.ldm import autoencoder, diffusion, pipeline, sampling, text
+from dsa_lib.ldm.pipeline import SeenConditions
+from dsa_lib.nn import shipped
+from dsa_lib.run.errors import StudyError
+from dsa_lib.run.progress import track
+from dsa_lib.run.session import Study, environment, profile_of
+from dsa_lib.run.workspace import Workspace, sha256, write_json
 
 OUT = Path(__file__).with_suffix(".json")
 

@@ -9,10 +9,10 @@ network's weights), JUDGED is what all are judged on. No patient is in both, nor
 The truth of a frame is `phantom.truth.filled_arteries`: what holds contrast at that moment, known from the bolus and not from grey values, so that it
 favours no segmenter. Judged are
 
-- classical: `dsa_lib.vessels` as it is; its numbers were set on phantom patients of another archive, for visible depth rather than for this truth;
+- classical: `dsa_lib.vessels.filters` as it is; its numbers were set on phantom patients of another archive, for visible depth rather than for this truth;
 - frangi: Frangi et al. 1998 at several scales with hysteresis, scales, β, γ, thresholds, smallest piece and calibre thresholds by the highest
-  Dice on TRAINING frames; calibre by relative depth as in `dsa_lib.vessels`;
-- network: `dsa_lib.vessel_network`;
+  Dice on TRAINING frames; calibre by relative depth as in `dsa_lib.vessels.filters`;
+- network: `dsa_lib.vessels.unet`;
 
 on acquired frames of JUDGED patients and on their reconstructions by the autoencoder of models/phantom, which has seen none of these patients: what generated
 frames have in common with decoded ones must not blind the segmenter. Dice and clDice pooled over frames, 95 % bootstrap intervals over patients.
@@ -31,13 +31,17 @@ import pandas as pd
 from skimage.filters import apply_hysteresis_threshold, frangi
 from skimage.morphology import remove_small_objects, skeletonize
 
-from dsa_lib import autoencoder, overlap, shipped, vessel_network, vessels
+from dsa_lib.ldm import autoencoder
+from dsa_lib.nn import shipped
 from dsa_lib.phantom import truth
 from dsa_lib.phantom.plan import plan_archive
-from dsa_lib.profiles import PHANTOM, Archive
-from dsa_lib.progress import track
-from dsa_lib.session import environment
-from dsa_lib.workspace import Workspace, atomic_write, write_json
+from dsa_lib.run.profiles import PHANTOM, Archive
+from dsa_lib.run.progress import track
+from dsa_lib.run.session import environment
+from dsa_lib.run.workspace import Workspace, atomic_write, write_json
+from dsa_lib.vessels import filters as vessel_filters
+from dsa_lib.vessels import overlap
+from dsa_lib.vessels import unet as vessel_unet
 
 TRAINING = Archive(patients=72, series_per_study=3, matrix=144, frames=14, frame_time_ms=500.0), 20261127
 JUDGED = Archive(patients=24, series_per_study=4, matrix=144, frames=14, frame_time_ms=500.0), 20261128
@@ -95,9 +99,9 @@ def train(ws: Workspace) -> None:
     names = np.unique(data["patient"])
     validation = np.isin(data["patient"], names[-VALIDATION_PATIENTS:])
     numbers = {name: value for name, value in asdict(settings).items() if name.startswith("network_")}
-    augmentation = {name: getattr(vessel_network, name) for name in vessel_network.AUGMENTATION}
+    augmentation = {name: getattr(vessel_unet, name) for name in vessel_unet.AUGMENTATION}
     digest = hashlib.sha256(json.dumps([str(TRAINING), numbers, augmentation], default=str).encode()).hexdigest()
-    model, history = vessel_network.train(
+    model, history = vessel_unet.train(
         data["frames"][~validation],
         data["classes"][~validation],
         settings,
@@ -119,7 +123,7 @@ def train(ws: Workspace) -> None:
         "patients": names.tolist(),
         "environment": environment(),
     }
-    card = vessel_network.save(model, vessel_network.FOLDER, facts)
+    card = vessel_unet.save(model, vessel_unet.FOLDER, facts)
     print(f"models/vessels: {card['parameters']:,} parameters, validation loss {card['validation_loss']}")
 
 
@@ -139,14 +143,17 @@ def cut(vesselness: np.ndarray, low: float, high: float, smallest: int) -> np.nd
 
 
 def relative_depths(found: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    wide = vessels.window(vessels.WIDE, frames.shape[-1])
+    wide = vessel_filters.window(vessel_filters.WIDE, frames.shape[-1])
     return np.stack(
-        [vessels.relative_depth(v, skeletonize(v), vessels.depth(f, wide)) for v, f in zip(found, frames, strict=True)]
+        [
+            vessel_filters.relative_depth(v, skeletonize(v), vessel_filters.depth(f, wide))
+            for v, f in zip(found, frames, strict=True)
+        ]
     )
 
 
 def by_depth(found: np.ndarray, relative: np.ndarray, medium: float, proximal: float) -> np.ndarray:
-    """Class maps uint8 of vessel pixels by relative depth, as in `dsa_lib.vessels`."""
+    """Class maps uint8 of vessel pixels by relative depth, as in `dsa_lib.vessels.filters`."""
     classes = np.where(relative >= proximal, 1, np.where(relative >= medium, 2, 3))
     return np.where(found, classes, 0).astype(np.uint8)
 
@@ -188,8 +195,8 @@ def tune_frangi(frames: np.ndarray, true: np.ndarray) -> dict[str, object]:
 def compare(ws: Workspace) -> None:
     training, judged = pairs(TRAINING, LATER_FRAMES, ws.path("training.npz")), pairs(JUDGED, 0, ws.path("judged.npz"))
     shipped.check_unseen(np.unique(judged["patient"]))
-    model, card = vessel_network.load()
-    vessel_network.check_unseen(np.unique(judged["patient"]), card)
+    model, card = vessel_unet.load()
+    vessel_unet.check_unseen(np.unique(judged["patient"]), card)
     seen = np.sort(np.random.default_rng(PHANTOM.seed).permutation(len(training["frames"]))[:TUNING_FRAMES])
     tuned = tune_frangi(training["frames"][seen], training["classes"][seen])
 
@@ -198,9 +205,9 @@ def compare(ws: Workspace) -> None:
         return by_depth(found, relative_depths(found, frames), tuned["medium"], tuned["proximal"])
 
     segmenters = {
-        "classical": lambda frames: np.stack([vessels.calibres(frame) for frame in frames]),
+        "classical": lambda frames: np.stack([vessel_filters.calibres(frame) for frame in frames]),
         "frangi": by_frangi,
-        "network": lambda frames: vessel_network.segment(model, frames, card["size"]),
+        "network": lambda frames: vessel_unet.segment(model, frames, card["size"]),
     }
     vae = autoencoder.AutoencoderKL.from_pretrained(shipped.FOLDER / "vae").float().eval()
     shown = {"acquired": judged["frames"], "decoded": autoencoder.reconstruct(vae, judged["frames"])}

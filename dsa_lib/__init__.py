@@ -1,4 +1,4 @@
-"""Shared library of the DSA synthesis compendium: one module per idea, imported by the numbered notebooks."""
+"""Shared library of the DSA synthesis compendium: one package a topic, one module an idea, imported by the numbered notebooks."""
 
 from dsa_lib import _torchvision_ops
 

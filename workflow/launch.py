@@ -25,11 +25,11 @@ from typing import TextIO
 import psutil
 from plan import plan
 
-from dsa_lib.errors import StudyError
-from dsa_lib.hidden_paths import referred
-from dsa_lib.profiles import load_profile
-from dsa_lib.weights import weights_file
-from dsa_lib.workspace import EVERY, PROJECT, Workspace, runs_folder, write_json
+from dsa_lib.nn.public_weights import weights_file
+from dsa_lib.run.errors import StudyError
+from dsa_lib.run.hidden_paths import referred
+from dsa_lib.run.profiles import load_profile
+from dsa_lib.run.workspace import EVERY, PROJECT, Workspace, runs_folder, write_json
 
 SNAKEMAKE = [
     "--cores", "all",

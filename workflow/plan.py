@@ -12,12 +12,12 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from dsa_lib._archive_files import listing
-from dsa_lib.errors import StudyError
-from dsa_lib.hidden_paths import referred
-from dsa_lib.profiles import Profile
-from dsa_lib.session import declared_parameters
-from dsa_lib.workspace import EVERY, NOTEBOOKS, PROJECT, Workspace
+from dsa_lib.curation.archive_files import listing
+from dsa_lib.run.errors import StudyError
+from dsa_lib.run.hidden_paths import referred
+from dsa_lib.run.profiles import Profile
+from dsa_lib.run.session import declared_parameters
+from dsa_lib.run.workspace import EVERY, NOTEBOOKS, PROJECT, Workspace
 
 # A notebook waits for these; what lies further upstream follows from them.
 UPSTREAM = {
@@ -33,18 +33,9 @@ UPSTREAM = {
     "09_lesion_post_training": ("07_fid",),
     "10_report": EVERY[:-1],
 }
-# These carry no result: a better message or progress line must not train a model again. The values of `profiles` count on their own.
-PLUMBING = {
-    "errors",
-    "progress",
-    "session",
-    "workspace",
-    "profiles",
-    "profile_sections",
-    "_profile_checks",
-    "_profile_overrides",
-    "hidden_paths",
-}
+# The package `run` carries no result: a better message or progress line must not train a model again. The values of a profile count on their own.
+PLUMBING = "run"
+DECIDES_ALL_THE_SAME = {"run.shards"}  # how a set is put together from its parts
 # A share of a notebook's work is for calls by hand (an array job): a rule of the workflow does the whole.
 BY_HAND = {"shard", "num_shards"}
 _KINDS = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": Mapping, "list": list}
@@ -108,11 +99,15 @@ def modules_of(notebook: str) -> dict[str, Path]:
     while waiting:
         name = waiting.pop()
         path = _module_path(name)
-        if path is None or name in found or name in PLUMBING or not name:
+        if path is None or name in found or not name or _is_plumbing(name):
             continue
         found[name] = path
         waiting |= _imports(path.read_text(), package=name if path.name == "__init__.py" else name.rpartition(".")[0])
     return dict(sorted(found.items()))
+
+
+def _is_plumbing(module: str) -> bool:
+    return module.partition(".")[0] == PLUMBING and module not in DECIDES_ALL_THE_SAME
 
 
 def data_of(modules: Mapping[str, Path]) -> list[Path]:

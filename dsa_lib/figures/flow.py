@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.patches import FancyBboxPatch
 
 from dsa_lib.figures.style import CELL_COLOURS
-from dsa_lib.workspace import PROJECT
+from dsa_lib.run.workspace import PROJECT
 
 _INK, _PALE, _SIDE, _GREY, _WARNING = "#1f2933", "#eef3f8", "#fbf1e6", "#6b7785", "#9b1c1c"
 _LINE = 0.155  # height of a line of text, inches
@@ -26,7 +26,7 @@ def published_counts() -> dict[str, int]:
 def draw_flow(flow: Mapping, archive: str, arterial: Mapping | None = None, heading: str = ""):
     """The filter flow as boxes: what went on in the middle, what was left out at the right, the study's published number in grey beneath ours.
 
-    `flow`: counts of `dsa_lib.cohort` (flow.json); `archive`: what was counted, in words; `arterial`: `filter_flow.count_arterial` of the arterial
+    `flow`: counts of `dsa_lib.curation.cohort` (flow.json); `archive`: what was counted, in words; `arterial`: `filter_flow.count_arterial` of the arterial
     frames, once notebook 02 has run: the splits then count these. `heading` stands above the boxes. Returns the matplotlib figure.
     """
     paper = published_counts()

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from dsa_lib.image_pairs import TranslationSet
+from dsa_lib.core.pairs import TranslationSet
 
 OUTLINE, INSET = "#E64B35", "#F0C808"
 RIGHT, WRONG = "#007A5E", "#B2182B"

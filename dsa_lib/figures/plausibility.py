@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from dsa_lib.figures.style import CELL_COLOURS
-from dsa_lib.vessels import CLASSES
+from dsa_lib.vessels.filters import CLASSES
 
 OVERALL_COLOUR, FLOOR_COLOUR = "#222222", "#8A8A8A"
 SET_LINES = {"held-out": ("#CC79A7", "-"), "training": ("#8A8A8A", "--"), "generated": ("#222222", "-")}

@@ -1,4 +1,4 @@
-"""Figure 4 a-e: the reader study. Each panel takes a DataFrame of `dsa_lib.readers` and draws; `figure4` combines them."""
+"""Figure 4 a-e: the reader study. Each panel takes a DataFrame of `dsa_lib.readers.tables` and draws; `figure4` combines them."""
 
 from collections.abc import Sequence
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from dsa_lib.workspace import atomic_write
+from dsa_lib.run.workspace import atomic_write
 
 # Okabe & Ito's palette: hue for the circulation, lightness for the plane.
 CELL_COLOURS = {"AC A": "#0072B2", "AC B": "#56B4E9", "PC A": "#D55E00", "PC B": "#E69F00", "Others": "#999999"}

@@ -33,7 +33,7 @@ def gains(
 ) -> Figure:
     """Above: `metric` by share of the real patients, mean over seeds and every seed; below: paired difference from real frames alone with its interval.
 
-    `levels` and `differences` as `dsa_lib.utility` makes them; `rows` one row a training [task, share, arm, metric]; `titles` says of each task what it is
+    `levels` and `differences` as `audits.utility` makes them; `rows` one row a training [task, share, arm, metric]; `titles` says of each task what it is
     scored on.
     """
     figure, axes = plt.subplots(2, len(titles), figsize=(3.7 * len(titles), 5.0), squeeze=False)
@@ -71,7 +71,7 @@ def gains(
 def shortcut(table: pd.DataFrame, frames: int, origin: str) -> Figure:
     """False alarms on the same held-out non-arterial frames of `origin`, as acquired (open) and decoded (filled), one row an arm, one panel a share.
 
-    `table` as `dsa_lib.utility.shortcut_table` makes it.
+    `table` as `dsa_lib.audits.utility.shortcut_table` makes it.
     """
     shares = sorted(table["share"].unique())
     arms = [arm for arm in STYLES if (table["arm"] == arm).any()]

@@ -19,12 +19,12 @@ import numpy as np
 import pandas as pd
 
 from dsa_lib import phantom
-from dsa_lib.errors import StudyError
-from dsa_lib.phantom.acquisition import Bodies, acquire
-from dsa_lib.phantom.anatomy import draw_patient
+from dsa_lib.phantom.body.head import draw_patient
+from dsa_lib.phantom.imaging.acquisition import Bodies, acquire
+from dsa_lib.phantom.imaging.xa import write_xa
 from dsa_lib.phantom.plan import plan_archive
-from dsa_lib.phantom.xa import write_xa
-from dsa_lib.workspace import atomic_write
+from dsa_lib.run.errors import StudyError
+from dsa_lib.run.workspace import atomic_write
 
 PARTS = "archive_truth_parts"
 _NO_PART_IN_AN_ARCHIVE = ("__init__", "figures", "lesion_archive", "measures", "realism", "truth")

@@ -1,7 +1,7 @@
 """Pairs of unsubtracted and subtracted phantom frames that show a lesion, with its mask and its sentence.
 
 Patients of their own, whom no archive has, are planned, rendered, written as DICOM and curated by the very code of the phantom archive
-(`dsa_lib.phantom.plan`, `truth.rendered_runs`, `dsa_lib.dicom`); between growing a tree and injecting it, a lesion is added (`dsa_lib.phantom.lesions`).
+(`phantom.plan`, `truth.rendered_runs`, `dicom.series`); between growing a tree and injecting it, a lesion is added (`phantom.body.lesions`).
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dsa_lib.conditions import Condition, Finding
-from dsa_lib.dicom import native_frame, read_acquisition, subtracted_run
-from dsa_lib.errors import StudyError
-from dsa_lib.image_pairs import TranslationSet
-from dsa_lib.phantom.acquisition import Bodies
+from dsa_lib.core.conditions import Condition, Finding
+from dsa_lib.core.pairs import TranslationSet
+from dsa_lib.core.splits import split_patients
+from dsa_lib.dicom.series import native_frame, read_acquisition, subtracted_run
 from dsa_lib.phantom.archive import code_digest, finished
-from dsa_lib.phantom.lesions import KINDS, Lesion, add_lesion, lesion_mask
+from dsa_lib.phantom.body.lesions import KINDS, Lesion, add_lesion, lesion_mask
+from dsa_lib.phantom.body.territories import Injection3D
+from dsa_lib.phantom.imaging.acquisition import Bodies
 from dsa_lib.phantom.plan import plan_archive
-from dsa_lib.phantom.territories import Injection3D
 from dsa_lib.phantom.truth import curated_mask, rendered_runs
-from dsa_lib.splits import split_patients
-from dsa_lib.workspace import atomic_write, write_json
+from dsa_lib.run.errors import StudyError
+from dsa_lib.run.workspace import atomic_write, write_json
 
 SEED_SPACE = 1_000_000_007  # added to the profile's seed: no patient of these is one of an archive of the same seed
 NAMES = {"AVM": "arteriovenous malformation"}  # of a kind in a sentence, where it has another

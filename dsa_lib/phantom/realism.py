@@ -2,7 +2,7 @@
 
 python -m dsa_lib.phantom.realism --real FOLDER --picture OUT.png [--table OUT.csv]
 
-Real and phantom runs go through the same curation (`dsa_lib.dicom`), so that what is measured is what the networks see. The picture
+Real and phantom runs go through the same curation (`dsa_lib.dicom.series`), so that what is measured is what the networks see. The picture
 holds real pixels and is refused inside the project; the table holds numbers alone.
 The phantom's calibres, contrast, blush and timing were set by this comparison with one real run: that they agree is a fit, not a validation.
 """
@@ -17,17 +17,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dsa_lib.dicom import Unreadable, read_acquisition, subtracted_run
-from dsa_lib.errors import StudyError
-from dsa_lib.phantom.acquisition import Bodies, acquire
-from dsa_lib.phantom.anatomy import draw_patient
-from dsa_lib.phantom.bolus import phases
+from dsa_lib.dicom.series import Unreadable, read_acquisition, subtracted_run
+from dsa_lib.phantom.body.head import draw_patient
 from dsa_lib.phantom.figures import draw_side_by_side
-from dsa_lib.phantom.measures import Run, curves, measure
+from dsa_lib.phantom.imaging.acquisition import Bodies, acquire
+from dsa_lib.phantom.imaging.bolus import phases
+from dsa_lib.phantom.imaging.xa import write_xa
 from dsa_lib.phantom.plan import plan_archive
-from dsa_lib.phantom.xa import write_xa
-from dsa_lib.profiles import Archive, Curation
-from dsa_lib.workspace import PROJECT
+from dsa_lib.phantom.run_measures import Run, curves, measure
+from dsa_lib.run.errors import StudyError
+from dsa_lib.run.profiles import Archive, Curation
+from dsa_lib.run.workspace import PROJECT
 
 SIZE = 256
 PHANTOM_RUNS = (
@@ -39,7 +39,7 @@ DRAWN = (0, 1, 2, 6, 7, 8, 9, 10, 11)
 
 
 def curate(path: Path, name: str) -> Run:
-    """One DICOM file as the study's curation gives it, at `SIZE`. Raises dsa_lib.dicom's Unreadable."""
+    """One DICOM file as the study's curation gives it, at `SIZE`. Raises dsa_lib.dicom.series's Unreadable."""
     curation = Curation()
     facts = read_acquisition(path)
     if facts.obstacle() or facts.frames < 4:

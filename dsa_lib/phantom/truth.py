@@ -1,8 +1,8 @@
 """What a curated phantom frame shows without quantum noise, and which of its pixels are arteries of which calibre.
 
 A series is rendered once more with every draw of its first rendering but infinitely many quanta, written as DICOM and curated by the very code that curated
-the archive (`dsa_lib.dicom`). So its frames lie pixel by pixel under those of the run, with the same motion, bone edges and grey window, and differ from
-them by noise alone. Measurements may use this, and the vessel network (`dsa_lib.vessel_network`) is trained on `labelled_runs`; no model of the study
+the archive (`dsa_lib.dicom.series`). So its frames lie pixel by pixel under those of the run, with the same motion, bone edges and grey window, and differ from
+them by noise alone. Measurements may use this, and the vessel network (`dsa_lib.vessels.unet`) is trained on `labelled_runs`; no model of the study
 sees any of it.
 """
 
@@ -18,20 +18,20 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from dsa_lib import _xa_tags as tags
-from dsa_lib._xa_planes import read_header
-from dsa_lib.dicom import read_acquisition, subtracted_run
-from dsa_lib.errors import StudyError
-from dsa_lib.phantom.acquisition import Acquisition, Bodies, acquire, times_s
-from dsa_lib.phantom.anatomy import draw_patient
+from dsa_lib.dicom import tags
+from dsa_lib.dicom.planes import read_header
+from dsa_lib.dicom.series import read_acquisition, subtracted_run
 from dsa_lib.phantom.archive import PARTS
-from dsa_lib.phantom.bolus import artery_curve
+from dsa_lib.phantom.body.head import draw_patient
+from dsa_lib.phantom.body.territories import Injection3D, arterial_samples
+from dsa_lib.phantom.imaging.acquisition import Acquisition, Bodies, acquire, times_s
+from dsa_lib.phantom.imaging.bolus import artery_curve
+from dsa_lib.phantom.imaging.projection import vessel_layers
+from dsa_lib.phantom.imaging.render import LAYERS, VISIBLE_PATH_MM
+from dsa_lib.phantom.imaging.xa import write_xa
 from dsa_lib.phantom.plan import plan_archive
-from dsa_lib.phantom.projection import vessel_layers
-from dsa_lib.phantom.render import LAYERS, VISIBLE_PATH_MM
-from dsa_lib.phantom.territories import Injection3D, arterial_samples
-from dsa_lib.phantom.xa import write_xa
-from dsa_lib.profiles import Curation
+from dsa_lib.run.errors import StudyError
+from dsa_lib.run.profiles import Curation
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def _curated(path: Path, mask: np.ndarray, curation: Curation) -> Truth:
 def curated_mask(mask: np.ndarray, path: Path, size: int) -> np.ndarray:
     """A label map [rows, columns] of the detector on the grid of the curated frames of the DICOM file `path`: uint8 [size, size].
 
-    Cut to the shutter, squared with zeros and resized as frames are (`dsa_lib.dicom`), by nearest neighbour, so that labels stay labels.
+    Cut to the shutter, squared with zeros and resized as frames are (`dsa_lib.dicom.series`), by nearest neighbour, so that labels stay labels.
     """
     rows, columns, inside = tags.shutter(read_header(path), mask.shape)
     seen = np.where(inside, mask[rows, columns], 0).astype(np.uint8)

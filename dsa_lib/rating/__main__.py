@@ -10,10 +10,10 @@ import socket
 import sys
 from pathlib import Path
 
-from dsa_lib.errors import StudyError
 from dsa_lib.rating.page import VARIABLE
 from dsa_lib.rating.study import Asked, begin, location
-from dsa_lib.workspace import PROJECT, Workspace
+from dsa_lib.run.errors import StudyError
+from dsa_lib.run.workspace import PROJECT, Workspace
 
 PORT = 8866
 IDLE_S = 600  # a page that was left without a goodbye; open pages are never ended
@@ -92,7 +92,7 @@ def server(host: str, port: int):
 
 
 def export(request: argparse.Namespace) -> int:
-    from dsa_lib.rating.export import export as write
+    from dsa_lib.rating.answers import export as write
 
     run, mode = _run(request), request.mode or "rate"
     folder = Path(request.to).expanduser() if request.to else Workspace(run).root / "reader_study"

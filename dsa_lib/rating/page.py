@@ -11,9 +11,9 @@ from pathlib import Path
 
 import anywidget
 
-from dsa_lib.errors import StudyError
 from dsa_lib.rating.sitting import Sitting
 from dsa_lib.rating.study import location, open_sitting
+from dsa_lib.run.errors import StudyError
 
 VARIABLE = "DSA_READER_STUDY"  # with it the server tells its notebook which study it serves
 _FOLDER = Path(__file__).parent

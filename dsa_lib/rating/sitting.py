@@ -12,8 +12,8 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image
 
-from dsa_lib.errors import StudyError
 from dsa_lib.rating.store import NO_FRAME, SEGMENTS, Closed, Place, Rater, Store
+from dsa_lib.run.errors import StudyError
 
 WRONG_TOKEN = "This token is not known. Please copy it again from your invitation, or ask the organiser of the study."
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dsa_lib.errors import StudyError
+from dsa_lib.run.errors import StudyError
 
 APPLICATION_ID = 0x44534152  # "DSAR": tells this file from any other SQLite database
 FORMAT = 1

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dsa_lib.errors import StudyError
 from dsa_lib.rating.sitting import Sitting, as_png
 from dsa_lib.rating.store import Store, create, new_token
-from dsa_lib.workspace import Workspace, atomic_write
+from dsa_lib.run.errors import StudyError
+from dsa_lib.run.workspace import Workspace, atomic_write
 
 FOLDER = "reader_study"  # below the run's private folder: it holds tokens, and what ties images to conditions
 MODES = ("rate", "annotate")
@@ -230,7 +230,7 @@ def _reader_set(ws: Workspace) -> list[tuple]:
     """The generated images, as pixels alone: what a file says of itself does not enter the study."""
     import pandas as pd
 
-    from dsa_lib.images import read_images
+    from dsa_lib.core.images import read_images
 
     folder = _need(ws, "samples/reader", "reader set")
     manifest = pd.read_parquet(folder / "manifest.parquet")

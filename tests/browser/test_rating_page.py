@@ -20,11 +20,11 @@ import made_up_run
 import pandas as pd
 import pytest
 
-from dsa_lib import labels
+from dsa_lib.curation import annotations
 from dsa_lib.rating.store import SEGMENTS, Store
 from dsa_lib.rating.study import location
-from dsa_lib.reader_files import open_reader_study
-from dsa_lib.workspace import PROJECT, Workspace
+from dsa_lib.readers.rating_files import open_reader_study
+from dsa_lib.run.workspace import PROJECT, Workspace
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 OPTIONS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
@@ -504,6 +504,6 @@ def test_marking_frames_by_keys(ws, tmp_path, monkeypatch):
     key = series[["series"]].assign(
         series_instance_uid="1." + series["series"], sop_instance_uid="2." + series["series"]
     )
-    found = labels.read_annotations(tmp_path / "annotations.csv", key, series)
+    found = annotations.read_annotations(tmp_path / "annotations.csv", key, series)
     first = found["series"].str[-1].apply(int, base=16) % 2  # see made_up_run: some runs count from 1
     assert sorted(found["frame"] - first) == [1, 2]

@@ -9,7 +9,7 @@ import sys
 
 import nbformat
 
-from dsa_lib.workspace import EVERY, PROJECT, Workspace
+from dsa_lib.run.workspace import EVERY, PROJECT, Workspace
 
 TAG = "nbval-check-output"
 

@@ -6,13 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-
-from dsa_lib.tables import read_table
-from dsa_lib.workspace import PROJECT, Workspace
-
-sys.path.insert(0, str(PROJECT / "tests" / "unit"))
 import test_acdc
 import test_ct_perfusion
+
+from dsa_lib.core.published import read_table
+from dsa_lib.run.workspace import PROJECT, Workspace
 
 
 def execute(notebook: str, run: str, folder: Path, runs: Path, monkeypatch, **parameters) -> Workspace:

@@ -7,10 +7,11 @@ from pathlib import Path
 import jupytext
 import pytest
 
-from dsa_lib.session import declared_parameters
-from dsa_lib.workspace import EVERY, PROJECT
+from dsa_lib.run.session import declared_parameters
+from dsa_lib.run.workspace import EVERY, PROJECT
 
 FOLDER = PROJECT / "notebooks"
+TWINS = FOLDER / "py"  # beside the notebooks JupyterLab would list each of them twice
 CHECKED = "nbval-check-output"
 MENDED = {"diffusers", "transformers", "torchvision", "lpips", "torch_fidelity"}
 
@@ -28,16 +29,18 @@ def tags(cell):
 
 def test_every_notebook_of_the_workflow_is_there_and_no_other():
     assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == sorted((*EVERY, *PAGES))
-    assert sorted(path.stem for path in FOLDER.glob("*.py")) == sorted((*EVERY, *PAGES))
+    assert sorted(path.stem for path in TWINS.glob("*.py")) == sorted((*EVERY, *PAGES))
 
 
 @pytest.mark.parametrize("name", (*EVERY, *PAGES))
 def test_notebook_and_twin_say_the_same(name):
-    def content(suffix):
-        notebook = jupytext.read(FOLDER / f"{name}{suffix}")
+    def content(path):
+        notebook = jupytext.read(path)
         return [(cell.cell_type, cell.source.strip(), cell.metadata.get("tags", [])) for cell in notebook.cells]
 
-    assert content(".ipynb") == content(".py"), f"run: jupytext --sync notebooks/{name}.py"
+    assert content(FOLDER / f"{name}.ipynb") == content(TWINS / f"{name}.py"), (
+        f"run: jupytext --sync notebooks/py/{name}.py"
+    )
 
 
 @pytest.mark.parametrize("name", (*EVERY, *PAGES))
@@ -101,6 +104,6 @@ def test_what_dsa_lib_mends_is_not_imported_before_it(name):
 
 
 def test_nothing_names_a_place_on_one_machine():
-    for path in [*FOLDER.glob("*.ipynb"), *FOLDER.glob("*.py")]:
+    for path in [*FOLDER.glob("*.ipynb"), *TWINS.glob("*.py")]:
         text = path.read_text()
         assert not any(place in text for place in (str(PROJECT), str(Path.home()), "/tmp/")), path.name

@@ -15,9 +15,9 @@ import pandas as pd
 import psutil
 import pytest
 
-from dsa_lib import tables
-from dsa_lib.errors import StudyError
-from dsa_lib.workspace import NOTEBOOKS, PROJECT, sha256
+from dsa_lib.core import published as core_published
+from dsa_lib.run.errors import StudyError
+from dsa_lib.run.workspace import NOTEBOOKS, PROJECT, sha256
 
 NOTHING = "nothing to do"
 
@@ -76,10 +76,10 @@ def test_one_command_runs_every_notebook_in_order(runs, whole):
 
 
 def test_tables_follow_the_contract(runs, whole):
-    for number in tables.TITLES:
+    for number in core_published.TITLES:
         frame = pd.read_csv(runs / "whole" / "tables" / f"table{number}.csv")
         assert list(frame.columns) == ["row", "column", "published", "this_run", "source"]
-        published = tables.published(number)
+        published = core_published.published(number)
         pd.testing.assert_frame_equal(
             frame[["row", "column", "published"]].head(len(published)), published, check_dtype=False
         )
@@ -109,7 +109,7 @@ def test_time_and_peak_memory_are_measured(runs, whole):
 
 def test_the_same_command_again_does_nothing(runs, whole):
     before = {path: path.stat().st_mtime_ns for path in (runs / "whole" / "manifests").iterdir()}
-    (PROJECT / "dsa_lib" / "readers.py").touch()  # newer, and not different
+    (PROJECT / "dsa_lib" / "readers" / "tables.py").touch()  # newer, and not different
     # A single option must not be taken for one of the launcher's.
     one_option = make(runs, RUN="whole", SNAKEMAKE="--dry-run")
     assert one_option.returncode == 0, one_option.stderr[-3000:]
@@ -119,13 +119,13 @@ def test_the_same_command_again_does_nothing(runs, whole):
 
 
 def test_a_run_can_be_shipped(runs, whole, tmp_path, monkeypatch):
-    """`python -m dsa_lib.ship`: half precision, a pipeline that opens, and a card that names the patients who were seen and no folder."""
-    from dsa_lib import ship
-    from dsa_lib.pipeline import DSAPipeline
+    """`python -m dsa_lib.nn.export`: half precision, a pipeline that opens, and a card that names the patients who were seen and no folder."""
+    from dsa_lib.ldm.pipeline import DSAPipeline
+    from dsa_lib.nn import export
 
     monkeypatch.setenv("DSA_RUNS", str(runs))
     folder = tmp_path / "weights"
-    card = ship.export("whole", folder)
+    card = export.export("whole", folder)
     truth = pd.read_parquet(runs / "whole" / "archive_truth.parquet")
     frames = pd.read_parquet(runs / "whole" / "frames.parquet")
     seen = [patient for patients in card["patients"].values() for patient in patients]
@@ -155,7 +155,7 @@ def test_a_run_can_be_shipped(runs, whole, tmp_path, monkeypatch):
     (runs / "whole" / "manifests" / "04_ldm.json").rename(tmp_path / "hidden.json")
     try:
         with pytest.raises(StudyError, match="has not finished notebook 04_ldm"):
-            ship.export("whole", tmp_path / "other")
+            export.export("whole", tmp_path / "other")
     finally:
         (tmp_path / "hidden.json").rename(runs / "whole" / "manifests" / "04_ldm.json")
 

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dsa_lib import cohort
-from dsa_lib.profiles import Curation
-from dsa_lib.workspace import PROJECT, Workspace
+from dsa_lib.curation import cohort
+from dsa_lib.run.profiles import Curation
+from dsa_lib.run.workspace import PROJECT, Workspace
 
 ARCHIVE = PROJECT.parent / "shared" / "real_dsa"
 pytestmark = pytest.mark.skipif(

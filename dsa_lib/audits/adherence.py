@@ -1,0 +1,102 @@
+"""Does an image show what its sentence asked for? The DSA network of notebook 07 (`dsa_lib.fidelity.dsa_network`), trained on real frames alone, is the judge.
+
+Here: circulation and plane, and the phase, in which every generated image ought to be. Angles: `audits.angles`, `audits.angle_sweep`. A judge errs too; its
+rates on held-out real frames and on their autoencoder reconstructions, which cost what decoding alone costs, are what a rate on generated images reads beside.
+"""
+
+import numpy as np
+import pandas as pd
+
+from dsa_lib.core.conditions import CELLS
+from dsa_lib.fidelity.dsa_network import cell_probabilities
+
+TARGET_OVERALL, TARGET_CONDITION = 0.95, 0.90  # what this project asks of its generated images
+NEEDED = ("circulation", "plane")
+
+
+def cannot_judge(absent: dict[str, str], labels: np.ndarray) -> str | None:
+    """Why circulation and plane cannot be judged, or None where they can.
+
+    `absent`: heads that the network lacks, and why (`dsa_network.cannot_learn`); `labels` [n]: class of every training frame (`dsa_network.classes`).
+    """
+    lacking = [f"{name} ({absent[name]})" for name in NEEDED if name in absent]
+    if lacking:
+        return f"the network has no head for {' and '.join(lacking)}"
+    unseen = [cell for index, cell in enumerate(CELLS) if not (np.asarray(labels) == index).any()]
+    if unseen:
+        return f"no training frame shows {' or '.join(unseen)} (circulation, plane), and a judge that never saw a condition cannot name it"
+    return None
+
+
+def rates(answers: dict[str, tuple[pd.DataFrame, np.ndarray]]) -> pd.DataFrame:
+    """How often the judge names what was asked: one row a set and scope (overall, each cell).
+
+    `answers` maps a set's name to (what the network said of n images, `dsa_network.answers`; asked cells [n]); images outside the four cells are left out.
+    Columns: set, scope, images, named_right, rate, low, high (Wilson 95 % interval, images taken as independent), circulation_rate, plane_rate,
+    arterial_rate (share called arterial; NaN without that head).
+    """
+    columns = ["set", "scope", "images", "named_right", "rate", "low", "high", "circulation_rate", "plane_rate"]
+    columns.append("arterial_rate")
+    rows = []
+    for name, (found, cells) in answers.items():
+        asked, named = np.asarray(cells, dtype=object), named_cells(found)
+        arterial = found["phase"].to_numpy()
+        for scope in ("overall", *CELLS):
+            members = np.isin(asked, CELLS) if scope == "overall" else asked == scope
+            a, b = asked[members], named[members]
+            right = int((a == b).sum())
+            low, high = wilson_interval(right, len(a))
+            rows.append(
+                {
+                    "set": name,
+                    "scope": scope,
+                    "images": len(a),
+                    "named_right": right,
+                    "rate": right / len(a) if len(a) else float("nan"),
+                    "low": low,
+                    "high": high,
+                    "circulation_rate": _share(x[:2] == y[:2] for x, y in zip(a, b, strict=True)),
+                    "plane_rate": _share(x[-1] == y[-1] for x, y in zip(a, b, strict=True)),
+                    "arterial_rate": _share(arterial[members] > 0.5) if np.isfinite(arterial).all() else float("nan"),
+                }
+            )
+    return pd.DataFrame(rows, columns=columns)
+
+
+def named_cells(found: pd.DataFrame) -> np.ndarray:
+    """The likeliest cell [n] of each image, by what the network said of it (`dsa_network.answers`)."""
+    return np.array(CELLS, dtype=object)[cell_probabilities(found).argmax(axis=1)]
+
+
+def _share(values) -> float:
+    values = list(values)
+    return sum(values) / len(values) if values else float("nan")
+
+
+def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (Wilson 1927), 95 % by default; (nan, nan) without trials."""
+    if trials == 0:
+        return float("nan"), float("nan")
+    p, shrink = successes / trials, 1 + z**2 / trials
+    centre = (p + z**2 / (2 * trials)) / shrink
+    half = z * np.sqrt(p * (1 - p) / trials + z**2 / (4 * trials**2)) / shrink
+    return float(max(centre - half, 0.0)), float(min(centre + half, 1.0))
+
+
+def confusion(found: pd.DataFrame, cells: np.ndarray) -> pd.DataFrame:
+    """Counts: asked cell (rows) by named cell (columns), both in the order of CELLS."""
+    named, cells = named_cells(found), np.asarray(cells)
+    counts = [[int(((cells == asked) & (named == answer)).sum()) for answer in CELLS] for asked in CELLS]
+    return pd.DataFrame(counts, index=pd.Index(CELLS, name="asked"), columns=pd.Index(CELLS, name="named"))
+
+
+def verdict(table: pd.DataFrame) -> str:
+    """One sentence: does the generated set reach the project's targets (`TARGET_OVERALL`, `TARGET_CONDITION`)?"""
+    generated = table[table["set"] == "generated"].set_index("scope")
+    overall, cells = generated.loc["overall", "rate"], generated.loc[list(CELLS), "rate"]
+    reached = overall >= TARGET_OVERALL and (cells >= TARGET_CONDITION).all()
+    return (
+        f"The judge names the requested condition in {overall:.1%} of {int(generated.loc['overall', 'images'])} generated images; "
+        f"the weakest condition is {cells.idxmin()} with {cells.min():.1%}. "
+        f"Target (≥ {TARGET_OVERALL:.0%} overall, ≥ {TARGET_CONDITION:.0%} each): {'reached' if reached else 'missed'}."
+    )

@@ -1,0 +1,201 @@
+"""The planted test of the audit: generators that do copy, and whether the audit says so.
+
+`train_to_copy` trains the run's unconditional diffusion model on, on a few training frames alone, until it knows them by heart. The other controls copy
+by hand: frames as they are, mirrored, shifted, noisy, and passed through the autoencoder, all of them or a share among honest images.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from dsa_lib.audits import memorisation
+from dsa_lib.audits.copy_search import Space, embed, search
+from dsa_lib.core.conditions import CELLS
+from dsa_lib.ldm import diffusion
+from dsa_lib.ldm.pipeline import DSAPipeline
+from dsa_lib.nn.training import fit
+from dsa_lib.run.errors import StudyError
+from dsa_lib.run.profiles import Profile
+from dsa_lib.run.progress import track
+
+EMA_DECAY = 0.97
+NOISE_GREY = 6.0  # SD of the noise of a noisy copy, grey levels
+SHIFT = 1 / 32  # of the frame: how far a shifted copy is moved
+SHARE = 0.1  # of copies among honest images
+
+
+def cannot_plant(study) -> str | None:
+    """Why no model is made to copy in this run; None where one is."""
+    if study.profile.privacy.planted_steps == 0:
+        return "privacy.planted_steps is 0"
+    if missing := [name for name in ("ldm_unconditional", "latents/index.parquet") if not study.has(name)]:
+        return f"this run has no {missing[0]}"
+    return None
+
+
+def chosen(cells: np.ndarray, patients: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Positions of up to `count` frames: of every patient one before a second of any, and within that cell after cell in turn. StudyError without any."""
+    if len(cells) == 0:
+        raise StudyError("there is no training frame to plant copies of: use a larger archive")
+    table = pd.DataFrame({"position": np.random.default_rng([seed, 62]).permutation(len(cells))})
+    table["cell"], table["patient"] = np.asarray(cells)[table["position"]], np.asarray(patients)[table["position"]]
+    table["of_patient"] = table.groupby("patient").cumcount()
+    table["of_cell"] = table.groupby(["of_patient", "cell"]).cumcount()
+    return table.sort_values(["of_patient", "of_cell"], kind="stable")["position"].to_numpy()[:count]
+
+
+def frames_to_learn(index: pd.DataFrame, count: int, seed: int) -> np.ndarray:
+    """Rows of `index` (latents/index.parquet) of `count` training frames: of each patient the most probably arterial one, so that vessels show.
+
+    Frames of the four conditions, where there are any.
+    """
+    rows = index.reset_index(drop=True)
+    rows = rows[rows["split"] == "train"]
+    rows = rows[rows["cell"].isin(CELLS)] if rows["cell"].isin(CELLS).any() else rows
+    rows = rows.sort_values("probability", ascending=False, kind="stable")
+    rows = rows.assign(turn=rows.groupby("patient").cumcount())
+    turns = max(-(-count // max(rows["patient"].nunique(), 1)), 1)
+    rows = rows[rows["turn"] < turns]
+    return rows.index.to_numpy()[chosen(rows["cell"].to_numpy(), rows["patient"].to_numpy(), count, seed)]
+
+
+def train_to_copy(
+    pipeline: DSAPipeline, data: diffusion.LatentSet, profile: Profile, folder: Path, digest: str
+) -> DSAPipeline:
+    """The unconditional `pipeline`, its network trained on until it knows the latents of `data` by heart: every step shows it all of them.
+
+    Trained in place by the loop of every other model (resumed from `folder` by the same `digest`) for `privacy.planted_steps` steps. All timesteps weigh
+    alike, whatever the profile says: which of the frames a sample becomes is decided where noise is strong, and min-SNR weights leave that unlearnt.
+    """
+    settings = profile.privacy
+    fit(
+        diffusion.UnconditionalDenoiser(pipeline.unet),
+        diffusion.training_loss(data, diffusion.noise_schedule(profile.diffusion)),
+        size=len(data),
+        batch_size=len(data),
+        steps=settings.planted_steps,
+        learning_rate=settings.planted_learning_rate,
+        cosine=True,
+        warmup_steps=settings.planted_steps // 25,
+        clip_norm=1.0,
+        ema_decay=EMA_DECAY,
+        seed=profile.seed,
+        precision=profile.precision,
+        folder=folder,
+        digest=digest,
+        live=False,
+        log_every_s=profile.log_every_s,
+        checkpoint_every_s=profile.checkpoint_every_s,
+        what="planted model",
+    )
+    return pipeline
+
+
+def sampled(pipeline: DSAPipeline, profile: Profile) -> np.ndarray:
+    """uint8 frames [privacy.planted_images, H, W] of the unconditional `pipeline`, by the sampler of the profile's `sampling` section."""
+    settings, count = profile.sampling, profile.privacy.planted_images
+    pipeline.scheduler = diffusion.sampler(settings.scheduler, pipeline.scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    seeds = np.random.default_rng([profile.seed, 63]).integers(2**31, size=count).tolist()
+    starts = track(range(0, count, settings.batch_size), what="batches of the planted model")
+    return np.concatenate(
+        [pipeline(seeds=seeds[s : s + settings.batch_size], num_inference_steps=settings.steps) for s in starts]
+    )
+
+
+def by_hand(
+    frames: np.ndarray, decode: Callable[[np.ndarray], np.ndarray] | None, seed: int
+) -> Mapping[str, np.ndarray]:
+    """Copies of uint8 `frames` [n, H, W], by what was done to them; `decode` passes frames through the autoencoder (None: leaves that out)."""
+    noise = np.random.default_rng([seed, 64]).normal(0, NOISE_GREY, frames.shape)
+    moved = max(round(frames.shape[-1] * SHIFT), 1)
+    copies = {
+        "exact": frames,
+        "mirrored": frames[:, :, ::-1],
+        "shifted": np.concatenate([frames[:, :, :1].repeat(moved, axis=2), frames[:, :, :-moved]], axis=2),
+        "noisy": np.clip(frames + noise, 0, 255).round().astype(np.uint8),
+    }
+    return copies if decode is None else copies | {"through the autoencoder": decode(frames)}
+
+
+def controls(
+    audited: memorisation.Audit,
+    spaces: Sequence[Space],
+    generated: memorisation.Images,
+    held_out: memorisation.Images,
+    training: memorisation.Images,
+    planted: Mapping[str, np.ndarray],
+    vectors: Callable[[np.ndarray], np.ndarray],
+    seed: int,
+) -> pd.DataFrame:
+    """The verdict on planted images, each kind alone and as a SHARE of the generated images.
+
+    `planted`: kind → uint8 frames [n, H, W]; `vectors`: frames → features [n, d], for a `feature_space`. `audited`, `spaces` and the sets are those of
+    the audit. An image counts as of the condition of its nearest training frame among those of the four conditions, so that all enter the test.
+    One row a kind and share: `images`, of which `planted`, the spaces that are
+    `flagged_in` at the level of the audit, the smallest `p_adjusted`, and `flagged`.
+    """
+    generated, held_out = generated.canonical(), held_out.canonical()
+    every = np.concatenate(list(planted.values()))
+    ends = np.cumsum([len(images) for images in planted.values()])
+    rows = []
+    for space in spaces:
+        source, places = training.source(space)
+        looked_up = every if space.embed is not None else vectors(every)
+        near = search(
+            space, embed(space, looked_up, what="planted images"), source, places, np.asarray(training.patients)
+        )
+        cells = _conditions(space, embed(space, looked_up, what="conditions of planted images"), training.canonical())
+        found = audited.lookups[space.name]
+        for kind, end in zip(planted, ends, strict=True):
+            here = np.arange(end - len(planted[kind]), end)
+            rows.append(
+                {"kind": kind, "share": 1.0, "images": len(here), "planted": len(here), "space": space.name}
+                | memorisation.tests(found, held_out, near.at(here), cells[here])
+            )
+            place = planted_places(len(generated.rows), SHARE, seed)
+            taken = here[np.arange(len(place)) % len(here)]
+            mixed_cells = np.asarray(generated.cells).copy()
+            mixed_cells[place] = cells[taken]
+            rows.append(
+                {"kind": kind, "share": SHARE, "images": len(mixed_cells), "planted": len(place), "space": space.name}
+                | memorisation.tests(found, held_out, found.generated.replaced(place, near.at(taken)), mixed_cells)
+            )
+    groups = pd.DataFrame(rows).groupby(["kind", "share", "images", "planted"], sort=False)
+    return pd.DataFrame(
+        [dict(zip(groups.keys, key, strict=True)) | _verdict(part, audited.level) for key, part in groups]
+    )
+
+
+def _conditions(space: Space, queries: np.ndarray, training: memorisation.Images) -> np.ndarray:
+    """The cell [n] of each query's nearest frame of `training`."""
+    source, places = training.source(space)
+    near = search(space, queries, source, places, np.asarray(training.patients))
+    return np.asarray(training.cells)[near.at_best("position")]
+
+
+def _verdict(part: pd.DataFrame, level: float) -> dict:
+    table = memorisation.judged(part.reset_index(drop=True), level)
+    return {
+        "flagged_in": ", ".join(table.loc[table["flagged"], "space"]),
+        "p_adjusted": float(table["p_adjusted"].min()),
+        "flagged": bool(table["flagged"].any()),
+    }
+
+
+def statement(table: pd.DataFrame) -> str:
+    """One sentence on the `controls`: how many are flagged, and which the audit misses."""
+    missed = [f"{each.kind} ({each.share:.0%} of the images)" for each in table[~table["flagged"]].itertuples()]
+    return (
+        f"Of {len(table)} planted controls, {int(table['flagged'].sum())} are flagged"
+        f"{'; missed: ' + ', '.join(missed) if missed else ''}."
+    )
+
+
+def planted_places(images: int, share: float, seed: int) -> np.ndarray:
+    """Positions of the `share` (rounded) of `images` that give way to copies."""
+    return np.sort(np.random.default_rng([seed, 65]).permutation(images)[: round(share * images)])

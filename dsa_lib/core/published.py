@@ -1,0 +1,98 @@
+"""Published tables beside this run's: DataFrame in, table out, no computation of results.
+
+The contract of `tables/table<n>.csv`: long form, columns row, column, published, this_run, source. `source` says what `this_run` was computed from
+(phantom, archive, simulated ratings, reader ratings). What is fitted to the published values never fills `this_run`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from dsa_lib.run.errors import StudyError
+from dsa_lib.run.workspace import PROJECT, atomic_write
+
+COLUMNS = ["row", "column", "published", "this_run", "source"]
+FITTED = "fitted to the published values"
+FITTED_COLUMNS = ["row", "column", "published", "fitted", "source"]
+SOURCES = ("phantom", "archive", "simulated ratings", "reader ratings")
+TITLES = {
+    1: "Circulation–plane–angle combinations among arterial-phase frames",
+    2: "Screening retention and scored images",
+    3: "Image-wise quality by condition (Likert 1–5)",
+    4: "Inter-rater reliability",
+    5: "Fréchet distances; values are not comparable across works or feature sets",
+}
+
+
+def published(number: int, text: bool = False) -> pd.DataFrame:
+    """The paper's table `number`: columns row, column, published; as numbers, or as the text that was printed."""
+    path = PROJECT / "data_manifests" / "published" / f"table{number}.csv"
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False) if text else pd.read_csv(path)
+    return frame[["row", "column", "published"]]
+
+
+def contract(number: int, this_run: Mapping[tuple[str, str], float], source: str) -> pd.DataFrame:
+    """Every published cell, and every further cell of this run, in the tables contract. `this_run` maps (row, column) to a value."""
+    if source not in SOURCES:
+        raise StudyError(
+            f"source {source!r} is not one of {', '.join(SOURCES)}: name what table {number} was computed from"
+        )
+    return beside(published(number), this_run, source)
+
+
+def beside(printed: pd.DataFrame, this_run: Mapping[tuple[str, str], float], source: str) -> pd.DataFrame:
+    """`printed` [row, column, published] with the values of this run, and its further cells after them, in the tables contract."""
+    frame = printed.copy()
+    frame["this_run"] = [this_run.get((row, column)) for row, column in zip(frame["row"], frame["column"], strict=True)]
+    known = set(zip(frame["row"], frame["column"], strict=True))
+    extra = [
+        {"row": row, "column": column, "this_run": value}
+        for (row, column), value in this_run.items()
+        if (row, column) not in known
+    ]
+    frame = (
+        pd.concat([frame, pd.DataFrame(extra, columns=["row", "column", "published", "this_run"])], ignore_index=True)
+        if extra
+        else frame
+    )
+    frame["this_run"] = pd.to_numeric(frame["this_run"])
+    frame["source"] = [source if pd.notna(value) else "" for value in frame["this_run"]]
+    return frame[COLUMNS]
+
+
+def fitted(printed: pd.DataFrame, values: Mapping[tuple[str, str], float]) -> pd.DataFrame:
+    """What was fitted to published values beside them: a table of its own, with no column that reads as a result.
+
+    `printed` [row, column, published]; `values`: (row, column) → value. Raises StudyError unless both have the same cells.
+    """
+    cells = list(zip(printed["row"], printed["column"], strict=True))
+    if set(cells) != set(values):
+        odd = sorted(set(cells) ^ set(values))[0]
+        raise StudyError(f"the cell {odd} is published or fitted, not both: fit every published cell and no other")
+    frame = printed[["row", "column", "published"]].assign(
+        fitted=[float(values[cell]) for cell in cells], source=FITTED
+    )
+    return frame[FITTED_COLUMNS]
+
+
+def write_table(path: Path, frame: pd.DataFrame) -> None:
+    """Write a contract table, or one of fitted values; raises StudyError if its columns are not the contract's."""
+    if list(frame.columns) not in (COLUMNS, FITTED_COLUMNS):
+        raise StudyError(f"{Path(path).name} has columns {list(frame.columns)}: the tables contract wants {COLUMNS}")
+    with atomic_write(path) as temporary:
+        frame.to_csv(temporary, index=False)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    frame = pd.read_csv(path, keep_default_na=True)
+    frame["source"] = frame["source"].fillna("")
+    return frame
+
+
+def side_by_side(frame: pd.DataFrame) -> pd.DataFrame:
+    """For the eye: published | this run | difference, one line a cell of the table, the cells of a row together."""
+    shown = frame.set_index(["row", "column"]).loc[list(dict.fromkeys(frame["row"])), ["published", "this_run"]].copy()
+    shown["difference"] = shown["this_run"] - shown["published"]
+    sources = [source for source in frame["source"].dropna().unique() if source]
+    return shown.rename(columns={"this_run": f"this run ({', '.join(sources) or 'nothing'})"})

@@ -1,0 +1,52 @@
+"""Intervals over patients: images of one patient are alike, so that a bootstrap draws patients, each with all of its images."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from dsa_lib.run.errors import StudyError
+
+
+def draw(patients: np.ndarray, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(index of each image's patient [n], how often each patient is drawn [draws, patients]): with replacement, as many as there are."""
+    names, group = np.unique(np.asarray(patients), return_inverse=True)
+    if not len(names):
+        raise StudyError("there is no patient to draw: an interval needs at least one image")
+    rng = np.random.default_rng(seed)
+    return group, rng.multinomial(len(names), np.full(len(names), 1 / len(names)), draws)
+
+
+def interval(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """2.5 and 97.5 percentiles over draws [d, m], NaN where no draw has a value."""
+    known = np.isfinite(drawn).any(axis=0)
+    low, high = np.full((2, drawn.shape[1]), np.nan)
+    if known.any():
+        low[known], high[known] = np.nanpercentile(drawn[:, known], [2.5, 97.5], axis=0)
+    return low, high
+
+
+def of_means(
+    values: np.ndarray,
+    patients: np.ndarray,
+    draws: int = 2000,
+    seed: int = 0,
+    statistic: Callable[[np.ndarray], np.ndarray] = lambda means: means,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(`statistic` of the means over images, and both ends of its 95 % bootstrap interval over `patients` [n]), [k] each.
+
+    values: [n, m], one row an image, NaN where an image has none; `statistic` maps means [..., m] to [..., k], for instance the difference of two
+    columns. With pairs as columns of one row the interval is that of the paired difference. NaN where no image has a value.
+    """
+    values = np.asarray(values, float)
+    if values.ndim != 2 or len(values) != len(patients):
+        raise StudyError(f"values of shape {values.shape} for {len(patients)} patients: give one row for each image")
+    group, weight = draw(patients, draws, seed)
+    known = np.isfinite(values)
+    total, count = np.zeros((2, weight.shape[1], values.shape[1]))
+    np.add.at(total, group, np.where(known, values, 0.0))
+    np.add.at(count, group, known)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        drawn = statistic((weight @ total) / (weight @ count))
+        found = statistic((total.sum(axis=0) / count.sum(axis=0))[None])[0]
+    low, high = interval(drawn)
+    return found, low, high

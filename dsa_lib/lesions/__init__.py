@@ -1,0 +1,1 @@
+"""Lesion-aware post-training (notebooks 23 and 24), and sentences that name a lesion."""

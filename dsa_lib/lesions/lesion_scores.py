@@ -1,0 +1,173 @@
+"""Scores of image-to-image models by patient: means, paired differences with intervals and tests, and whether post-training did what it is for.
+
+Images of one patient are alike, so a patient's mean is one observation, and patients are what is drawn and what is tested.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import pingouin
+from scipy.stats import wilcoxon
+
+from dsa_lib.run.errors import StudyError
+
+LESION = "lesion_mae"
+MEASURES = {"mae": -1, "psnr": 1, "ms_ssim": 1, LESION: -1}  # and whether higher (1) or lower (−1) is better
+TARGET_LESION, TARGET_WHOLE = (
+    -0.10,
+    0.02,
+)  # of this project: change of the error inside the lesion, and of that over the whole image
+KEYS = ("patient", "kind", "model")
+NAN = float("nan")
+
+
+def of_patients(scores: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """Mean of `measure` over each patient's images: a row a patient, a column a model, in the order in which they first occur.
+
+    scores: one row an image and model, columns KEYS and the measures. Patients without a value for every model are left out, so that all are compared on
+    the same ones. Raises StudyError where a column is absent.
+    """
+    if absent := [name for name in (*KEYS, measure) if name not in scores]:
+        raise StudyError(
+            f"the scores have no column {absent[0]!r}: give patient, kind, model and {', '.join(MEASURES)}"
+        )
+    known = scores[np.isfinite(scores[measure])]
+    wide = known.pivot_table(index="patient", columns="model", values=measure, aggfunc="mean", observed=True)
+    return wide.reindex(columns=list(dict.fromkeys(scores["model"]))).dropna()
+
+
+def table(scores: pd.DataFrame, measures: Sequence[str] = tuple(MEASURES)) -> pd.DataFrame:
+    """Mean and SD over patients, one row a model and measure: columns model, measure, mean, sd, patients, images (that have a value)."""
+    rows = []
+    for measure in measures:
+        wide = of_patients(scores, measure)
+        for model in wide.columns:
+            of_model = scores[(scores["model"] == model) & scores["patient"].isin(wide.index)]
+            values = wide[model].to_numpy()
+            row = {"model": model, "measure": measure, "mean": values.mean() if len(values) else NAN}
+            row["sd"] = values.std(ddof=1) if len(values) > 1 else NAN
+            rows.append(row | {"patients": len(values), "images": int(np.isfinite(of_model[measure]).sum())})
+    return pd.DataFrame(rows).sort_values(
+        "model", key=lambda c: c.map(_order(scores)), kind="stable", ignore_index=True
+    )
+
+
+def paired(
+    scores: pd.DataFrame,
+    reference: str,
+    measures: Sequence[str] = tuple(MEASURES),
+    models: Sequence[str] = (),
+    draws: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Every model against `reference`, patient by patient: one row a model and measure.
+
+    `difference`: mean over patients of model minus reference, with the 95 % percentile interval `low`, `high` of a bootstrap over patients; `relative`:
+    mean of the model over mean of the reference, less 1, with `relative_low`, `relative_high` of the same draws; `p`: Wilcoxon's signed-rank test,
+    two-sided, and `p_holm` after Holm's correction over all rows of the table. NaN where there are too few patients: one for intervals, and none that
+    differs for the test.
+    """
+    models = list(models) or [model for model in dict.fromkeys(scores["model"]) if model != reference]
+    if absent := [name for name in (reference, *models) if name not in set(scores["model"])]:
+        raise StudyError(
+            f"there are no scores of {absent[0]!r}: give one of {', '.join(dict.fromkeys(scores['model']))}"
+        )
+    rows = []
+    for model in models:
+        for measure in measures:
+            wide = of_patients(scores[scores["model"].isin([reference, model])], measure)
+            row = {"model": model, "reference": reference, "measure": measure, "patients": len(wide)}
+            a, b = (wide[name].to_numpy() if len(wide) else np.zeros(0) for name in (model, reference))
+            rows.append(row | _compared(a, b, draws, np.random.default_rng([seed, len(rows)])))
+    found = pd.DataFrame(rows)
+    return found.assign(p_holm=holm(found["p"]))
+
+
+def paired_each(scores: pd.DataFrame, against: Mapping[str, Sequence[str]], seed: int = 0) -> pd.DataFrame:
+    """`paired` for every reference → models of `against`, one below the other, with Holm's correction over all of it."""
+    found = pd.concat(
+        [paired(scores, reference, models=models, seed=seed) for reference, models in against.items()],
+        ignore_index=True,
+    )
+    return found.assign(p_holm=holm(found["p"]))
+
+
+def _compared(a: np.ndarray, b: np.ndarray, draws: int, rng: np.random.Generator) -> dict[str, float]:
+    """The numbers of one row of `paired` for patients' values a (model) and b (reference)."""
+    names = ("difference", "low", "high", "relative", "relative_low", "relative_high", "p")
+    if not len(a):
+        return dict.fromkeys(names, NAN)
+    out = {"difference": float((a - b).mean()), "relative": float(a.mean() / b.mean() - 1)}
+    low = high = relative_low = relative_high = NAN
+    if len(a) > 1:
+        weight = rng.multinomial(len(a), np.full(len(a), 1 / len(a)), draws) / len(a)
+        low, high = np.percentile(weight @ (a - b), [2.5, 97.5])
+        relative_low, relative_high = np.percentile(weight @ a / (weight @ b) - 1, [2.5, 97.5])
+    p = float(wilcoxon(a, b).pvalue) if (a != b).any() else NAN
+    out |= {"low": low, "high": high, "relative_low": relative_low, "relative_high": relative_high, "p": p}
+    return {name: float(out[name]) for name in names}
+
+
+def holm(p: pd.Series) -> np.ndarray:
+    """Holm's correction over the p values that are defined; NaN stays."""
+    adjusted, defined = np.full(len(p), NAN), p.notna().to_numpy()
+    if defined.any():
+        adjusted[defined] = pingouin.multicomp(p[defined].to_numpy(float), method="holm")[1]
+    return adjusted
+
+
+def by_kind(scores: pd.DataFrame, reference: str, model: str, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """The error inside the lesion by kind of lesion, `model` against `reference`: the columns of `paired`, and `kind` and `images` before them.
+
+    p_holm is over the kinds.
+    """
+    rows = []
+    for kind in sorted(set(scores["kind"]) - {""}):
+        of_kind = scores[(scores["kind"] == kind) & scores["model"].isin([reference, model])]
+        row = paired(of_kind, reference, [LESION], [model], draws, seed).iloc[0]
+        rows.append({"kind": kind, "images": int((of_kind["model"] == model).sum())} | row.to_dict())
+    columns = ["kind", "images", "model", "reference", "measure", "patients"]
+    found = pd.DataFrame(rows, columns=columns if not rows else None)
+    return found.assign(p_holm=holm(found["p"])) if rows else found
+
+
+def verdict(differences: pd.DataFrame, model: str) -> list[str]:
+    """Sentences on the two targets from `paired`: the error inside the lesion at least TARGET_LESION lower, that over the image at most TARGET_WHOLE higher.
+
+    A target is reached when the estimate reaches it, and surely so when the whole interval does.
+    """
+    rows = differences[differences["model"] == model].set_index("measure")
+    told = []
+    targets = (
+        (LESION, "the error inside the lesion", TARGET_LESION, f"at least {-TARGET_LESION:.0%} lower"),
+        ("mae", "the error over the whole image", TARGET_WHOLE, f"no more than {TARGET_WHOLE:.0%} higher"),
+    )
+    for measure, what, bound, wanted in targets:
+        row = rows.loc[measure]
+        if not np.isfinite(row["relative"]):
+            told.append(f"{model} against {row['reference']}: {what} cannot be compared, no patient has both.")
+            continue
+        interval = ""
+        finding = "reached" if row["relative"] <= bound else "missed"
+        if np.isfinite(row["relative_low"]):
+            interval = f" (95 % interval {row['relative_low']:+.1%} to {row['relative_high']:+.1%}, {row['patients']} patients)"
+            sure = row["relative_high"] <= bound if finding == "reached" else row["relative_low"] > bound
+            finding += ", and by the whole interval" if sure else ", though the interval does not exclude the contrary"
+        p = f", p = {row['p_holm']:.2g} after Holm's correction" if np.isfinite(row["p_holm"]) else ""
+        told.append(f"{model} against {row['reference']}: {what} changes by {row['relative']:+.1%}{interval}{p}; target {wanted}: {finding}.")  # fmt: skip
+    return told
+
+
+def ranking(table: pd.DataFrame, model: str) -> list[str]:
+    """In which measures of `table` the mean of `model` is the best of all, as the source found of its post-trained model in each: one sentence."""
+    mean = table.pivot(index="measure", columns="model", values="mean").dropna()
+    best = {m: (row.idxmax() if MEASURES[m] > 0 else row.idxmin()) for m, row in mean.iterrows()}
+    first = [m for m in MEASURES if best.get(m) == model]
+    others = [f"{m} ({best[m]})" for m in MEASURES if m in best and best[m] != model]
+    told = f"The source ranks the post-trained model first in every measure; here {model} is first in {', '.join(first) or 'none'}"
+    return [told + (f", another one in {', '.join(others)}." if others else ".")]
+
+
+def _order(scores: pd.DataFrame) -> dict[str, int]:
+    return {model: place for place, model in enumerate(dict.fromkeys(scores["model"]))}

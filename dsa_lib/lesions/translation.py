@@ -1,0 +1,319 @@
+"""Image-to-image conditional latent diffusion: the target image's latent is denoised beside the source image (base model of notebook 09).
+
+The source study conditions a latent diffusion model in the latent space of a VQGAN; ours takes the KL autoencoder that the run has (§4.3), whose latents every
+other model of the run shares. The source image enters at latent resolution as further input channels of the denoising network, at every step alike.
+"""
+
+import dataclasses
+import inspect
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DModel
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from dsa_lib.core.pairs import TranslationSet
+from dsa_lib.ldm.autoencoder import to_frames, to_model
+from dsa_lib.ldm.diffusion import LatentSet, UnconditionalDenoiser, build_unet, sampler
+from dsa_lib.lesions.post_training import WithDecoder, training_loss
+from dsa_lib.nn import shipped
+from dsa_lib.nn.training import Draws, fit
+from dsa_lib.run.errors import StudyError
+from dsa_lib.run.profiles import Profile
+from dsa_lib.run.progress import track
+from dsa_lib.run.sections_extensions import Lesions, PostTraining
+from dsa_lib.run.workspace import atomic_write, write_json
+
+WEIGHTS, CARD = "model.safetensors", "config.json"
+BATCH = 32  # images encoded, or translated, at a time
+
+
+class Translator(nn.Module):
+    """ε_θ(z_t, t, y) for a source image y, already at latent size: [n, C, h, w] beside [n, further, h, w]."""
+
+    def __init__(self, unet: UNet2DModel):
+        super().__init__()
+        self.denoiser = UnconditionalDenoiser(unet)
+
+    @property
+    def unet(self) -> UNet2DModel:
+        return self.denoiser.unet
+
+    def forward(self, z_t: torch.Tensor, t: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        return self.denoiser(torch.cat([z_t, condition.to(z_t.dtype)], 1), t)
+
+
+def build(profile: Profile, source_channels: int, latent_channels: int, latent_size: int) -> Translator:
+    """The untrained network for source images of `source_channels` channels, at the size of the profile's `lesions` section."""
+    config = profile.lesions
+    network = dataclasses.replace(
+        profile.diffusion,
+        base_channels=config.base_channels,
+        multipliers=config.multipliers,
+        layers_per_block=config.layers_per_block,
+        # Attention on the coarsest level alone: what belongs together lies at the same place in source and target.
+        attention_levels=(False,) * (len(config.multipliers) - 1) + (True,),
+    )
+    unet = build_unet(network, latent_channels, latent_size, context=None)
+    further = condition_channels(config, source_channels, latent_channels, profile.curation.image_size, latent_size)
+    first = unet.conv_in
+    unet.conv_in = nn.Conv2d(latent_channels + further, first.out_channels, first.kernel_size, padding=first.padding)
+    unet.register_to_config(in_channels=latent_channels + further)
+    return Translator(unet)
+
+
+def condition_channels(config: Lesions, source_channels: int, latent_channels: int, size: int, latent_size: int) -> int:
+    """Channels that the source image has at latent size."""
+    if config.source_as == "latent":
+        return source_channels * latent_channels
+    return source_channels * (size // latent_size) ** 2
+
+
+@torch.no_grad()
+def condition(sources: torch.Tensor, vae: AutoencoderKL, latent_size: int, source_as: str) -> torch.Tensor:
+    """Source images [n, C, H, W] in −1 to 1 at latent size.
+
+    "unshuffle" puts the pixels of every f × f block side by side as channels, [n, C f², h, w]: nothing of a vessel of one pixel is lost. "latent" encodes each
+    channel as the target is encoded (posterior mean, at the diffusion's scale), [n, C c, h, w]: closer to the usual recipe, but
+    the encoder was trained on subtracted frames and has never seen bone.
+    """
+    if source_as == "unshuffle":
+        return F.pixel_unshuffle(sources, sources.shape[-1] // latent_size)
+    if source_as != "latent":
+        raise StudyError(f"lesions.source_as {source_as!r} is not unshuffle or latent")
+    n, channels = sources.shape[:2]
+    mean = vae.encode(sources.flatten(0, 1)[:, None]).latent_dist.mean * vae.config.scaling_factor
+    return mean.reshape(n, channels * mean.shape[1], *mean.shape[2:])
+
+
+def source_images(sources: np.ndarray) -> torch.Tensor:
+    """uint8 [n, C, H, W] → float32 in −1 to 1."""
+    return torch.from_numpy(np.ascontiguousarray(sources)).float().div_(127.5).sub_(1.0)
+
+
+@torch.no_grad()
+def posteriors(vae: AutoencoderKL, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Latent means and standard deviations of uint8 target images [n, H, W], float16 [n, c, h, w] each."""
+    device = next(vae.parameters()).device
+    found = []
+    for first in range(0, len(targets), BATCH):
+        posterior = vae.encode(to_model(targets[first : first + BATCH]).to(device)).latent_dist
+        found.append([value.float().cpu().numpy().astype(np.float16) for value in (posterior.mean, posterior.std)])
+    mean, std = zip(*found, strict=True)
+    return np.concatenate(mean), np.concatenate(std)
+
+
+class Pairs:
+    """The pairs of one part as `training.fit` draws from them: target latents, source images at latent size, target images and lesion masks."""
+
+    def __init__(self, pairs: TranslationSet, vae: AutoencoderKL, source_as: str):
+        self.targets, self.lesions, self._sources = pairs.targets, pairs.lesions, pairs.sources
+        self.latents = LatentSet(*posteriors(vae, pairs.targets), vae.config.scaling_factor)
+        self.size = self.latents.mean.shape[-1]
+        self.source_as = source_as
+        # Few numbers when encoded, and the encoder is slow: kept. Unshuffled pixels are the image itself and are laid out anew at every use.
+        self._encoded = self._encode(vae) if source_as == "latent" else None
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def _encode(self, vae: AutoencoderKL) -> torch.Tensor:
+        device = next(vae.parameters()).device
+        parts = np.array_split(self._sources, -(-len(self._sources) // BATCH))
+        return torch.cat([condition(source_images(part).to(device), vae, self.size, "latent").cpu() for part in parts])
+
+    def condition(self, indices: np.ndarray, device: torch.device) -> torch.Tensor:
+        """The source images at latent size, [n, further, h, w]."""
+        if self._encoded is not None:
+            return self._encoded[torch.from_numpy(np.asarray(indices))].to(device)
+        return condition(source_images(self._sources[indices]).to(device), None, self.size, self.source_as)
+
+    def predict(
+        self, model: nn.Module, z_t: torch.Tensor, t: torch.Tensor, indices: np.ndarray, draws: Draws
+    ) -> torch.Tensor:
+        """`post_training.Predict` for these pairs."""
+        return model(z_t, t, self.condition(indices, z_t.device))
+
+
+def loss(pairs: Pairs, schedule: DDPMScheduler, vae: AutoencoderKL, settings: PostTraining, min_snr_gamma: float):
+    """The loss closure of base training (both weights of `settings` 0) and of post-training, see `post_training.training_loss`."""
+    return training_loss(
+        pairs.latents, pairs.predict, schedule, vae, pairs.targets, pairs.lesions, settings, min_snr_gamma=min_snr_gamma
+    )
+
+
+def validation(
+    pairs: Pairs, schedule: DDPMScheduler, vae: AutoencoderKL, settings: PostTraining, seed: int, gamma: float, images: int = 96
+):  # fmt: skip
+    """`validate` for `training.fit`: the same loss on held-out pairs, with noise and timesteps that never change."""
+    compute = loss(pairs, schedule, vae, settings, gamma)
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        device = next(model.parameters()).device
+        chosen = np.linspace(0, len(pairs) - 1, min(images, len(pairs))).astype(int)
+        totals: dict[str, float] = {}
+        for first in range(0, len(chosen), BATCH):
+            indices = chosen[first : first + BATCH]
+            for name, value in compute(
+                model, indices, Draws(seed, 0, range(first, first + len(indices)), device)
+            ).items():
+                totals[name] = totals.get(name, 0.0) + float(value) * len(indices) / len(chosen)
+        return totals
+
+    return validate
+
+
+LATENT_ALONE = PostTraining(image_weight=0.0, lesion_weight=0.0)
+
+
+def train(
+    model: Translator,
+    data: dict[str, Pairs],
+    schedule: DDPMScheduler,
+    vae: AutoencoderKL,
+    profile: Profile,
+    *,
+    folder: Path,
+    digest: str,
+    start: Path | None = None,
+    **options,
+) -> pd.DataFrame:
+    """Train the base model on `data["train"]`, choose its weights on `data["val"]`, return the log.
+
+    `start`, where the model already holds trained weights, makes it a short stretch (`shipped.stretch`); `options` go to `training.fit`.
+    """
+    config, gamma = profile.lesions, profile.lesions.min_snr_gamma
+    whole = {
+        "steps": config.steps,
+        "evaluate_every": max(config.steps // 20, 1),
+        "learning_rate": config.learning_rate,
+        "cosine": True,
+        "warmup_steps": min(profile.diffusion.warmup_steps, config.steps // 10),
+    }
+    return fit(
+        model,
+        loss(data["train"], schedule, vae, LATENT_ALONE, gamma),
+        size=len(data["train"]),
+        batch_size=config.batch_size,
+        **shipped.stretch(start, config, whole),
+        validate=validation(data["val"], schedule, vae, LATENT_ALONE, profile.seed, gamma),
+        ema_decay=config.ema_decay,
+        clip_norm=profile.diffusion.clip_norm,
+        seed=profile.seed,
+        precision=profile.precision,
+        folder=folder,
+        digest=digest,
+        log_every_s=profile.log_every_s,
+        checkpoint_every_s=profile.checkpoint_every_s,
+        **({"what": "image-to-image diffusion"} | options),
+    )
+
+
+def train_further(
+    model: Translator | WithDecoder,
+    data: dict[str, Pairs],
+    schedule: DDPMScheduler,
+    vae: AutoencoderKL,
+    profile: Profile,
+    settings: PostTraining,
+    *,
+    folder: Path,
+    digest: str,
+    **options,
+) -> pd.DataFrame:
+    """Train a trained model for `settings.steps` more: post-training, or with both weights 0 its control, which differs in nothing but the image losses.
+
+    The last weights (averaged) are kept and no held-out loss chooses among them: the two arms are judged by different losses, and a choice by either
+    would favour one. Returns the log.
+    """
+    gamma = profile.lesions.min_snr_gamma
+    return fit(
+        model,
+        loss(data["train"], schedule, vae, settings, gamma),
+        size=len(data["train"]),
+        batch_size=settings.batch_size,
+        steps=settings.steps,
+        evaluate_every=max(settings.steps // 5, 1),
+        learning_rate=settings.learning_rate,
+        cosine=True,
+        ema_decay=profile.lesions.ema_decay,
+        clip_norm=profile.diffusion.clip_norm,
+        seed=profile.seed + 1,
+        precision=profile.precision,
+        folder=folder,
+        digest=digest,
+        log_every_s=profile.log_every_s,
+        checkpoint_every_s=profile.checkpoint_every_s,
+        **({"what": "post-training"} | options),
+    )
+
+
+@torch.no_grad()
+def translate(
+    model: Translator,
+    vae: AutoencoderKL,
+    schedule: DDPMScheduler,
+    sources: np.ndarray,
+    *,
+    seeds: Sequence[int],
+    steps: int,
+    source_as: str = "unshuffle",
+    scheduler: str = "ddim",
+    batch_size: int = BATCH,
+) -> np.ndarray:
+    """Target images uint8 [n, H, W] for the source images uint8 [n, C, H, W], one for each of `seeds`.
+
+    Image i depends on its source and seed alone, not on what else is in the batch. Raises StudyError where seeds and sources are not as many.
+    """
+    seeds = list(seeds)
+    if len(seeds) != len(sources):
+        raise StudyError(f"{len(seeds)} seeds for {len(sources)} source images: give one of each an image")
+    device, unet = next(model.parameters()).device, model.unet
+    model.eval()
+    vae.to(device)
+    size, channels = unet.config.sample_size, unet.config.out_channels
+    frames = []
+    for first in track(range(0, len(seeds), batch_size), what="batches of frames translated"):
+        generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds[first : first + batch_size]]
+        y = condition(source_images(sources[first : first + batch_size]).to(device), vae, size, source_as)
+        solver = sampler(scheduler, schedule)
+        solver.set_timesteps(steps, device=device)
+        z = torch.stack([torch.randn((channels, size, size), generator=each) for each in generators]).to(device)
+        extra = {"generator": generators} if "generator" in inspect.signature(solver.step).parameters else {}
+        for t in solver.timesteps:
+            prediction = model(solver.scale_model_input(z, t), t, y).float()
+            z = solver.step(prediction, t, z, **extra).prev_sample
+        frames.append(to_frames(vae.decode(z / vae.config.scaling_factor).sample))
+    return np.concatenate(frames)
+
+
+def save(model: Translator, folder: Path, facts: dict | None = None) -> None:
+    """Write the network to `folder` in one step: half-precision weights, the network's config, and `facts`."""
+    weights = {name: value.half().contiguous().cpu() for name, value in model.state_dict().items()}
+    if not all(torch.isfinite(value).all() for value in weights.values()):
+        raise StudyError("the translation network holds weights beyond half precision: train it again")
+    with atomic_write(Path(folder)) as temporary:
+        temporary.mkdir(parents=True)
+        save_file(weights, temporary / WEIGHTS)
+        kept = {name: value for name, value in dict(model.unet.config).items() if not name.startswith("_")}
+        write_json(temporary / CARD, {"unet": kept, "facts": facts or {}})
+
+
+def load(folder: Path) -> Translator:
+    """The inverse of `save`, in single precision; raises StudyError where the folder holds no such network."""
+    try:
+        config = json.loads((Path(folder) / CARD).read_text())["unet"]
+        weights = load_file(Path(folder) / WEIGHTS)
+    except (OSError, KeyError, ValueError):
+        raise StudyError(
+            f"{Path(folder).name} holds no translation network: run notebooks/09_lesion_post_training.ipynb again"
+        ) from None
+    model = Translator(UNet2DModel.from_config(config))
+    model.load_state_dict({name: value.float() for name, value in weights.items()})
+    return model.eval()

@@ -1,0 +1,215 @@
+"""The models of notebook 08 on one footing: same images, same conditions, same number of steps and images a step, with edges and without.
+
+What differs is the method alone: latent diffusion (`anatomy`) or a GAN in pixels (`spade`). Each trains from random weights, or goes on from trained ones
+that ship (`anatomy_shipped`).
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from diffusers import AutoencoderKL
+from torch import nn
+
+from dsa_lib.core.pairs import AnatomySet
+from dsa_lib.curation import phase
+from dsa_lib.ldm import autoencoder, diffusion, text
+from dsa_lib.maps import map_diffusion, spade
+from dsa_lib.nn import shipped, training
+from dsa_lib.run.profiles import Profile
+
+METHODS = ("LDM", "SPADE", "SPADE w/ VAE")  # rows of the source's Table 1
+WITH, WITHOUT = "w/ edges", "w/o edges"  # its two halves
+HELD_OUT_SEED = 0  # of the noise in the held-out loss: the same in every stage of a training, whose own seed may change
+SHORT = {"LDM": "ldm", "SPADE": "spade", "SPADE w/ VAE": "spade_vae"}
+
+
+def name_of(method: str, half: str) -> str:
+    """Name of a model's folder and checkpoint: ldm_edges, ldm, spade_edges, …"""
+    return SHORT[method] + ("_edges" if half == WITH else "")
+
+
+@dataclass(frozen=True)
+class Material:
+    """What all models learn from: the set, its edges bool [n, H, W], and for the diffusion the autoencoder with the posteriors of all frames."""
+
+    data: AnatomySet
+    edge_maps: np.ndarray
+    vae: AutoencoderKL
+    mean: np.ndarray
+    std: np.ndarray
+    profile: Profile
+
+    def maps(self, half: str, annotated: tuple[str, ...] | None = None) -> map_diffusion.ConditionMaps:
+        """The conditions of one half of the table."""
+        edge_maps = self.edge_maps if half == WITH else None
+        return map_diffusion.ConditionMaps(
+            self.data.labels, edge_maps, annotated or self.profile.anatomy.annotated, self.data.classes
+        )
+
+    def latents(self, part: str) -> diffusion.LatentSet:
+        """Latents and sentences of "train", "val" or "test"."""
+        tokenizer = text.build_tokenizer(self.profile.text.max_tokens)
+        scale = self.vae.config.scaling_factor
+        return diffusion.LatentSet(
+            self.mean, self.std, scale, self.data.sentences.tolist(), tokenizer, self.data.rows(part)
+        )
+
+
+def material(
+    data: AnatomySet,
+    vae: AutoencoderKL,
+    profile: Profile,
+    posteriors: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Material:
+    """Edges and latents of `data`; the autoencoder comes to the device that there is and stays as it is.
+
+    posteriors: mean and standard deviation of the frames, [n, C, h, w] each, where the run has them already.
+    """
+    own = profile.anatomy
+    vae = vae.to("cuda" if torch.cuda.is_available() else "cpu").eval().requires_grad_(False)
+    edge_maps = map_diffusion.edges(data.frames, own.edge_sigma, own.edge_low, own.edge_high)
+    mean, std = map_diffusion.encode(vae, data.frames) if posteriors is None else posteriors
+    return Material(data, edge_maps, vae, mean, std, profile)
+
+
+def budget(profile: Profile, start: Path | None, whole: bool = False) -> dict:
+    """What `training.fit` is to do for each of the six: the whole budget from scratch, or a short stretch from trained weights.
+
+    whole: the whole budget from the trained weights too, as when those that ship learn on.
+    """
+    own = profile.anatomy
+    everything = {
+        "steps": own.steps,
+        "evaluate_every": max(own.steps // 12, 1),
+        "learning_rate": own.learning_rate,
+        "cosine": True,
+        "warmup_steps": own.warmup_steps,
+    }
+    return everything if whole else shipped.stretch(start, own, everything)
+
+
+def drawn_of(method: str, log: pd.DataFrame) -> tuple[tuple[str, str], str]:
+    """(columns of the log, their name) that a curve of the training shows: of SPADE the one part that its held-out images are judged by."""
+    if method == METHODS[0]:
+        return ("train_loss", "val_loss"), "loss"
+    part = "perceptual" if "train_perceptual" in log else "l1"
+    return (f"train_{part}", f"val_{part}"), {"perceptual": "perceptual distance", "l1": "mean absolute error"}[part]
+
+
+def shared_options(profile: Profile) -> dict:
+    """Options of `training.fit` that all six share."""
+    return {
+        "batch_size": profile.anatomy.batch_size,
+        "seed": profile.seed,
+        "precision": profile.precision,
+        "log_every_s": profile.log_every_s,
+        "checkpoint_every_s": profile.checkpoint_every_s,
+    }
+
+
+def train_ldm(
+    given: Material, half: str, *, folder: Path, digest: str, start: Path | None = None, whole: bool = False
+) -> tuple[map_diffusion.MapDenoiser, pd.DataFrame, float]:
+    """(denoiser, log, seconds) of the diffusion with (`half` WITH) or without edges, by the run's own noise schedule and prediction.
+
+    start: a folder of trained weights (unet/, text_encoder/) to go on from, for a short stretch or the `whole` budget. The held-out loss of the validation
+    patients chooses the weights.
+    """
+    profile, maps = given.profile, given.maps(half)
+    schedule = diffusion.noise_schedule(profile.diffusion)
+    torch.manual_seed(profile.seed)
+    model = map_diffusion.build(
+        profile, maps.shape[1], given.mean.shape[1], given.mean.shape[-1], given.data.frames.shape[-1]
+    )
+    if start is not None:
+        shipped.load(model.unet, start / "unet")
+        shipped.load(model.encoder, start / "text_encoder")
+    gamma, held_out = profile.anatomy.min_snr_gamma, given.latents("val")
+    started = time.time()
+    log = training.fit(
+        model,
+        map_diffusion.training_loss(
+            given.latents("train"),
+            maps,
+            schedule,
+            min_snr_gamma=gamma,
+            condition_dropout=profile.anatomy.condition_dropout,
+        ),
+        size=len(given.data.rows("train")),
+        validate=map_diffusion.validation_loss(held_out, maps, schedule, HELD_OUT_SEED, gamma)
+        if len(held_out)
+        else None,
+        ema_decay=profile.anatomy.ema_decay,
+        clip_norm=profile.diffusion.clip_norm,
+        folder=folder,
+        digest=digest,
+        what=f"LDM {half}",
+        **(budget(profile, start, whole) | shared_options(profile)),
+    )
+    return model, log, time.time() - started
+
+
+def train_spade(
+    given: Material,
+    half: str,
+    vae: bool,
+    perceptual: nn.Module | None,
+    *,
+    folder: Path,
+    digest: str,
+    start: Path | None = None,
+    whole: bool = False,
+) -> tuple[spade.SpadeModel, pd.DataFrame, float]:
+    """(model, log, seconds) of SPADE, with or without a `vae`, as `train_ldm`; learning rates and averaging are SPADE's own (`profile.spade`)."""
+    profile = given.profile
+    planned = budget(profile, start, whole)
+    del planned["learning_rate"]
+    started = time.time()
+    model, log = spade.train(
+        given.data,
+        given.maps(half),
+        profile.spade,
+        vae=vae,
+        perceptual=perceptual,
+        folder=folder,
+        digest=digest,
+        start=start,
+        rate=1.0 if start is None or whole else shipped.CONTINUED_RATE,
+        what=f"{METHODS[2] if vae else METHODS[1]} {half}",
+        **(planned | shared_options(profile)),
+    )
+    return model, log, time.time() - started
+
+
+def perceptual(profile: Profile, classifier: Path | None) -> nn.Module | None:
+    """The distance in SPADE's loss: LPIPS where the profile has it, else that of the run's phase network in the folder `classifier`; None without one."""
+    if profile.autoencoder.perceptual == "lpips":
+        from dsa_lib.nn.public_weights import load
+
+        return autoencoder.Lpips(load("vgg16"))
+    if classifier is None:
+        return None
+    network, _ = phase.load_classifier(classifier)
+    network.eval().requires_grad_(False)
+    return autoencoder.FeatureDistance(lambda x: phase.stage_features(network, (x + 1) / 2), network)
+
+
+def generate_ldm(
+    model: map_diffusion.MapDenoiser,
+    given: Material,
+    maps,
+    seeds,
+    sentences: list[str] | None = None,
+    what: str = "images",
+) -> np.ndarray:
+    """uint8 frames [n, H, W] of maps [n, C, H, W], one a seed, as the profile samples; without a sentence unless `sentences` are given."""
+    own = given.profile.anatomy
+    schedule = diffusion.noise_schedule(given.profile.diffusion)
+    told = [text.EMPTY] * len(seeds) if sentences is None else sentences
+    return map_diffusion.generate(
+        model, given.vae, maps, told, seeds, own.sampling_steps, schedule, name=own.scheduler, what=what
+    )

@@ -1,0 +1,1 @@
+"""One simulated patient: head, vessel trees, territories, veins, lesions."""

@@ -1,0 +1,1 @@
+"""One simulated acquisition: bolus, projection, rendering, and the XA file."""

@@ -1,0 +1,381 @@
+"""The report of a run: every table published | this run | difference, every figure, and where all of it comes from, in one self-contained HTML file.
+
+Nothing is computed here and nothing retyped: the tables are the run's own files, checked against their recorded hashes.
+"""
+
+import base64
+import html
+import json
+import time
+from pathlib import Path
+
+import pandas as pd
+
+from dsa_lib.core.published import TITLES, published, read_table
+from dsa_lib.paper import ledger
+from dsa_lib.run.session import Study
+from dsa_lib.run.workspace import EVERY, Workspace, atomic_write
+
+DECIMALS = {1: 1, 2: 0, 3: 2, 4: 3, 5: 2}
+REMARKS = {
+    5: "Published values come from different data and feature sets; no two rows may be compared, and a distance in other features is not an FID.",
+}
+CAPTIONS = {
+    "figure1": "Figure 1 · Filter flow: from the series of the archive to the arterial frames",
+    "figure2": "Figure 2 · Held-out and generated frames by condition",
+    "figure3": "Figure 3 · From the conditions to the evaluation",
+    "figure4": "Figure 4 · Reader study: ratings, scores, raters, data richness",
+    "figure5": "Figure 5 · The system, with the sizes of this profile",
+}
+FURTHER_CAPTIONS = {
+    "paper_scale_figure1": "Figure 1 at the study's size · simulated records fitted to the published values: the bookkeeping, no study result",
+    "reader_planning": "Planning a reader study: half widths of 95 % intervals by number of images and raters",
+    "phantom_conditions": "The phantom (simulated): four conditions over time",
+    "plausibility": "Vessels of generated against held-out frames, by an automatic segmentation; the floor is that of training patients",
+    "plausibility_spectra": "Radial power spectra of generated and real frames",
+    "utility": "Scores on held-out patients by share of real training patients, with and without generated frames",
+    "utility_shortcut": "Is the decoder's look taken for the arterial phase? False alarms on non-arterial frames as acquired and decoded",
+    "privacy_planted": "A model trained on a few frames alone: what it was trained on, and its samples",
+    "plausibility_examples": "What was segmented: the frame of median arterial area of each condition, held-out and generated",
+}
+FITTED = "Simulated records through the run's own filter and tables; it shows that the counting is right at the study's size, no study result."
+RECONSTRUCTED = "One of very many sets of ratings that lead to these tables, found by a search; no reader gave them, and they are no result of this run."
+FURTHER = {
+    "faithfulness.csv": (
+        "Does the image show the condition that was asked for?",
+        "A network of circulation and plane, trained on frames of the archive alone, names the condition of generated and of held-out frames.",
+    ),
+    "angles.csv": (
+        "How far the angles are off",
+        "Read off the image by the same network, less what was asked for or the header gives; degrees, 95 % intervals.",
+    ),
+    "angle_slopes.csv": (
+        "Does the image turn with the angle asked for?",
+        "Slope of the angle read over that asked for, in sweeps from each condition; beside it that of held-out frames over their own.",
+    ),
+    "fidelity.csv": ("Fidelity by condition", "Generated against held-out frames of the archive; the floor is its training frames against the same."),
+    "tables/table5_context.csv": (
+        "Table 5 with intervals, floors and feature sets",
+        "Published rows are context and not comparable across works. Intervals: 95 %, by subsampling patients; endless: extrapolated to endless samples.",
+    ),
+    "fidelity_intervals.csv": (
+        "How sure the distances are",
+        "95 % intervals by subsampling patients without replacement; infinity: extrapolated to endless samples; excess: over the floor.",
+    ),
+    "fidelity_sensitivity.csv": (
+        "How the distance answers to resizing and windowing",
+        "Both sets changed, the generated alone, and held-out frames against themselves unchanged; fewer images, so compare within the table.",
+    ),
+    "privacy.csv": (
+        "Memorisation: does the model hand out its training frames?",
+        "Nearest training frames of generated and of held-out frames in three spaces, two tests in each, Holm's correction; no proof of anonymity.",
+    ),
+    "privacy_controls.csv": (
+        "Memorisation: what the audit flags when images do copy",
+        "Planted copies of training frames, alone and as a tenth of the generated ones; what is not flagged the audit misses on this archive.",
+    ),
+    "plausibility.csv": (
+        "Are the vessels possible?",
+        "Measures of an automatic segmentation, generated against held-out frames; the floor is that of training patients. 95 % intervals.",
+    ),
+    "utility.csv": (
+        "Generated frames as training data",
+        "Scores on held-out patients of networks trained on real frames alone and with generated ones; a row a task, share of patients, arm and seed.",
+    ),
+    "vae_quality.csv": (
+        "What the autoencoder keeps",
+        "Held-out frames decoded; contrast as a share of the original's, on the vessels' darkest lines (ridge) and over all their pixels (area).",
+    ),
+    "tables/paper_scale_cohort.csv": ("Cohort at the study's size, fitted to the published values", FITTED),
+    "tables/paper_scale_figure1.csv": ("Figure 1 at the study's size, fitted to the published values", FITTED),
+    "tables/paper_scale_table1.csv": ("Table 1 at the study's size, fitted to the published values", FITTED),
+    **{
+        f"tables/reconstructed_table{n}.csv": (f"Table {n} from ratings reconstructed: fitted to the published values, not the readers' own", RECONSTRUCTED)
+        for n in (2, 3, 4)
+    },
+    "readers/icc.csv": (
+        "Agreement with intervals",
+        "Complete cases with 95 % intervals by the F method and by resampling images; beside them a mixed model of all available ratings.",
+    ),
+    "readers/conditions.csv": ("Do the conditions differ in quality?", "Kruskal–Wallis tests of image scores; Holm's correction over the regions."),
+    "readers/condition_pairs.csv": ("Which conditions differ?", "Mann–Whitney tests of image scores; Holm's correction over the pairs of a region."),
+    "readers/leniency.csv": ("How lenient each rater is", "Points above the average rater on the same images, 95 % intervals; all available ratings."),
+    "readers/kappa.csv": ("Pairs of raters", "Cohen's kappa with quadratic weights, 95 % intervals; images that both rated."),
+}  # fmt: skip
+
+
+def write_report(study: Study, path: Path, content: dict | None = None) -> None:
+    """Write the HTML report of `study.run` to `path`; `content` as from `contents`, where it is at hand. A changed or stale upstream file raises StudyError."""
+    import jinja2
+
+    template = Path(__file__).with_name("report.html.j2").read_text()
+    environment = jinja2.Environment(autoescape=True, trim_blocks=False, undefined=jinja2.StrictUndefined)
+    content = environment.from_string(template).render(**(contents(study) if content is None else content))
+    with atomic_write(path) as temporary:
+        temporary.write_text(content)
+
+
+def contents(study: Study) -> dict:
+    """What the template shows, gathered from manifests, tables, figures and provenance of the run."""
+    ws = study.ws
+    others = [name for name in EVERY if name != study.notebook]
+    manifests = {name: manifest for name in others if (manifest := ws.manifest(name))}
+    return {
+        "run": ws.run,
+        "profile": study.profile.name,
+        "written": time.strftime("%Y-%m-%d %H:%M"),
+        "banner": banner(ws),
+        "notebooks": [_status(ws, name) for name in others if name in manifests or _expected(ws, name)],
+        "cost": cost(ws),
+        "tables": [_table(study, number) for number in TITLES],
+        "classifier": _classifier(study, manifests),
+        "ledger": published_numbers(study),
+        "extras": _further(study),
+        **_figures(study, manifests),
+        "provenance": _provenance(ws, manifests),
+        "facts": [_facts(ws, name, manifest) for name, manifest in manifests.items()],
+    }
+
+
+def banner(ws: Workspace) -> list[str]:
+    """What kind of data stands behind the run, in sentences that come before any result."""
+    ratings = ((ws.manifest("06_reader_analysis") or {}).get("facts") or {}).get("source")
+    sentences = [
+        "Phantom run: every frame behind these results is simulated, no patient was imaged. The published column is the paper's, from clinical data."
+        if is_phantom(ws)
+        else "Archive run: the frames come from the DICOM archive that was given to this run."
+    ]
+    if ratings == "simulated ratings":
+        sentences.append("The reader ratings are simulated by a model of readers; no clinician rated these images.")
+    elif ratings:
+        sentences.append("The ratings come from the readers' files given to notebook 06.")
+    return sentences
+
+
+def is_phantom(ws: Workspace) -> bool:
+    """Whether the run's own phantom archive was curated (an archive that was given is no artifact of the run)."""
+    curation = ws.manifest("01_curation") or {"inputs": {}}
+    return "archive" in curation["inputs"] or ws.manifest("00_phantom_archive") is not None
+
+
+def cost(ws: Workspace) -> str:
+    """Time and peak memory so far, as measured by whoever launched the run; empty for notebooks run by hand."""
+    path = ws.root / "provenance" / "run.json"
+    if not path.exists():
+        return ""
+    invocations = json.loads(path.read_text())["invocations"]
+    seconds = sum(entry["seconds"] for entry in invocations)
+    peak = max(entry["peak_memory_bytes"] for entry in invocations)
+    starts = f"{len(invocations)} starts" if len(invocations) > 1 else "one start"
+    return (
+        f"{duration(seconds)} of wall time in {starts}, peak memory of all processes together {peak / 2**30:.1f} GiB."
+    )
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"  # fmt: skip
+
+
+def table_groups(number: int, frame: pd.DataFrame) -> tuple[list[str], list[dict]]:
+    """A contract table as (columns, groups): a group a row of the table with the lines published, this run and difference."""
+    columns = list(dict.fromkeys(frame["column"]))
+    cells = frame.set_index(["row", "column"])
+    printed = published_text(number)
+    whole = {
+        name: (pd.concat([part["published"], part["this_run"]]).dropna() % 1 == 0).all()
+        for name, part in frame.groupby("column")
+    }
+    groups = []
+    for row in dict.fromkeys(frame["row"]):
+        here = cells.loc[row].reindex(columns)
+        lines = []
+        if here["published"].notna().any():
+            lines.append(
+                {"kind": "published", "label": "published", "cells": [printed.get((row, name), "") for name in columns]}
+            )
+        for kind, label, line in (
+            ("ours", "this run", here["this_run"]),
+            ("difference", "difference", here["this_run"] - here["published"]),
+        ):
+            if line.notna().any():
+                numbers = [
+                    _number(value, 0 if whole[name] else DECIMALS[number], kind == "difference")
+                    for name, value in line.items()
+                ]
+                lines.append({"kind": kind, "label": label, "cells": numbers})
+        groups.append({"name": row, "lines": lines})
+    return columns, groups
+
+
+def published_text(number: int) -> dict[tuple[str, str], str]:
+    """The published cells of table `number` with the digits that were printed: 0.49 does not become 0.490."""
+    frame = published(number, text=True)
+    return {(row, column): _grouped(text) for row, column, text in frame.itertuples(index=False) if text}
+
+
+def _grouped(text: str) -> str:
+    return f"{int(text):,}" if text.lstrip("-").isdigit() else text
+
+
+def _number(value: float, decimals: int, sign: bool = False) -> str:
+    if pd.isna(value):
+        return ""
+    text = f"{value:{'+' if sign else ''},.{decimals}f}"
+    return (text.replace("-", "−")) if float(text.replace(",", "")) else text.lstrip("+-")
+
+
+def _table(study: Study, number: int) -> dict:
+    entry = {"number": number, "title": TITLES[number], "remark": REMARKS.get(number, ""), "missing": ""}
+    name = f"tables/table{number}.csv"
+    if not study.has(name):
+        return entry | {"missing": _why_missing(study.ws, name)}
+    frame = read_table(study.read(name))
+    sources = [source for source in dict.fromkeys(frame["source"]) if source]
+    columns, groups = table_groups(number, frame)
+    return entry | {
+        "columns": columns,
+        "groups": groups,
+        "sources": f"This run, from: {', '.join(sources) or 'nothing, no cell could be computed'}.",
+    }
+
+
+def _why_missing(ws: Workspace, name: str) -> str:
+    producer = ws.producer(name)
+    manifest = ws.manifest(producer)
+    if manifest is None:
+        return f"notebook {producer} has not run."
+    return manifest["reason"] or f"notebook {producer} did not write it."
+
+
+def _status(ws: Workspace, notebook: str) -> dict:
+    manifest = ws.manifest(notebook) or {"status": "not run", "reason": ""}
+    path = ws.root / "provenance" / f"{notebook}.json"
+    spent = duration(json.loads(path.read_text())["seconds"]) if path.exists() else ""
+    return {"name": notebook, "status": manifest["status"], "time": spent, "reason": manifest["reason"] or ""}
+
+
+def _expected(ws: Workspace, notebook: str) -> bool:
+    return notebook != "00_phantom_archive" or is_phantom(ws)
+
+
+def _classifier(study: Study, manifests: dict) -> dict:
+    facts = manifests.get("02_classifier", {}).get("facts", {})
+    sentences = [str(line) for line in facts.get("arterial_spans", [])]
+    if not study.has("classifier_metrics.csv"):
+        return {"missing": _why_missing(study.ws, "tables/table1.csv"), "html": "", "sentences": sentences}
+    try:
+        scores = pd.read_csv(study.read("classifier_metrics.csv"))
+    except pd.errors.EmptyDataError:
+        scores = pd.DataFrame()
+    if scores.empty:
+        return {"missing": "neither truth nor annotations are known.", "html": "", "sentences": sentences}
+    published = facts.get("metrics_published", {})
+    split = {"train": "training", "val": "validation", "test": "held-out"}
+    rows = [{"reference": "published", "patients": "hold-out validation", **published}]
+    for row in scores.to_dict("records"):
+        label = {"reference": row["reference"], "patients": split.get(row["split"], row["split"])}
+        rows.append(label | {name: row[name] for name in published if name in row})
+        if row["split"] == "test":
+            rows.append({"reference": "", "patients": "difference", **{name: row[name] - published[name] for name in published if name in row}})  # fmt: skip
+    return {"missing": "", "html": _html(pd.DataFrame(rows)), "sentences": sentences}
+
+
+def published_numbers(study: Study) -> dict:
+    """The ledger of the paper's own numbers: findings, tally and every row. The run adds what it simulated at the study's size; its results play no part."""
+    simulations = {name: study.read(file) for name, file in ledger.SIMULATIONS.items() if study.has(file)}
+    rows = ledger.verdicts(fitted=ledger.fitted_values(simulations))
+    shown = rows.assign(residual=[_residual(value) for value in rows["residual"]])
+    return {
+        "frame": rows,
+        "findings": ledger.findings(rows),
+        "tally": ledger.tally(rows),
+        "places": [(place, part.to_dict("records")) for place, part in shown.groupby("place", sort=False)],
+        "flagged": (ledger.DISAGREES, ledger.DOUBT),
+    }
+
+
+def _residual(value: float) -> str:
+    """Signed, to four significant digits; empty where there is none, or none to speak of beside the rounding of floats."""
+    return "" if pd.isna(value) or abs(value) < 1e-9 else f"{value:+.4g}".replace("-", "−")
+
+
+def _further(study: Study) -> list[dict]:
+    found = []
+    for name, (title, remark) in FURTHER.items():
+        if study.has(name):
+            try:
+                frame = pd.read_csv(study.read(name))
+            except pd.errors.EmptyDataError:
+                continue
+            if len(frame):
+                found.append({"title": title, "remark": remark, "html": _html(frame)})
+    return found
+
+
+def _html(frame: pd.DataFrame) -> object:
+    """A DataFrame as a table element: counts whole, other numbers to three decimals, text escaped."""
+    from markupsafe import Markup
+
+    columns = []
+    for name in frame:
+        values = frame[name]
+        if pd.api.types.is_bool_dtype(values) or not pd.api.types.is_numeric_dtype(values):
+            shown = values.map({True: "yes", False: "no"}) if pd.api.types.is_bool_dtype(values) else values.fillna("")
+            columns.append((name, " class=text", [html.escape(str(value)) for value in shown]))
+        else:
+            whole = (values.dropna() % 1 == 0).all() and values.max() >= 2
+            # A count among other numbers stays one: 859 patients, not 859.000.
+            decimals = [0 if whole or (value % 1 == 0 and value >= 100) else 3 for value in values]
+            columns.append((name, "", [_number(value, places) for value, places in zip(values, decimals, strict=True)]))
+    head = "".join(f"<th{kind}>{html.escape(str(name)).replace('_', ' ')}</th>" for name, kind, _ in columns)
+    body = "".join(
+        f"<tr>{''.join(f'<td{kind}>{cells[row]}</td>' for _, kind, cells in columns)}</tr>" for row in range(len(frame))
+    )
+    return Markup(f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>")
+
+
+def _figures(study: Study, manifests: dict) -> dict:
+    """Figures 1–5 first, then the others in the order of the notebooks; panels of a combined figure are left out."""
+    names = [name for manifest in manifests.values() for name in manifest["outputs"] if name.endswith(".png")]
+    numbered = [name for stem in CAPTIONS for name in names if Path(name).stem == stem]
+    # Panels of a figure, and what a later notebook completed, are shown with the whole only.
+    parts = [
+        name
+        for name in names
+        if any(Path(name).stem.startswith(Path(whole).stem) and whole != name for whole in numbered)
+    ]
+    shown = []
+    for name in [*numbered, *(name for name in names if name not in numbered and name not in parts)]:
+        stem = Path(name).stem
+        caption = (CAPTIONS | FURTHER_CAPTIONS).get(
+            stem
+        ) or f"{stem.replace('_', ' ')} · notebook {study.ws.producer(name)}"
+        data = base64.b64encode(study.read(name).read_bytes()).decode()
+        shown.append({"name": stem, "caption": caption, "data": data})
+    missing = [
+        f"{CAPTIONS[stem].split(' · ')[0]} was not made: {_why_missing(study.ws, f'figures/{stem}.png')}"
+        for stem in CAPTIONS
+        if f"figures/{stem}.png" not in names
+    ]
+    return {"figures": shown, "missing_figures": missing}
+
+
+def _provenance(ws: Workspace, manifests: dict) -> dict:
+    records = {
+        name: json.loads(path.read_text())
+        for name in manifests
+        if (path := ws.root / "provenance" / f"{name}.json").exists()
+    }
+    names = list(dict.fromkeys(key for record in records.values() for key in record["environment"]))
+    rows = [
+        [name, record["started"], *(record["environment"].get(key, "") for key in names)]
+        for name, record in records.items()
+    ]
+    return {"columns": ["notebook", "started", *names], "rows": rows}
+
+
+def _facts(ws: Workspace, notebook: str, manifest: dict) -> dict:
+    path = ws.root / "provenance" / f"{notebook}.json"
+    parameters = json.loads(path.read_text())["parameters"] if path.exists() else {}
+    shown = {"parameters": parameters, "facts": manifest["facts"], "outputs": {k: v[:12] for k, v in manifest["outputs"].items()}}  # fmt: skip
+    return {"name": notebook, "text": json.dumps(shown, indent=1, ensure_ascii=False)}

@@ -1,0 +1,205 @@
+"""README's results: the tables, times and figures of one run, written between README's markers so that no number is retyped.
+
+python -m dsa_lib.report.readme runs/phantom
+"""
+
+import argparse
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from dsa_lib.core.conditions import CELLS
+from dsa_lib.core.published import TITLES, read_table
+from dsa_lib.maps import map_scores
+from dsa_lib.maps.models import METHODS, WITH, WITHOUT
+from dsa_lib.report import html as html_report
+from dsa_lib.run.errors import StudyError
+from dsa_lib.run.workspace import EVERY, PROJECT, Workspace, runs_folder
+from dsa_lib.vessels.filters import CLASSES
+
+QUALITY = PROJECT / "benchmarks" / "phantom_quality.json"
+EXTENSION_FIGURES = ("anatomy_samples", "anatomy_spectra", "lesion_translations")
+FIGURES = (
+    *EXTENSION_FIGURES,
+    "phantom_conditions",
+    "figure1",
+    "figure2",
+    "figure4",
+    "faithfulness",
+    "classifier_confusion",
+    "plausibility_examples",
+)
+
+
+def results(ws: Workspace) -> str:
+    """Tables 1–5 in Markdown, a line each for published, this run and difference."""
+    parts = [" ".join(html_report.banner(ws))]
+    for number, title in TITLES.items():
+        path = ws.root / f"tables/table{number}.csv"
+        if not path.exists():
+            raise StudyError(f"{path} is missing: finish the run {ws.run!r} first")
+        frame = read_table(path)
+        columns, groups = html_report.table_groups(number, frame)
+        sources = ", ".join(source for source in dict.fromkeys(frame["source"]) if source)
+        lines = [f"**Table {number} · {title}** (this run: {sources})", ""]
+        lines += ["| | | " + " | ".join(columns) + " |", "|---|---|" + "---:|" * len(columns)]
+        for group in groups:
+            for place, line in enumerate(group["lines"]):
+                name = group["name"] if place == 0 else ""
+                lines.append(f"| {name} | {line['label']} | " + " | ".join(line["cells"]) + " |")
+        if number == 1:
+            lines += ["", "Shares of this run are rounded so that they add up to 100 (largest remainder)."]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def times(ws: Workspace) -> str:
+    """Wall time of each notebook, and the run's total and peak memory."""
+    lines = ["| notebook | time |", "|---|---:|"]
+    for name in EVERY:
+        path = ws.root / "provenance" / f"{name}.json"
+        if path.exists():
+            lines.append(f"| {name} | {html_report.duration(json.loads(path.read_text())['seconds'])} |")
+    return "\n".join(lines) + f"\n\nRun `{ws.run}`: {html_report.cost(ws)}"
+
+
+def quality(measured: Mapping) -> str:
+    """How good the phantom models are, a line a measure, from the content of `benchmarks/phantom_quality.json`."""
+    decoder, distance = measured["autoencoder against the truth"], measured["DSA-feature distance"]
+    named, areas = measured["condition named right"], measured["vessels, area, generated / held-out"]
+    rates = ", ".join(f"{cell} {100 * named[cell]:.0f}" for cell in CELLS)
+    distances = f"{distance['ldm']:.1f} conditional, {distance['ldm_unconditional']:.1f} unconditional; floor {distance['floor']:.1f}"
+    nearer = distance["draws in which conditional is nearer than unconditional"]
+
+    def kept(measure: str) -> str:
+        return " / ".join(f"{100 * decoder[f'{measure} {calibre}']:.0f}" for calibre in CLASSES) + " %"
+
+    rows = [
+        (f"decoded against noise-free frames ({decoder['frames']})", f"PSNR {decoder['psnr_truth_db']:.1f} dB"),
+        ("their vessel contrast kept, over the vessels' area", kept("area")),
+        ("their vessel contrast kept, along the vessels' darkest lines", kept("ridge")),
+        (f"condition named as asked ({named['images']} generated)", f"{100 * named['overall']:.1f} %; {rates}"),
+        (f"distance to held-out frames ({distance['images']} images)", distances),
+        ("conditional nearer than unconditional", f"in {nearer} of {distance['draws']} draws of the reference"),
+        ("vessel area, generated / held-out", " / ".join(f"{areas[calibre]['ratio']:.2f}" for calibre in CLASSES)),
+    ]
+    lines = [f"| {what} | {value} |" for what, value in rows]
+    return "\n".join(["| measured on phantom patients whom no model was trained on | |", "|---|---|", *lines])
+
+
+# What notebook 07 notes in its manifest, in the order of README.
+FINDINGS = {
+    "faithfulness": "The condition that was asked for",
+    "angles": "Angles",
+    "plausibility": "Vessels",
+    "memorisation": "Memorisation",
+    "planted copies": "Planted copies, which the audit should flag",
+    "utility": "Use as training data",
+}
+
+
+def findings(ws: Workspace) -> str:
+    """The sentences that notebook 07 computed in this run, a list item each. Raises StudyError where it has not finished."""
+    facts, lines = finished(ws, "07_fid"), []
+    for key, title in FINDINGS.items():
+        told = facts.get(key) or []
+        told = [told] if isinstance(told, str) else told
+        lines.append(f"- *{title}.* " + " ".join(told))
+    return "\n".join(lines)
+
+
+# ---- notebooks 08 and 09 ---------------------------------------------------------------------------------------------
+
+
+def anatomy(ws: Workspace) -> str:
+    """What notebook 08 found in this run: the source's table, published beside ours, and the sentences. Raises StudyError where it has not finished."""
+    facts = finished(ws, "08_anatomy_conditioning")
+    grid = map_scores.shown(read_table(ws.root / "tables/anatomy_scores.csv"))
+    measures = list(grid[WITH].columns)
+    lines = ["| published (ACDC) / phantom | " + " | ".join(measures) + " |", "|---|" + "---:|" * len(measures)]
+    for half in (WITH, WITHOUT):
+        for method in METHODS:
+            cells = (grid.loc[method, (half, measure)].replace(" | ", " / ") for measure in measures)
+            lines.append(f"| {method} {half} | " + " | ".join(cells) + " |")
+    told = [f"- {sentence}" for sentence in (*facts["scores"], facts["use"], *facts["edits"])]
+    return "\n".join([*lines, "", in_short(facts["scores"]), "", *told])
+
+
+def in_short(verdicts: list[str]) -> str:
+    """One sentence on the comparisons among `verdicts` (those of `anatomy_scores.verdicts`; other sentences are passed over)."""
+    compared = [line for line in verdicts if re.search(r"better on all \d measures: (yes|no)\.", line)]
+    whole = [line.split(":")[0] for line in compared if "measures: yes." in line]
+    which = f": {'; '.join(whole)}" if whole else ""
+    return f"In short, better on all measures in {len(whole)} of {len(compared)} comparisons{which}."
+
+
+def lesions(ws: Workspace) -> str:
+    """What notebook 09 found in this run, as `anatomy`."""
+    facts = finished(ws, "09_lesion_post_training")
+    frame = read_table(ws.root / "tables/lesions_scores.csv")
+    columns = list(dict.fromkeys(frame["column"]))
+    lines = ["| phantom | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
+    for model, rows in frame.groupby("row", sort=False):
+        value = rows.set_index("column")["this_run"]
+        lines.append(f"| {model} | " + " | ".join(f"{value[name]:.3g}" for name in columns) + " |")
+    told = [f"- {sentence}" for sentence in (*facts["lesions"], *facts["peripheral"], facts["lesion_sentences"])]
+    return "\n".join([*lines, "", *told])
+
+
+EXTENSIONS = (("anatomy", "08_anatomy_conditioning", anatomy), ("lesions", "09_lesion_post_training", lesions))
+
+
+def extensions(text: str, ws: Workspace) -> str:
+    """`text` with the blocks of those of notebooks 08 and 09 that have finished in this run."""
+    for name, notebook, block in EXTENSIONS:
+        if (ws.manifest(notebook) or {}).get("status") == "finished":
+            text = fill(text, name, block(ws))
+        else:
+            print(f"{notebook} has not finished in this run: what README says of it stays as it is.")
+    return text
+
+
+def finished(ws: Workspace, notebook: str) -> dict:
+    """The facts that a finished notebook of the run noted. Raises StudyError for one that has not finished."""
+    manifest = ws.manifest(notebook)
+    if manifest is None or manifest["status"] != "finished":
+        raise StudyError(f"notebook {notebook} of the run {ws.run!r} has not finished: finish the run first")
+    return manifest["facts"]
+
+
+def fill(text: str, name: str, block: str) -> str:
+    """`text` with what stands between `<!-- name:begin -->` and `<!-- name:end -->` replaced by `block`. Raises StudyError without the markers."""
+    pattern = re.compile(rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)", re.DOTALL)
+    if not pattern.search(text):
+        raise StudyError(f"README.md has no markers '{name}': restore it from version control")
+    return pattern.sub(lambda match: f"{match[1]}{block}\n{match[2]}", text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", help="the run, as its name or its folder")
+    ws = Workspace(Path(parser.parse_args().run).name)
+    if not ws.root.is_dir():
+        raise SystemExit(f"error: there is no run {ws.run!r} in {runs_folder()}")
+    path = PROJECT / "README.md"
+    try:
+        text = fill(fill(path.read_text(), "results", results(ws)), "times", times(ws))
+        text = fill(text, "findings", findings(ws))
+        text = fill(text, "quality", quality(json.loads(QUALITY.read_text())))
+        text = extensions(text, ws)
+    except StudyError as error:
+        raise SystemExit(f"error: {error}") from None
+    path.write_text(text)
+    (PROJECT / "figures").mkdir(exist_ok=True)
+    for name in FIGURES:
+        source = ws.root / "figures" / f"{name}.png"
+        if source.exists():
+            shutil.copy(source, PROJECT / "figures" / source.name)
+            print(f"figures/{source.name}")
+    print("README.md")
+
+
+if __name__ == "__main__":
+    main()

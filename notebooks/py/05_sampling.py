@@ -1,0 +1,243 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,-all
+#     formats: ipynb,py//py:percent
+#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 05 · Sampling
+#
+# **Purpose.** Turn sentences into frames: a first look, the reader set (§2.3: ten batches of forty, ten of each condition) and the set for the Fréchet distance (§2.5),
+# and draw Figures 2, 3 and 5.
+#
+# **Reads** `ldm/`, `arterial.parquet`, `frames.npy`. **Writes** `samples/reader/`, `samples/fid/`, figures.
+#
+# **Measured time**: shown by the last cell of the executed notebook, and in the report of the run.
+
+# %% tags=["parameters"]
+run: str = "smoke"  # folder under runs/
+profile: str = "smoke"  # smoke, phantom or paper
+archive: str = ""  # "" is the phantom archive of notebook 00
+overrides: dict = {}  # dotted profile names, e.g. {"sampling.scheduler": "ddpm", "sampling.steps": 1000}
+sentence: str = ""  # a sentence to make into images below; "" is that of AC A
+shard: int = 0  # which share of both sets this call makes, from 0; see "Several machines" below
+num_shards: int = 1  # into how many shares they are divided; 1 makes everything here
+dicom: bool = False  # export both sets as DICOM too, marked as synthetic, into samples/<set>/dicom/
+allow_unseen: bool = False  # make images of conditions that the model never saw, instead of refusing
+
+# %%
+import numpy as np
+import pandas as pd
+import torch
+from IPython.display import display
+
+from dsa_lib.core import images
+from dsa_lib.core.conditions import CANONICAL
+from dsa_lib.figures import samples, style
+from dsa_lib.ldm import autoencoder, dicom_export, diffusion, pipeline, sampling, text
+from dsa_lib.run import shards
+from dsa_lib.run.progress import track
+from dsa_lib.run.session import begin
+from dsa_lib.run.workspace import sha256
+
+study = begin("05_sampling", globals())
+shards.check(shard, num_shards)
+style.apply()
+config = study.profile.sampling
+
+# %% [markdown]
+# ## The four sentences
+# The four conditions of the reader study (§2.3), as the text encoder receives them.
+
+# %%
+pd.set_option("display.max_colwidth", None)
+pd.DataFrame({"sentence": {cell: condition.sentence() for cell, condition in CANONICAL.items()}})
+
+# %% [markdown]
+# ## From noise to a frame
+# Sampling starts from noise $z_T \sim \mathcal{N}(0, I)$ and undoes the diffusion step by step, with the sentence $c$ as context:
+#
+# $$z_{t-1} = \frac{1}{\sqrt{\alpha_t}}\Bigl(z_t - \frac{1-\alpha_t}{\sqrt{1-\bar\alpha_t}}\,\epsilon_\theta(z_t,t,c)\Bigr) + \sigma_t\,\eta,\qquad \eta \sim \mathcal{N}(0, I)\tag{5}$$
+#
+# The decoder turns the last latent into a frame:
+#
+# $$\hat x = \mathcal{D}(z_0)\tag{6}$$
+#
+# Eq. 5 is the ancestral step of DDPM (`sampling.scheduler=ddpm`), which the paper takes 1000 times. Written with the clean latent $\hat z_0$ that the predicted noise
+# implies, it is one of a family of steps (Song et al. 2021)
+#
+# $$z_{t-1} = \sqrt{\bar\alpha_{t-1}}\,\hat z_0 + \sqrt{1-\bar\alpha_{t-1}-\sigma_t^2}\;\epsilon_\theta + \sigma_t\,\eta,\qquad \hat z_0 = \frac{z_t - \sqrt{1-\bar\alpha_t}\,\epsilon_\theta}{\sqrt{\bar\alpha_t}}.$$
+#
+# With $\sigma_t = 0$ (`ddim`) no noise is drawn on the way, and the steps solve an ordinary differential equation: the noise $z_T$ alone decides the image. `dpmsolver++` and
+# `unipc` solve the same equation with a higher order, and therefore in fewer steps.
+
+# %%
+if why := study.skipped_upstream("ldm"):
+    study.skip(why)
+source = study.read("ldm")
+model = sha256(source)
+dsa = pipeline.DSAPipeline.from_pretrained(source).to("cuda" if torch.cuda.is_available() else "cpu")
+dsa.set_progress_bar_config(disable=True)  # lines of its own count batches
+schedule = dsa.scheduler
+
+# %% [markdown]
+# ## A sentence becomes an image
+# Four seeds of one sentence (the parameter `sentence`), by the fast sampler. Circulation, plane and both angles may be changed; a condition that no frame of the
+# training set had is refused with the nearest ones named, unless `allow_unseen=True`.
+
+# %%
+asked = sentence or CANONICAL["AC A"].sentence()
+seeds = [1, 2, 3, 4]
+dsa.scheduler = diffusion.sampler(sampling.FAST_SAMPLER, schedule)
+first = dsa(
+    asked,
+    seeds=seeds,
+    num_inference_steps=sampling.FAST_STEPS,
+    guidance_scale=config.guidance,
+    allow_unseen=allow_unseen,
+)
+print(asked)
+style.save(
+    samples.image_grid([first], [""], [f"seed {seed}" for seed in seeds]), study.write("figures/sampling_sentence.png")
+)
+
+# %% [markdown]
+# ## Reader set and Fréchet set
+# Stratified: every batch holds the same number of each condition. Each image has a seed of its own, so that it does not depend on what it was computed beside.
+# Image numbers are random: a file name tells a blinded reader nothing. `manifest.parquet` of a set has one row an image: sentence, seed, model, sampler, steps, guidance.
+#
+# **Several machines.** With `num_shards=N` a call makes every N-th image only. Start N calls that see the same folder of runs, at any time and in any order, by hand
+# or as an array job (`$SLURM_ARRAY_TASK_ID` in the place of 0):
+#
+# ```
+# papermill notebooks/05_sampling.ipynb shard_0.ipynb --cwd notebooks -p run mine -p profile paper -p shard 0 -p num_shards 8
+# ```
+#
+# The call that finds all shards made puts the set together and goes on; the others end here and say which shards they wait for. Together they make exactly the
+# images of a call without shards. One that was killed goes on where it was when it is started again, with or without shards. `make reproduce` then goes on
+# with what lies further down, and makes no image again.
+
+# %%
+dsa.scheduler = diffusion.sampler(config.scheduler, schedule)
+plans = {
+    "reader": sampling.stratified_plan(study.profile.seed, config.reader_per_condition, config.reader_batches),
+    "fid": sampling.stratified_plan(study.profile.seed + 1, config.fid_per_condition),
+}
+
+
+def make(name):
+    return sampling.generate(
+        dsa,
+        plans[name],
+        study.write(f"samples/{name}"),
+        steps=config.steps,
+        guidance=config.guidance,
+        batch_size=config.batch_size,
+        model=model,
+        digest=sampling.code_digest([autoencoder, diffusion, pipeline, text]),
+        shard=shard,
+        num_shards=num_shards,
+        allow_unseen=allow_unseen,
+        track=lambda items: track(items, what=f"batches of the {name} set"),
+    )
+
+
+manifests = {name: make(name) for name in plans}
+# Another shard may have finished the first set while this one made the second.
+manifests |= {name: make(name) for name in plans if manifests[name] is None}
+for name, manifest in manifests.items():
+    if manifest is None:
+        missing = (
+            shards.missing(study.ws.path(f"samples/{name}"))
+            or "the last images are being made elsewhere: run once more"
+        )
+        study.pause(f"of samples/{name} {missing}")
+    if dicom:
+        dicom_export.export(study.ws.path(f"samples/{name}"), manifest)
+
+# %% tags=["nbval-check-output"]
+pd.DataFrame({name: manifest.groupby("cell").size() for name, manifest in manifests.items()}).loc[list(CANONICAL)]
+
+# %% [markdown]
+# The first eight images of each condition in the Fréchet set, in the order of their numbers.
+
+# %%
+chosen = {cell: manifests["fid"].loc[manifests["fid"]["cell"] == cell, "file"].head(8) for cell in CANONICAL}
+rows = [images.read_images(study.ws.path("samples/fid"), files.tolist()) for files in chosen.values()]
+style.save(samples.image_grid(rows, list(chosen)), study.write("figures/sampling_grid.png"))
+
+# %% [markdown]
+# ## The samplers beside each other
+# The same four seeds through all of them. `grey_from_solution` is how far, in grey levels, the images of a sampler are from the solution of the differential equation (DDIM
+# in 200 steps); DDPM draws noise on the way and has no such distance. What few steps cost in quality against held-out frames is measured by
+# `benchmarks/sampling.py`.
+
+# %%
+compared = {name: diffusion.sampler(name, schedule) for name in diffusion.SAMPLERS}
+table, shown = sampling.compare_samplers(
+    dsa, asked, seeds, compared, sampling.FAST_STEPS, guidance=config.guidance, allow_unseen=allow_unseen
+)
+display(table.round(3))
+style.save(samples.image_grid(list(shown.values()), list(shown)), study.write("figures/sampling_samplers.png"))
+
+# %% [markdown]
+# ## Figure 2
+# Held-out frames of each condition beside generated ones, neither selected: at the left arterial frames drawn at random, each of another series, so that early and
+# late filling show as they occur; at the right the generated images in the order of their numbers.
+
+# %%
+arterial = pd.read_parquet(study.read("arterial.parquet"))
+frames = np.load(study.read("frames.npy"), mmap_mode="r")
+real, generated, columns = {}, {}, 4
+for cell in CANONICAL:
+    held_out = arterial[(arterial["cell"] == cell) & (arterial["split"] != "train")]
+    shuffled = held_out.sample(frac=1, random_state=study.profile.seed % 2**32)
+    one_each = shuffled.drop_duplicates("series")["frame_id"].head(columns)
+    real[cell] = frames[np.sort(one_each)]
+    chosen = manifests["reader"].loc[manifests["reader"]["cell"] == cell, "file"].head(columns)
+    generated[cell] = images.read_images(study.ws.path("samples/reader"), chosen.tolist())
+origin = "archive" if study.archive else "phantom"
+style.save(samples.figure2(real, generated, f"{origin}, held-out patients"), study.write("figures/figure2.png"))
+
+# %% [markdown]
+# ## Figure 3
+# From the conditions to the evaluation, with the numbers of this run.
+
+# %%
+n_reader, n_fid = (len(manifests[name]) for name in ("reader", "fid"))
+per_cell = manifests["reader"].groupby("cell").size()
+figure3 = samples.flow(
+    [
+        [
+            f"{cell}\n{condition.primary_angle_deg:g}°/{condition.secondary_angle_deg:g}°"
+            for cell, condition in CANONICAL.items()
+        ],
+        ["sentence → BERT → denoising UNet → decoder"],
+        [
+            f"reader set: {n_reader} images\n({config.reader_batches} batches, {per_cell.iloc[0]} a condition)",
+            f"Fréchet set: {n_fid} images",
+        ],
+        ["screening → ratings → Tables 2–4", "features → distances → Table 5"],
+    ]
+)
+style.save(figure3, study.write("figures/figure3.png"))
+
+# %% [markdown]
+# ## Figure 5
+# The system, with the sizes of this profile.
+
+# %%
+style.save(samples.figure5(dsa), study.write("figures/figure5.png"))
+
+# %%
+study.finish()

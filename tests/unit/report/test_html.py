@@ -1,0 +1,236 @@
+"""The report: every published cell stands where the paper has it, simulated data is named, nothing is fetched, what is missing says why."""
+
+import json
+import re
+
+import pandas as pd
+import pytest
+
+from dsa_lib.core import published
+from dsa_lib.paper import rating_reconstruction
+from dsa_lib.report import html as html_report
+from dsa_lib.report import readme
+from dsa_lib.run.errors import StudyError
+from dsa_lib.run.session import begin
+from dsa_lib.run.workspace import EVERY, PROJECT, Workspace
+
+PIXEL = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c4944415408d763f8ffff3f0005fe02fedccc59e70000000049454e44ae426082"
+)
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("DSA_RUNS", str(tmp_path))
+    return tmp_path
+
+
+def opened(notebook):
+    return begin(notebook, {"run": "t", "profile": "smoke", "archive": "", "overrides": {}, "In": [""]})
+
+
+def curated(phantom=True):
+    if phantom:
+        study = opened("00_phantom_archive")
+        study.write("archive").write_text("dicom")
+        study.finish()
+    study = opened("01_curation")
+    if phantom:
+        study.read("archive")
+    study.write("figures/curation_series.png").write_bytes(PIXEL)
+    study.finish()
+
+
+def classified():
+    study = opened("02_classifier")
+    study.write("figures/figure1.png").write_bytes(PIXEL)
+    published.write_table(study.write("tables/table1.csv"), published.contract(1, {("AC A", "Count"): 1234}, "phantom"))
+    scores = [{"reference": "truth <all>", "split": "test", "precision": 0.93, "recall": 0.90, "accuracy": 0.96}]
+    pd.DataFrame(scores).to_csv(study.write("classifier_metrics.csv"), index=False)
+    study.note("metrics_published", {"precision": 0.92, "recall": 0.89, "accuracy": 0.95})
+    study.finish()
+
+
+def made():
+    study = opened("10_report")
+    html_report.write_report(study, study.write("report.html"))
+    return (study.ws.root / "report.html").read_text()
+
+
+def text_of(page):
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+
+
+def test_phantom_and_simulated_ratings_are_named_before_any_result():
+    curated()
+    study = opened("06_reader_analysis")
+    study.note("source", "simulated ratings")
+    study.finish()
+    page = made()
+    assert page.index("every frame behind these results is simulated") < page.index('id="table1"')
+    assert page.index("no clinician rated these images") < page.index('id="table1"')
+
+
+def test_an_archive_run_is_not_called_a_phantom():
+    curated(phantom=False)
+    page = made()
+    assert "Archive run" in page and "Phantom run" not in page
+    assert "00_phantom_archive" not in text_of(page).split("Table 1")[1].split("Provenance")[0]
+
+
+def test_tables_show_published_this_run_and_difference():
+    curated()
+    classified()
+    text = text_of(made())
+    assert "AC A published 9,500 9.6 this run 1,234 difference −8,266" in text
+    assert "PC A published 920 0.9 AC B" in text  # nothing is invented where this run has nothing
+    assert "This run, from: phantom." in text
+    assert "0.950 0.920 0.890" in text.replace("0.920 0.890 0.950", "0.950 0.920 0.890")
+    assert "truth &lt;all&gt;" in text
+
+
+def test_what_was_skipped_or_not_run_says_why():
+    curated()
+    with pytest.raises(SystemExit):
+        opened("02_classifier").skip("one series has no annotation.")
+    text = text_of(made())
+    assert "Not made: one series has no annotation." in text
+    assert "Table 5" in text and "notebook 07_fid has not run." in text
+    assert "Figure 2 was not made" in text
+
+
+def test_what_was_fitted_is_named_so_and_is_no_panel_of_figure_1():
+    curated()
+    classified()
+    study = opened("01_curation")
+    study.read("archive")
+    study.write("figures/curation_series.png").write_bytes(PIXEL)
+    study.write("figures/paper_scale_figure1.png").write_bytes(PIXEL)
+    table = pd.DataFrame(
+        {
+            "row": ["patients", "p"],
+            "column": "Value",
+            "published": [859, 0.97],
+            "fitted": [859, 0.97],
+            "source": "fitted",
+        }
+    )
+    table.to_csv(study.write("tables/paper_scale_cohort.csv"), index=False)
+    study.finish()
+    classified()
+    page = made()
+    assert "simulated records fitted to the published values" in page
+    assert "Cohort at the study&#39;s size, fitted to the published values" in page
+    assert ">859<" in page and ">0.970<" in page
+
+
+def test_the_ledger_tells_its_findings_before_its_rows_and_takes_the_run_s_simulation():
+    study = opened("01_curation")
+    fitted = {"row": ["SD of age (years)"], "column": "Value", "published": 15.32, "fitted": 15.32, "source": "fitted"}
+    pd.DataFrame(fitted).to_csv(study.write("tables/paper_scale_cohort.csv"), index=False)
+    study.finish()
+    page = made()
+    text = text_of(page)
+    assert 'href="#ledger"' in page and page.index('id="ledger"') < page.index('id="further"')
+    order = [
+        "The paper's own numbers",
+        "Disagreements",
+        "351 are 41.15 % of 853",
+        "In doubt",
+        "verdict numbers statements",
+    ]
+    places = [text.index(words) for words in order]
+    assert places == sorted(places)
+    assert "SD of age 15.32 15.32 reproduced by simulation 15.32 in the simulated cohort" in text
+    assert "share of women 41.15 % 40.8615 +0.2885 recomputed: disagrees" in text
+    assert page.count("<ul") == page.count("</ul>") == 2
+
+
+def test_reconstructed_ratings_are_named_so_and_never_fill_a_table_of_this_run():
+    curated()
+    study = opened("06_reader_analysis")
+    frame = rating_reconstruction.fitted_tables(rating_reconstruction.open_shipped())[4]
+    frame.to_csv(study.write("tables/reconstructed_table4.csv"), index=False)
+    study.finish()
+    page = made()
+    assert "reconstructed: fitted to the published values, not the readers&#39; own" in page
+    assert "no reader gave them" in page and rating_reconstruction.NAME.partition("'")[0] in page
+    assert "notebook 06_reader_analysis did not write it" in text_of(page)  # Table 4 itself stays empty
+
+
+def test_the_page_needs_nothing_from_outside():
+    curated()
+    page = made()
+    assert "data:image/png;base64," in page
+    assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:|//|file:)", page)
+    assert "<script" not in page and "@import" not in page
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_a_stale_table_is_not_reported():
+    curated()
+    classified()
+    Workspace("t").table(1).write_text("row,column,published,this_run,source\nAC A,Count,9500,9500,phantom\n")
+    with pytest.raises(StudyError, match=r"table1\.csv has changed since 02_classifier wrote it"):
+        made()
+
+
+def test_numbers_are_written_for_reading():
+    assert html_report._number(-1234.5, 1) == "−1,234.5"
+    assert html_report._number(0.004, 2, sign=True) == "0.00"
+    assert html_report._number(-0.004, 2, sign=True) == "0.00"
+    assert html_report._number(float("nan"), 2) == ""
+
+
+def test_time_and_memory_are_summed_over_the_starts_of_a_run():
+    ws = Workspace("t")
+    starts = [{"seconds": 100, "peak_memory_bytes": 2**30}, {"seconds": 80, "peak_memory_bytes": 3 * 2**30}]
+    ws.path("provenance/run.json").write_text(json.dumps({"invocations": starts}))
+    assert html_report.cost(ws).startswith("3.0 min of wall time in 2 starts") and "3.0 GiB" in html_report.cost(ws)
+
+
+def test_readme_is_filled_between_its_markers_and_nowhere_else():
+    text = "before\n<!-- results:begin -->\nold\n<!-- results:end -->\nafter\n"
+    filled = readme.fill(text, "results", "new \\1 row")
+    assert filled == "before\n<!-- results:begin -->\nnew \\1 row\n<!-- results:end -->\nafter\n"
+    assert readme.fill(filled, "results", "new \\1 row") == filled
+    with pytest.raises(StudyError, match="markers 'times'"):
+        readme.fill(text, "times", "x")
+
+
+def test_readme_tells_the_quality_as_it_was_measured():
+    measured = json.loads(readme.QUALITY.read_text())
+    measured["autoencoder against the truth"] |= {"ridge medium": 0.4321, "psnr_truth_db": 39.96}
+    measured["vessels, area, generated / held-out"]["peripheral"]["ratio"] = 1.234
+    block = readme.quality(measured)
+    assert "PSNR 40.0 dB" in block and " / 43 / " in block and block.endswith("/ 1.23 |")
+    assert readme.quality(json.loads(readme.QUALITY.read_text())) in (PROJECT / "README.md").read_text()
+
+
+def test_readme_tells_what_notebook_07_noted():
+    ws = Workspace("t")
+    with pytest.raises(StudyError, match="07_fid of the run 't' has not finished"):
+        readme.findings(ws)
+    ws.manifest_path("07_fid").parent.mkdir(parents=True, exist_ok=True)
+    facts = {"faithfulness": "Named right in 3 of 4.", "angles": ["One.", "Two."]}
+    ws.manifest_path("07_fid").write_text(json.dumps({"status": "finished", "facts": facts}))
+    first, second, *_ = readme.findings(ws).splitlines()
+    assert first.endswith("* Named right in 3 of 4.") and second == "- *Angles.* One. Two."
+
+
+def test_readme_tables_come_from_the_runs_files():
+    for number in published.TITLES:
+        published.write_table(Workspace("t").table(number), published.contract(number, {}, "phantom"))
+    published.write_table(Workspace("t").table(1), published.contract(1, {("AC A", "Count"): 77}, "phantom"))
+    block = readme.results(Workspace("t"))
+    assert "| AC A | published | 9,500 | 9.6 |\n|  | this run | 77 |  |\n|  | difference | −9,423 |  |" in block
+    Workspace("t").table(3).unlink()
+    with pytest.raises(StudyError, match=r"table3\.csv is missing"):
+        readme.results(Workspace("t"))
+
+
+def test_the_projects_readme_has_the_markers_and_names_every_notebook():
+    text = (PROJECT / "README.md").read_text()
+    for name in ("results", "times", "findings", "quality"):
+        assert readme.fill(text, name, "x") != text
+    assert all(f"`{name}`" in text for name in EVERY)
