@@ -20,9 +20,9 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from dsa_lib.core.conditions import CELLS
-from dsa_lib.curation import phase
 from dsa_lib.fidelity import distances as fidelity_distances
 from dsa_lib.fidelity import features
+from dsa_lib.nn import resnet
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.session import environment
 from dsa_lib.run.workspace import Workspace, write_json
@@ -86,7 +86,7 @@ def main() -> None:
     training = arterial[arterial["split"] == "train"].reset_index(drop=True)
     held_out = arterial[arterial["split"] != "train"].reset_index(drop=True)
     frames = np.load(ws.root / "frames.npy", mmap_mode="r")
-    _, facts = phase.load_classifier(ws.root / "classifier")
+    _, facts = resnet.load_classifier(ws.root / "classifier")
     some = frames[np.sort(np.random.default_rng(SEED).permutation(training["frame_id"].to_numpy())[:1024])]
     of = {
         "phase-network": features.phase_extractor(ws.root / "classifier", facts["input_size"], 64, some),

@@ -149,7 +149,7 @@ def theirs(folder: Path, network: str) -> dict:
 def ours(folder: Path, network: str) -> dict:
     from dsa_lib.core import images
     from dsa_lib.fidelity import distances as fidelity_distances
-    from dsa_lib.fidelity.features import Extractor
+    from dsa_lib.fidelity.extractor import Extractor
     from dsa_lib.run.profiles import load_profile
 
     settings = load_profile("paper").fidelity

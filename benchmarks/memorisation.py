@@ -28,10 +28,10 @@ from dsa_lib.audits import copy_search, memorisation, planted_copies
 from dsa_lib.audits.copy_search import Nearest, Space
 from dsa_lib.core.conditions import CELLS
 from dsa_lib.core.images import read_images
-from dsa_lib.curation import phase
 from dsa_lib.fidelity import features
 from dsa_lib.ldm import autoencoder, diffusion, sampling
 from dsa_lib.ldm.pipeline import DSAPipeline
+from dsa_lib.nn import resnet
 from dsa_lib.run.profiles import Profile, load_profile
 from dsa_lib.run.progress import track
 from dsa_lib.run.session import environment
@@ -134,7 +134,7 @@ class Archive:
         store = frames[self.rows["frame_id"].to_numpy()]
         vae = autoencoder.AutoencoderKL.from_pretrained(ws.root / "vae").eval()
         self.copies = planted_copies.by_hand(store[self.copied], lambda some: autoencoder.reconstruct(vae, some), SEED)
-        _, facts = phase.load_classifier(ws.root / "classifier")
+        _, facts = resnet.load_classifier(ws.root / "classifier")
         some = rng.permutation(np.flatnonzero(self.rows["split"] == "train"))[:2048]
         extractor = features.open_extractor(
             profile.fidelity.features,

@@ -22,12 +22,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dsa_lib.curation import annotations, phase
+from dsa_lib.curation import annotations
 from dsa_lib.fidelity import distances as fidelity_distances
 from dsa_lib.fidelity import features
 from dsa_lib.ldm import autoencoder, decoder_quality, diffusion
 from dsa_lib.ldm.pipeline import DSAPipeline
-from dsa_lib.nn import shipped
+from dsa_lib.nn import resnet, shipped
 from dsa_lib.phantom import truth
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.progress import track
@@ -127,7 +127,7 @@ def generated(folder: Path, held_out: pd.DataFrame, count: int, settings) -> np.
 
 
 def distances(ws, arterial, held_out, frames, made) -> dict[str, object]:
-    _, facts = phase.load_classifier(ws.root / "classifier")
+    _, facts = resnet.load_classifier(ws.root / "classifier")
     train = arterial.loc[arterial["split"] == "train", "frame_id"].to_numpy()
     some = np.sort(np.random.default_rng(SEED).permutation(train)[:2048])
     extractor = features.phase_extractor(ws.root / "classifier", facts["input_size"], 64, frames[some])

@@ -18,12 +18,12 @@ import pandas as pd
 
 from dsa_lib.audits import copy_search, memorisation, planted_copies
 from dsa_lib.core import images
-from dsa_lib.curation import phase
 from dsa_lib.fidelity import features
 from dsa_lib.figures import samples, style
 from dsa_lib.ldm import diffusion
 from dsa_lib.ldm.autoencoder import AutoencoderKL
 from dsa_lib.ldm.pipeline import DSAPipeline
+from dsa_lib.nn import resnet
 from dsa_lib.run.session import environment, profile_of
 from dsa_lib.run.workspace import Workspace, write_json
 
@@ -79,7 +79,7 @@ def audited(ws: Workspace, profile, frames, made: np.ndarray) -> tuple[pd.DataFr
     """(audit of the run's own images, of the planted model's, held-out frames), in the spaces of notebook 07 with the phase network's features."""
     arterial = pd.read_parquet(ws.root / "arterial.parquet")
     training, held_out = arterial[arterial["split"] == "train"], arterial[arterial["split"] != "train"]
-    _, facts = phase.load_classifier(ws.root / "classifier")
+    _, facts = resnet.load_classifier(ws.root / "classifier")
     some = np.random.default_rng(profile.seed).permutation(training["frame_id"].to_numpy())[:2048]
     extractor = features.phase_extractor(ws.root / "classifier", facts["input_size"], 64, frames[np.sort(some)])
     spaces = [

@@ -27,12 +27,12 @@ import pandas as pd
 import torch
 
 from dsa_lib.core.conditions import CANONICAL, CELLS
-from dsa_lib.curation import phase
 from dsa_lib.fidelity import distances as fidelity_distances
 from dsa_lib.fidelity import features
 from dsa_lib.figures import style
 from dsa_lib.figures.samples import quality_against_steps
 from dsa_lib.ldm import autoencoder, diffusion, pipeline, sampling, text
+from dsa_lib.nn import resnet
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.progress import track
 from dsa_lib.run.session import environment, processor, profile_of
@@ -56,7 +56,7 @@ def main() -> None:
     training, held_out = arterial[arterial["split"] == "train"], arterial[arterial["split"] != "train"]
     frames = np.load(ws.root / "frames.npy", mmap_mode="r")
     cells = in_proportion(held_out["cell"].value_counts().to_dict(), request.images)
-    _, facts = phase.load_classifier(ws.root / "classifier")
+    _, facts = resnet.load_classifier(ws.root / "classifier")
     some = np.random.default_rng(SEED).permutation(training["frame_id"].to_numpy())[:2048]
     extractor = features.phase_extractor(ws.root / "classifier", facts["input_size"], 64, frames[np.sort(some)])
     real = fidelity_distances.statistics(extractor(frames, held_out["frame_id"].to_numpy(), "held-out frames"))

@@ -26,8 +26,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dsa_lib.core.conditions import CANONICAL
-from dsa_lib.curation import phase
 from dsa_lib.ldm import autoencoder, diffusion, text
+from dsa_lib.nn import resnet
 from dsa_lib.nn.training import Draws, fit, precision_for
 from dsa_lib.run.profiles import PROFILES, Profile
 
@@ -54,8 +54,8 @@ def autoencoder_case(profile: Profile, options) -> Case:
     if config.perceptual == "lpips":
         perceptual = autoencoder.Lpips(None).to(options.device)  # random weights cost the same
     else:
-        network = phase.build_resnet(profile.classifier.width, 1).eval().requires_grad_(False).to(options.device)
-        perceptual = autoencoder.FeatureDistance(lambda x: phase.stage_features(network, (x + 1) / 2))
+        network = resnet.build_resnet(profile.classifier.width, 1).eval().requires_grad_(False).to(options.device)
+        perceptual = autoencoder.FeatureDistance(lambda x: resnet.stage_features(network, (x + 1) / 2))
     model = autoencoder.build_autoencoder(config)
     return Case(model, autoencoder.training_loss(frames, np.arange(SAMPLES), config, perceptual), config)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dsa_lib.core.conditions import CELLS
+from dsa_lib.core.statistics import wilson_interval
 from dsa_lib.fidelity.dsa_network import cell_probabilities
 
 TARGET_OVERALL, TARGET_CONDITION = 0.95, 0.90  # what this project asks of its generated images
@@ -71,16 +72,6 @@ def named_cells(found: pd.DataFrame) -> np.ndarray:
 def _share(values) -> float:
     values = list(values)
     return sum(values) / len(values) if values else float("nan")
-
-
-def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (Wilson 1927), 95 % by default; (nan, nan) without trials."""
-    if trials == 0:
-        return float("nan"), float("nan")
-    p, shrink = successes / trials, 1 + z**2 / trials
-    centre = (p + z**2 / (2 * trials)) / shrink
-    half = z * np.sqrt(p * (1 - p) / trials + z**2 / (4 * trials**2)) / shrink
-    return float(max(centre - half, 0.0)), float(min(centre + half, 1.0))
 
 
 def confusion(found: pd.DataFrame, cells: np.ndarray) -> pd.DataFrame:

@@ -13,8 +13,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from dsa_lib.curation import phase
-from dsa_lib.fidelity.features import _device, check_features, check_frames
+from dsa_lib.core.images import check_frames
+from dsa_lib.fidelity.extractor import check_features
+from dsa_lib.nn import resnet
+from dsa_lib.nn.processes import default_device
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.progress import track
 
@@ -109,7 +111,7 @@ def pixel_space() -> Space:
     """
 
     def small(frames: np.ndarray) -> torch.Tensor:
-        x = phase.to_input(frames, PIXEL_SIZE).to(_device())
+        x = resnet.to_input(frames, PIXEL_SIZE).to(default_device())
         reach = torch.arange(-3, 4, device=x.device, dtype=x.dtype)
         kernel = torch.exp(-0.5 * (reach / PIXEL_BLUR) ** 2)
         kernel = kernel / kernel.sum()
@@ -142,12 +144,12 @@ def map_space(classifier: Path, size: int) -> Space:
     LPIPS's form (Zhang et al. 2018, Eq. 1) with unit weights: channels normalised at every place, squared differences averaged over places and stages. The
     network is the run's own, and the distance is not LPIPS.
     """
-    model, _ = phase.load_classifier(classifier)
-    model = model.to(_device())
+    model, _ = resnet.load_classifier(classifier)
+    model = model.to(default_device())
 
     @torch.no_grad()
     def embed(frames: np.ndarray) -> np.ndarray:
-        maps = phase.stage_features(model, phase.to_input(frames, size).to(_device()))
+        maps = resnet.stage_features(model, resnet.to_input(frames, size).to(default_device()))
         parts = []
         for stage, grid in MAP_STAGES:
             here = F.normalize(maps[stage], dim=1)
@@ -211,7 +213,7 @@ def search(
     if len(rows) == 0:
         raise StudyError("there is no training frame to compare with: look at the counts that notebook 01 printed")
     names = np.unique(patients)
-    ways = [torch.from_numpy(np.ascontiguousarray(way, np.float32)).to(_device()) for way in queries]
+    ways = [torch.from_numpy(np.ascontiguousarray(way, np.float32)).to(default_device()) for way in queries]
     shape = (len(ways[0]), len(names))
     found = [torch.full(shape, torch.inf), torch.full(shape, -1), torch.zeros(shape, dtype=torch.bool)]
     for column, name in enumerate(track(names, what=f"training patients searched, {space.name}")):

@@ -17,6 +17,7 @@ from statsmodels.stats.multitest import multipletests
 from dsa_lib.audits import copy_tests
 from dsa_lib.audits.copy_search import Nearest, Space, embed, search
 from dsa_lib.core.conditions import CELLS
+from dsa_lib.nn import shipped
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.workspace import PROJECT
 
@@ -332,8 +333,6 @@ def false_alarms() -> str:
 
 def scope(study) -> str:
     """Whose training frames the audit of this run does not cover, in one sentence; empty where it covers all."""
-    from dsa_lib.nn import shipped
-
     facts = (study.ws.manifest("04_ldm") or {}).get("facts", {})
     if (facts.get("started_from") or "nothing") == "nothing":
         return ""

@@ -17,9 +17,9 @@ import pandas as pd
 from scipy.stats import wasserstein_distance
 
 from dsa_lib.core.conditions import CELLS
+from dsa_lib.core.images import check_frames
 from dsa_lib.core.statistics import interval
 from dsa_lib.fidelity import distances as fidelity_distances
-from dsa_lib.fidelity.features import check_frames
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.progress import track
 from dsa_lib.run.workspace import PROJECT

@@ -39,7 +39,7 @@ from dsa_lib.audits.utility_tasks import (
     nested_patients,
 )
 from dsa_lib.curation import phase
-from dsa_lib.nn import training
+from dsa_lib.nn import resnet, training
 from dsa_lib.nn.training import Draws, fit
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.progress import track
@@ -201,7 +201,7 @@ def _train(
 ) -> nn.Module:
     labels, outputs = torch.from_numpy(mixed.labels), 1 if len(task.classes) == 2 else len(task.classes)
     torch.manual_seed(how["seed"])
-    model = phase.build_resnet(settings.width, outputs)
+    model = resnet.build_resnet(settings.width, outputs)
 
     def loss(network: nn.Module, indices: np.ndarray, draws: Draws) -> dict[str, torch.Tensor]:
         truth = labels[indices].to(draws.device)

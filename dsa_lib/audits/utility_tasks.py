@@ -11,9 +11,9 @@ import torch
 from dsa_lib.core import images
 from dsa_lib.core.conditions import CELLS
 from dsa_lib.curation import annotations as labels
-from dsa_lib.curation import phase
 from dsa_lib.fidelity import dsa_network
 from dsa_lib.ldm import autoencoder
+from dsa_lib.nn import resnet
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.progress import track
 from dsa_lib.run.sections import Utility
@@ -89,7 +89,7 @@ def pool(
     parts = []
     for block in track(blocks, what=f"blocks of {what}"):
         block = np.asarray(images[block])
-        x = phase.to_input(block if through is None else through(block), size)
+        x = resnet.to_input(block if through is None else through(block), size)
         parts.append((255 * x).round().to(torch.uint8))
     stack = torch.cat(parts) if parts else torch.zeros(0, 1, size, size, dtype=torch.uint8)
     return Pool(stack, np.asarray(labels, dtype=np.int64), np.asarray(patients, dtype=object))

@@ -1,4 +1,4 @@
-"""Image files of a run as an array: 8-bit grey, all of one size, checked before the first is decoded and read when they are asked for."""
+"""Images as arrays: checks, and image files of a run read like an array (8-bit grey, all of one size, decoded when they are asked for)."""
 
 import hashlib
 from collections.abc import Sequence
@@ -96,3 +96,13 @@ class ImageFiles:
 def read_images(folder: Path, files: Sequence[str], what: str = "generated images") -> np.ndarray:
     """uint8 [n, H, W] of the named 8-bit grey image files, all in memory; raises as `ImageFiles` does."""
     return np.asarray(ImageFiles(folder, files, what))
+
+
+def check_frames(frames: np.ndarray, what: str, least: int = 1) -> None:
+    """Raise StudyError unless `frames` is uint8 [n ≥ least, H, W]."""
+    if frames.ndim != 3 or frames.dtype != np.uint8:
+        raise StudyError(
+            f"{what} are {frames.dtype} of shape {frames.shape}: 8-bit grey images [n, height, width] are needed; export them as such"
+        )
+    if len(frames) < least:
+        raise StudyError(f"{what} number {len(frames)}, and at least {least} are needed: generate or hold out more")

@@ -25,20 +25,39 @@ TITLES = {
 }
 
 
-def published(number: int, text: bool = False) -> pd.DataFrame:
-    """The paper's table `number`: columns row, column, published; as numbers, or as the text that was printed."""
-    path = PROJECT / "data_manifests" / "published" / f"table{number}.csv"
+# The two neighbouring studies. Capitão et al.: FID, SSIM and NMSE on ACDC. Lee et al.: DWI and ADC from CT perfusion of 817 patients; our text of it has the
+# metrics and the ranking and no figure, so its published cells are empty and stay so.
+ANATOMY, LESIONS = "anatomy_table1", "lesion_post_training"
+NEIGHBOURS = (ANATOMY, LESIONS)
+NEIGHBOUR_SOURCES = ("phantom", "archive", "ACDC", "CT perfusion")
+
+
+def published(table: int | str, text: bool = False) -> pd.DataFrame:
+    """The paper's table number `table`, or that of a neighbouring study (ANATOMY or LESIONS): columns row, column, published, and `ranking` for LESIONS.
+
+    As numbers (NaN where our text has none), or with `text` as they were printed. Raises StudyError for a table that does not exist.
+    """
+    if table in TITLES:
+        path = PROJECT / "data_manifests" / "published" / f"table{table}.csv"
+    elif table in NEIGHBOURS:
+        path = PROJECT / "data_manifests" / "neighbours" / f"{table}.csv"
+    else:
+        raise StudyError(f"no published table {table!r}: choose {', '.join(map(str, (*TITLES, *NEIGHBOURS)))}")
     frame = pd.read_csv(path, dtype=str, keep_default_na=False) if text else pd.read_csv(path)
-    return frame[["row", "column", "published"]]
+    return frame[[name for name in ("row", "column", "published", "ranking") if name in frame]]
 
 
-def contract(number: int, this_run: Mapping[tuple[str, str], float], source: str) -> pd.DataFrame:
-    """Every published cell, and every further cell of this run, in the tables contract. `this_run` maps (row, column) to a value."""
-    if source not in SOURCES:
+def contract(table: int | str, this_run: Mapping[tuple[str, str], float], source: str) -> pd.DataFrame:
+    """Every published cell, and every further cell of this run, in the tables contract. `this_run` maps (row, column) to a value.
+
+    A distance in DSA features is no FID: give it a column of its own. Raises StudyError for a `source` that such a table cannot have.
+    """
+    known = NEIGHBOUR_SOURCES if table in NEIGHBOURS else SOURCES
+    if source not in known:
         raise StudyError(
-            f"source {source!r} is not one of {', '.join(SOURCES)}: name what table {number} was computed from"
+            f"source {source!r} is not one of {', '.join(known)}: name what table {table} was computed from"
         )
-    return beside(published(number), this_run, source)
+    return beside(published(table)[["row", "column", "published"]], this_run, source)
 
 
 def beside(printed: pd.DataFrame, this_run: Mapping[tuple[str, str], float], source: str) -> pd.DataFrame:

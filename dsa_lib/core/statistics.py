@@ -1,8 +1,13 @@
-"""Intervals over patients: images of one patient are alike, so that a bootstrap draws patients, each with all of its images."""
+"""Statistics that several packages share: bootstrap over patients, Wilson's interval, Holm's correction.
+
+Images of one patient are alike, so a bootstrap draws patients, each with all of its images.
+"""
 
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
+import pingouin
 
 from dsa_lib.run.errors import StudyError
 
@@ -50,3 +55,21 @@ def of_means(
         found = statistic((total.sum(axis=0) / count.sum(axis=0))[None])[0]
     low, high = interval(drawn)
     return found, low, high
+
+
+def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (Wilson 1927), 95 % by default; (nan, nan) without trials."""
+    if trials == 0:
+        return float("nan"), float("nan")
+    p, shrink = successes / trials, 1 + z**2 / trials
+    centre = (p + z**2 / (2 * trials)) / shrink
+    half = z * np.sqrt(p * (1 - p) / trials + z**2 / (4 * trials**2)) / shrink
+    return float(max(centre - half, 0.0)), float(min(centre + half, 1.0))
+
+
+def holm(p: pd.Series) -> np.ndarray:
+    """Holm's correction over the p values that are defined; NaN stays."""
+    adjusted, defined = np.full(len(p), np.nan), p.notna().to_numpy()
+    if defined.any():
+        adjusted[defined] = pingouin.multicomp(p[defined].to_numpy(float), method="holm")[1]
+    return adjusted

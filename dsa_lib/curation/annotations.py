@@ -217,3 +217,17 @@ def true_phase(frames: pd.DataFrame, key: pd.DataFrame, truth: pd.DataFrame) -> 
             "run notebooks/00_phantom_archive.ipynb and 01_curation.ipynb again"
         )
     return pd.Series(phase.to_numpy(), index=frames.index, name="phase")
+
+
+def best_filled(arterial: pd.DataFrame, count: int, least_share: float) -> pd.DataFrame:
+    """Rows of `arterial` that show the arteries of their series best: at most `count` a series, in the order of `frame_id`.
+
+    arterial: columns frame_id, series, frame (number in the file) and probability (of the arterial phase). Of the frames whose probability is at least
+    `least_share` of the series' highest the latest are taken: the contrast then has come furthest, and a label map of the whole tree describes what is seen.
+    """
+    if count < 1:
+        raise StudyError(f"anatomy.frames_per_series is {count}: take one frame of each series or more")
+    best = arterial.groupby("series")["probability"].transform("max")
+    sure = arterial[arterial["probability"] >= least_share * best]
+    latest = sure.sort_values(["series", "frame"]).groupby("series").tail(count)
+    return latest.sort_values("frame_id", ignore_index=True)

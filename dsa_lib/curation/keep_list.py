@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from dsa_lib.curation import identifier_search
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.workspace import Workspace
 
@@ -173,8 +174,6 @@ def archive_of(ws: Workspace, given: str = "") -> Path:
 
 def main(arguments: Iterable[str] | None = None) -> int:
     """Search a run for what its archive says. Returns 0 where nothing was found, 1 where something was, 2 for a wrong request."""
-    from dsa_lib.curation import identifier_search as search
-
     parser = argparse.ArgumentParser(prog="python -m dsa_lib.curation.keep_list", description=main.__doc__)
     parser.add_argument("run", help="name of the run, a folder under runs/")
     parser.add_argument("--archive", default="", help="folder of its DICOM files, where the workflow did not note it")
@@ -184,10 +183,10 @@ def main(arguments: Iterable[str] | None = None) -> int:
         if not ws.root.is_dir():
             raise StudyError(f"there is no run {request.run!r}")
         archive = archive_of(ws, request.archive)
-        needles = search.needles_of(archive)
+        needles = identifier_search.needles_of(archive)
         # Of a phantom archive inside the run nobody is to be protected: it and its truth hold their own identifiers.
         own = ("archive", "archive_truth*", "annotations.csv") if archive == ws.root / "archive" else ()
-        result = search.find_identifiers(ws.root, needles, leave_out=("private", *own))
+        result = identifier_search.find_identifiers(ws.root, needles, leave_out=("private", *own))
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -195,7 +194,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
         print(f"{hit.file}\t{hit.kind}\t{hit.where}")
     print(
         f"{len(needles)} names, numbers, dates and texts of the archive were looked for in {result.files} files: {len(result.hits)} hits. "
-        f"{search.unsearchable(needles)} of them are too short to be told from chance; ordinary words of this project were left out."
+        f"{identifier_search.unsearchable(needles)} of them are too short to be told from chance; ordinary words of this project were left out."
     )
     return 1 if result.hits else 0
 

@@ -14,7 +14,8 @@ import pandas as pd
 import torch
 
 from dsa_lib.core.conditions import CELLS
-from dsa_lib.fidelity.features import _device, check_features
+from dsa_lib.fidelity.extractor import check_features
+from dsa_lib.nn.processes import default_device
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.progress import track
 
@@ -62,7 +63,7 @@ def statistics(features: np.ndarray, what: str = "images") -> Statistics:
     mean = features.mean(axis=0, dtype=np.float64)
     if n <= d:
         return Statistics(mean, (features - mean) / np.sqrt(n - 1), n)
-    centre, covariance = _on_device(mean), torch.zeros(d, d, dtype=torch.float64, device=_device())
+    centre, covariance = _on_device(mean), torch.zeros(d, d, dtype=torch.float64, device=default_device())
     for start in range(0, n, BLOCK):
         centred = _on_device(features[start : start + BLOCK]) - centre
         covariance += centred.T @ centred
@@ -177,7 +178,7 @@ def _ball_radius(x: torch.Tensor, neighbours: int) -> torch.Tensor:
 
 
 def _on_device(values: np.ndarray) -> torch.Tensor:
-    return torch.as_tensor(np.asarray(values)).to(_device(), torch.float64)
+    return torch.as_tensor(np.asarray(values)).to(default_device(), torch.float64)
 
 
 # ---- which real frames are compared with -----------------------------------------------------------------------------------------------------

@@ -20,8 +20,8 @@ from torch import nn
 from transformers.utils import logging
 
 from dsa_lib.core.conditions import CELLS
-from dsa_lib.curation import phase
-from dsa_lib.fidelity.features import check_frames
+from dsa_lib.core.images import check_frames
+from dsa_lib.nn import resnet
 from dsa_lib.nn.augmentation import between, blurred
 from dsa_lib.nn.training import Draws, fit
 from dsa_lib.run.errors import StudyError
@@ -218,13 +218,13 @@ def train(
         int(train_rows["patient"].nunique()),
     )
     torch.manual_seed(seed)
-    model = phase.build_resnet(settings.width, len(outputs))
+    model = resnet.build_resnet(settings.width, len(outputs))
     ids, labels = train_rows["frame_id"].to_numpy(), torch.tensor(by_output.to_numpy(), dtype=torch.float32)
     val_ids = val_rows["frame_id"].to_numpy()
     val_labels = torch.tensor(_by_output(targets(val_rows), outputs).to_numpy(), dtype=torch.float32)
 
     def loss(network: nn.Module, indices: np.ndarray, draws: Draws) -> dict[str, torch.Tensor]:
-        images = phase.to_input(frames[ids[indices]], settings.input_size).to(draws.device)
+        images = resnet.to_input(frames[ids[indices]], settings.input_size).to(draws.device)
         return losses(network(augment(images, draws)).logits, labels[indices].to(draws.device), facts)
 
     def validate(network: nn.Module) -> dict[str, torch.Tensor]:
@@ -281,7 +281,7 @@ def _outputs(
     device = next(model.parameters()).device
     starts = range(0, len(rows), batch_size)
     batches = [
-        model(phase.to_input(frames[rows[s : s + batch_size]], size).to(device)).logits.float().cpu()
+        model(resnet.to_input(frames[rows[s : s + batch_size]], size).to(device)).logits.float().cpu()
         for s in (track(starts, what=f"batches judged, {what}") if what else starts)
     ]
     return torch.cat(batches) if batches else torch.zeros(0, model.config.num_labels)

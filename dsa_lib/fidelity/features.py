@@ -6,25 +6,23 @@ never FID. The phase network has a part in the autoencoder's loss where `autoenc
 "dinov2" and "radimagenet": public networks, where their weights are at hand (`dsa_lib.fidelity.public_features`).
 """
 
-import hashlib
 import os
 import pickle
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dsa_lib.fidelity.extractor import FeatureCache
+from dsa_lib.core.images import check_frames
+from dsa_lib.fidelity import dsa_network, public_features
+from dsa_lib.fidelity.extractor import Extractor, identity
+from dsa_lib.nn import public_weights, resnet
+from dsa_lib.nn.processes import default_device
 from dsa_lib.run.errors import StudyError
-from dsa_lib.run.progress import track
-from dsa_lib.run.workspace import sha256
 
 FID = "FID"
 DSA_DISTANCE = "DSA-feature distance"
@@ -34,121 +32,6 @@ INCEPTION_SIZE = 256  # §2.5: images resized to 256×256 before the network
 # strongly to layout and weakly to contrast and noise; with it the dimension more than doubles, and the ratio of dimension to
 # images sets the bias of a Fréchet distance.
 STAGES = (0, 1, 2)
-
-
-BLOCK_BATCHES = 8  # of features kept together on disk: an interruption costs no more than that
-
-
-@dataclass(frozen=True)
-class Extractor:
-    """A feature extractor: `name`, the `distance` it may be reported as, and `compute` (uint8 frames [b, H, W] → float32 [b, d]).
-
-    `digest` stands for everything that decides its values (`identity`); with it, `cached` keeps features on disk. `weights_sha256`: hash of the weights where
-    they come from outside the run and no public hash is known; provenance has to name it.
-    """
-
-    name: str
-    distance: str
-    compute: Callable[[np.ndarray], np.ndarray]
-    batch_size: int = 64
-    digest: str = ""
-    cache: FeatureCache | None = None
-    weights_sha256: str = ""
-
-    def __call__(self, frames: np.ndarray, rows: np.ndarray | None = None, what: str = "frames") -> np.ndarray:
-        """Features [n, d] (float32) of uint8 frames [n, H, W], or of their `rows` alone.
-
-        A memory map or `images.ImageFiles` is read batch by batch: beyond the features, two batches are in memory at a time. `what` names the set in
-        messages. Raises StudyError on frames unfit for use, and on values that are not finite as soon as a batch has them.
-        """
-        check_frames(frames, what)
-        rows = np.arange(len(frames)) if rows is None else np.asarray(rows)
-        if len(rows) == 0:
-            raise StudyError(f"{what} number 0: there is nothing to compute features of")
-        features, done = None, 0
-        batches = -(-len(rows) // self.batch_size)
-        for values in track(self._batches(frames, rows), batches, f"batches of {self.name} features, {what}"):
-            check_features(values, f"{self.name} features of the {what}", first=done)
-            if features is None:
-                features = np.empty((len(rows), values.shape[1]), np.float32)
-            features[done : done + len(values)] = values
-            done += len(values)
-        return features
-
-    def _batches(self, frames, rows: np.ndarray) -> Iterator[np.ndarray]:
-        """Features of one batch after the other; blocks that the cache has are read from it, others computed and kept there."""
-        if self.cache is None:
-            yield from map(self.compute, _read_ahead(frames, rows, self.batch_size))
-            return
-        size = self.batch_size * BLOCK_BATCHES
-        for block in (rows[start : start + size] for start in range(0, len(rows), size)):
-            path = self.cache.path(frames, block)
-            values = self.cache.load(path, len(block))
-            if values is not None:
-                yield from (values[start : start + self.batch_size] for start in range(0, len(block), self.batch_size))
-                continue
-            parts = []
-            for images in _read_ahead(frames, block, self.batch_size):
-                parts.append(self.compute(images))
-                yield parts[-1]
-            # Reached only when the caller found the values finite.
-            self.cache.store(path, np.concatenate(parts).astype(np.float32))
-
-
-def _read_ahead(frames, rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """`frames` at `rows` in batches; the next batch is read, and decoded where it lies in files, while the last is worked on."""
-
-    def read(start: int) -> np.ndarray:
-        return np.ascontiguousarray(frames[rows[start : start + size]])
-
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        following = reader.submit(read, 0)
-        for start in range(size, len(rows) + size, size):
-            images = following.result()
-            if start < len(rows):
-                following = reader.submit(read, start)
-            yield images
-
-
-def cached(extractor: Extractor, folder: Path) -> Extractor:
-    """`extractor`, which from now on keeps its features under `folder` and takes them from there. One without a digest stays as it is."""
-    if not extractor.digest:
-        return extractor
-    return replace(extractor, cache=FeatureCache(folder, extractor.name, extractor.digest))
-
-
-def identity(*facts: object, weights: Path | torch.nn.Module, code: Sequence[ModuleType] = ()) -> str:
-    """Digest of an extractor: its `weights` (a file, or a network's values), the source of this module and of `code`, and further `facts` (by repr)."""
-    digest = hashlib.sha256(repr(facts).encode())
-    for file in (Path(__file__), *(Path(module.__file__) for module in code)):
-        digest.update(sha256(file).encode())
-    if isinstance(weights, Path):
-        digest.update(sha256(weights).encode())
-    else:
-        for name, value in sorted(weights.state_dict().items()):
-            digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def check_frames(frames: np.ndarray, what: str, least: int = 1) -> None:
-    """Raise StudyError unless `frames` is uint8 [n ≥ least, H, W]."""
-    if frames.ndim != 3 or frames.dtype != np.uint8:
-        raise StudyError(
-            f"{what} are {frames.dtype} of shape {frames.shape}: 8-bit grey images [n, height, width] are needed; export them as such"
-        )
-    if len(frames) < least:
-        raise StudyError(f"{what} number {len(frames)}, and at least {least} are needed: generate or hold out more")
-
-
-def check_features(features: np.ndarray, what: str, first: int = 0) -> np.ndarray:
-    """`features` if finite; StudyError otherwise. `first`: the number of the first image, where these are one batch of several."""
-    bad = ~np.isfinite(features).all(axis=1)
-    if bad.any():
-        raise StudyError(
-            f"{what}: {bad.sum()} of {len(features)} images give values that are not finite (first: image {first + int(np.flatnonzero(bad)[0])}); "
-            "look at those images and at the network's weights"
-        )
-    return features
 
 
 def open_extractor(
@@ -177,8 +60,6 @@ def open_extractor(
     if name == "phase-network":
         return phase_extractor(classifier, size, batch_size, training_frames)
     if name in ("dinov2", "radimagenet"):
-        from dsa_lib.fidelity import public_features
-
         return public_features.open_public(name, batch_size, weights_sha256)
     raise StudyError(f"fidelity.features {name!r} is not inception, dsa-network, phase-network, dinov2 or radimagenet")
 
@@ -186,12 +67,8 @@ def open_extractor(
 def check_weights(name: str, weights_sha256: str = "") -> None:
     """Raise StudyError now if the published weights of the features `name` cannot be had; the run's own networks need none."""
     if name == "inception":
-        from dsa_lib.nn.public_weights import weights_file
-
-        weights_file("inception-v3-fid")
+        public_weights.weights_file("inception-v3-fid")
     elif name in ("dinov2", "radimagenet"):
-        from dsa_lib.fidelity import public_features
-
         public_features.open_public(name, 1, weights_sha256)
 
 
@@ -205,28 +82,24 @@ def phase_extractor(classifier: Path, size: int, batch_size: int, training_frame
 
 def dsa_extractor(network: Path, batch_size: int, training_frames: np.ndarray) -> Extractor:
     """Stage means of the run's DSA network in the folder `network`, at its own input size; see `stage_extractor`."""
-    from dsa_lib.fidelity import dsa_network
-
     model, facts = dsa_network.load(network)
     return stage_extractor("dsa-network", model, facts.input_size, batch_size, training_frames)
 
 
 def stage_extractor(name: str, model: nn.Module, size: int, batch_size: int, training_frames: np.ndarray) -> Extractor:
-    """Channel means of the first stages (STAGES) of a network that `phase.build_resnet` made, at input `size`.
+    """Channel means of the first stages (STAGES) of a network that `resnet.build_resnet` made, at input `size`.
 
     Each stage is centred on its mean over `training_frames` (real, uint8 [n, H, W]) and divided by one number, the root of its mean channel variance
     there. Stages then weigh alike, and a distance reads in units of the spread of real frames: the mean channel variance of real frames is 1.
     One number a stage and not one a channel, because dividing a nearly dead channel by its spread would blow up noise.
     """
-    from dsa_lib.curation import phase
-
     check_frames(training_frames, "real training frames", least=2)
-    device = _device()
+    device = default_device()
     model = model.to(device).eval()
 
     @torch.no_grad()
     def stage_means(frames: np.ndarray) -> list[torch.Tensor]:
-        maps = phase.stage_features(model, phase.to_input(frames, size).to(device))
+        maps = resnet.stage_features(model, resnet.to_input(frames, size).to(device))
         return [maps[stage].mean(dim=(2, 3)).double().cpu() for stage in STAGES]
 
     scales = _stage_scales(name, stage_means, training_frames, batch_size)
@@ -239,7 +112,7 @@ def stage_extractor(name: str, model: nn.Module, size: int, batch_size: int, tra
             .numpy()
         )
 
-    digest = identity(size, STAGES, [(c.tolist(), s.item()) for c, s in scales], weights=model, code=[phase])
+    digest = identity(size, STAGES, [(c.tolist(), s.item()) for c, s in scales], weights=model, code=[resnet])
     return Extractor(name, DSA_DISTANCE, compute, batch_size, digest)
 
 
@@ -265,9 +138,7 @@ def inception_extractor(batch_size: int, weights: Path | None = None) -> Extract
     """
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    from dsa_lib.nn.public_weights import weights_file
-
-    path = weights if weights is not None else weights_file("inception-v3-fid")
+    path = weights if weights is not None else public_weights.weights_file("inception-v3-fid")
     try:
         with _tensors_only():
             network = FeatureExtractorInceptionV3(
@@ -278,12 +149,12 @@ def inception_extractor(batch_size: int, weights: Path | None = None) -> Extract
         raise StudyError(
             f"{path} is not a weights file of torch-fidelity's Inception-V3 ({reason}): put the one listed in data_manifests/weights.csv there"
         ) from None
-    network = network.to(_device())
+    network = network.to(default_device())
 
     @torch.no_grad()
     def compute(frames: np.ndarray) -> np.ndarray:
         images = _resized(torch.from_numpy(frames)[:, None], INCEPTION_SIZE).expand(-1, 3, -1, -1)
-        return network(images.to(_device()))[0].float().cpu().numpy()
+        return network(images.to(default_device()))[0].float().cpu().numpy()
 
     return Extractor("inception", FID, compute, batch_size, identity(INCEPTION_SIZE, weights=Path(path)))
 
@@ -309,7 +180,3 @@ def _tensors_only() -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = before
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from skimage.metrics import structural_similarity
 
-from dsa_lib.fidelity.features import check_frames
+from dsa_lib.core.images import check_frames
 from dsa_lib.run.errors import StudyError
 
 SCORES = ("ssim", "nmse", "mae", "psnr", "ms_ssim")

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dsa_lib.fidelity.features import Extractor, _device, identity
+from dsa_lib.fidelity.extractor import Extractor, identity
+from dsa_lib.nn.processes import default_device
 from dsa_lib.nn.public_weights import weights_folder
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.workspace import sha256
@@ -67,7 +68,7 @@ def dinov2_extractor(batch_size: int, wanted_sha256: str = "") -> Extractor:
         raise StudyError(
             f"{file} lacks weights of the DINOv2 model that its config.json describes: fetch both from one place"
         )
-    network = network.to(_device()).eval()
+    network = network.to(default_device()).eval()
 
     def class_token(images: torch.Tensor) -> torch.Tensor:
         return network(pixel_values=images).last_hidden_state[:, 0]
@@ -98,7 +99,7 @@ def radimagenet_extractor(batch_size: int, wanted_sha256: str = "") -> Extractor
         raise StudyError(
             f"{file} is not the state dict of a ResNet-50 without its head ({type(error).__name__}): fetch it again"
         ) from None
-    network = network.to(_device()).eval()
+    network = network.to(default_device()).eval()
     return _extractor(
         "radimagenet", RADIMAGENET_DISTANCE, network, torch.tensor(0.5), torch.tensor(0.5), batch_size, file, digest
     )
@@ -127,7 +128,7 @@ def _extractor(name, distance, network, mean, sd, batch_size: int, file: Path, d
     def compute(frames: np.ndarray) -> np.ndarray:
         images = torch.tensor(frames)[:, None].float() / 255
         images = F.interpolate(images, (SIDE, SIDE), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
-        return network(((images - mean) / sd).expand(-1, 3, -1, -1).to(_device())).float().cpu().numpy()
+        return network(((images - mean) / sd).expand(-1, 3, -1, -1).to(default_device())).float().cpu().numpy()
 
     return Extractor(
         name,

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from dsa_lib.core.conditions import CELLS
 from dsa_lib.fidelity.distances import LEAST_IMAGES, draw, frechet_distance, matched_counts, statistics
-from dsa_lib.fidelity.features import Extractor
+from dsa_lib.fidelity.extractor import Extractor
 
 UNCHANGED = "none"
 COLUMNS = ["kind", "change", "images", "reference_images", "both", "generated_only", "same_frames"]

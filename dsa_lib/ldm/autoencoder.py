@@ -3,16 +3,22 @@
 import resource
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import nn
 
+from dsa_lib.ldm import autoencoder
+from dsa_lib.nn import public_weights
 from dsa_lib.nn.discriminator import WithDiscriminator
-from dsa_lib.nn.training import Draws
-from dsa_lib.run.profiles import Autoencoder
+from dsa_lib.nn.training import Draws, budget, fit
+from dsa_lib.run.errors import StudyError
+from dsa_lib.run.profiles import Autoencoder, Profile
 
 CROP_GREY_LEVELS = 12  # darker than the field by so much: a pixel that a training crop may be centred on
 CROPS_AT_VESSELS = 0.8  # share of the training crops (`crops`) that are centred on such a pixel
@@ -243,3 +249,83 @@ def perceptual_distance(
         pair = (to_model(images[first : first + batch_size]).to(device) for images in (frames, decoded))
         total += float(perceptual.to(device)(*pair).sum())
     return total / len(frames)
+
+
+def settings_of(profile: Profile):
+    """The profile's `autoencoder` section as it is for such images: a network of the DSA run says nothing of them, so that where no LPIPS is asked for the
+    loss is L1 and KL."""
+    config = profile.autoencoder
+    if config.perceptual == "lpips":
+        return config
+    return replace(config, perceptual_weight=0.0, l1_weight=config.l1_weight or 1.0)
+
+
+def train(
+    images: np.ndarray, train_rows: np.ndarray, val_rows: np.ndarray, profile: Profile, *, folder: Path, digest: str
+) -> tuple[AutoencoderKL, pd.DataFrame]:
+    """Train the study's autoencoder (§4.3) on uint8 `images` [n, H, W] of the rows `train_rows`; `val_rows` choose its weights. Returns (model, log).
+
+    Its latent scale is set from the training rows, as notebook 03 does. The same call goes on after a kill. Raises StudyError for images of another size
+    than the profile's.
+    """
+    config = settings_of(profile)
+    if images.shape[1:] != (config.image_size, config.image_size):
+        raise StudyError(
+            f"images of {images.shape[1]}×{images.shape[2]} pixels for an autoencoder of {config.image_size}²: set curation.image_size and "
+            "autoencoder.image_size alike"
+        )
+    perceptual = None
+    if config.perceptual == "lpips":
+        perceptual = autoencoder.Lpips(public_weights.load("vgg16"))
+    torch.manual_seed(profile.seed)
+    model = autoencoder.build_autoencoder(config)
+    log = fit(
+        model,
+        autoencoder.training_loss(images, train_rows, config, perceptual),
+        size=len(train_rows),
+        batch_size=config.batch_size,
+        **budget(len(train_rows), config.batch_size, config.steps, config.epochs, config.accumulate),
+        learning_rate=config.learning_rate,
+        cosine=bool(config.steps),
+        warmup_steps=config.warmup_steps,
+        patience=config.patience if config.epochs else 0,
+        validate=autoencoder.validation_loss(images, val_rows, config, perceptual, profile.seed),
+        accumulate=config.accumulate,
+        ema_decay=config.ema_decay,
+        clip_norm=config.clip_norm,
+        seed=profile.seed,
+        precision=profile.precision,
+        folder=folder,
+        digest=digest,
+        log_every_s=profile.log_every_s,
+        checkpoint_every_s=profile.checkpoint_every_s,
+        what="autoencoder of the target images",
+    )
+    model.requires_grad_(False)
+    rows = scale_rows(train_rows, config.scale_images)
+    posterior = [encode(model, images[rows[k : k + 32]]) for k in range(0, len(rows), 32)]
+    mean, std = (np.concatenate(values) for values in zip(*posterior, strict=True))
+    model.register_to_config(scaling_factor=latent_scale(mean, std, np.arange(len(rows))))
+    return model, log
+
+
+@torch.no_grad()
+def encode(model: AutoencoderKL, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Posterior mean and standard deviation, float32 [n, C, h, w], of uint8 images [n, H, W]."""
+    device = next(model.parameters()).device
+    posterior = model.encode(autoencoder.to_model(images).to(device)).latent_dist
+    return posterior.mean.float().cpu().numpy(), posterior.std.float().cpu().numpy()
+
+
+def latent_scale(mean: np.ndarray, std: np.ndarray, rows: np.ndarray) -> float:
+    """1 / standard deviation of the latents of the training rows (Rombach et al. 2022, App. G): the diffusion sees unit variance.
+
+    The variance of a drawn latent is that of the means plus the mean posterior variance.
+    """
+    means, deviations = mean[rows].astype(np.float64), std[rows].astype(np.float64)
+    return float(1.0 / np.sqrt(means.var() + np.square(deviations).mean()))
+
+
+def scale_rows(rows: np.ndarray, count: int) -> np.ndarray:
+    """The fixed subset of training `rows` over which the latent scale is taken: at most `count`, evenly spread."""
+    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]

@@ -150,17 +150,3 @@ class _Unfinished:
         with atomic_write(folder / "digests.npy") as temporary:
             np.save(temporary, digests)
         write_json(folder / "latents.json", facts | {"files": {name: sha256(folder / name) for name in FILES}})
-
-
-def latent_scale(mean: np.ndarray, std: np.ndarray, rows: np.ndarray) -> float:
-    """1 / standard deviation of the latents of the training rows (Rombach et al. 2022, App. G): the diffusion sees unit variance.
-
-    The variance of a drawn latent is that of the means plus the mean posterior variance.
-    """
-    means, deviations = mean[rows].astype(np.float64), std[rows].astype(np.float64)
-    return float(1.0 / np.sqrt(means.var() + np.square(deviations).mean()))
-
-
-def scale_rows(rows: np.ndarray, count: int) -> np.ndarray:
-    """The fixed subset of training `rows` over which the latent scale is taken: at most `count`, evenly spread."""
-    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]

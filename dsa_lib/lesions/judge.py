@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from dsa_lib.core.images import check_frames
 from dsa_lib.core.pairs import TranslationSet
-from dsa_lib.fidelity.features import check_frames
 from dsa_lib.nn.training import Draws, fit
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.sections_extensions import LesionSentences

@@ -15,11 +15,11 @@ import pandas as pd
 import torch
 
 from dsa_lib.core.conditions import CANONICAL, CELLS
+from dsa_lib.curation.annotations import best_filled
 from dsa_lib.fidelity.distances import frechet_distance, statistics
 from dsa_lib.ldm.diffusion import ConditionalDenoiser, LatentSet, noise_schedule
 from dsa_lib.ldm.pipeline import DSAPipeline
 from dsa_lib.lesions import post_training
-from dsa_lib.maps.data import best_filled
 from dsa_lib.nn.training import Draws, fit
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import Profile

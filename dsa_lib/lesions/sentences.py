@@ -15,9 +15,9 @@ from diffusers import AutoencoderKL
 from torch import nn
 from transformers import BertModel, PreTrainedTokenizerFast
 
-from dsa_lib.audits.adherence import wilson_interval
 from dsa_lib.core.conditions import SeenConditions, parse_sentence
 from dsa_lib.core.pairs import TranslationSet
+from dsa_lib.core.statistics import wilson_interval
 from dsa_lib.ldm import diffusion
 from dsa_lib.ldm.autoencoder import to_model
 from dsa_lib.ldm.pipeline import DSAPipeline

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import binary_dilation, distance_transform_edt
 
+from dsa_lib.core.images import check_frames
 from dsa_lib.core.statistics import draw, interval
-from dsa_lib.fidelity.features import check_frames
 from dsa_lib.run.errors import StudyError
 from dsa_lib.vessels import filters as vessel_filters
 from dsa_lib.vessels import overlap

@@ -10,22 +10,9 @@ import numpy as np
 import pandas as pd
 
 from dsa_lib.core.pairs import AnatomySet
+from dsa_lib.curation.annotations import best_filled
 from dsa_lib.run.errors import StudyError
 from dsa_lib.vessels.filters import CLASSES
-
-
-def best_filled(arterial: pd.DataFrame, count: int, least_share: float) -> pd.DataFrame:
-    """Rows of `arterial` that show the arteries of their series best: at most `count` a series, in the order of `frame_id`.
-
-    arterial: columns frame_id, series, frame (number in the file) and probability (of the arterial phase). Of the frames whose probability is at least
-    `least_share` of the series' highest the latest are taken: the contrast then has come furthest, and a label map of the whole tree describes what is seen.
-    """
-    if count < 1:
-        raise StudyError(f"anatomy.frames_per_series is {count}: take one frame of each series or more")
-    best = arterial.groupby("series")["probability"].transform("max")
-    sure = arterial[arterial["probability"] >= least_share * best]
-    latest = sure.sort_values(["series", "frame"]).groupby("series").tail(count)
-    return latest.sort_values("frame_id", ignore_index=True)
 
 
 def of_run(

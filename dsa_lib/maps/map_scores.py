@@ -9,9 +9,9 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from dsa_lib.core import neighbours, statistics
+from dsa_lib.core import published, statistics
 from dsa_lib.fidelity import distances as fidelity_distances
-from dsa_lib.fidelity.features import Extractor
+from dsa_lib.fidelity.extractor import Extractor
 from dsa_lib.fidelity.image_scores import image_scores
 from dsa_lib.maps.models import METHODS, WITH, WITHOUT
 from dsa_lib.run.errors import StudyError
@@ -125,7 +125,7 @@ def comparisons() -> list[tuple[str, Key, Key]]:
 
 def published_answer(first: Key, second: Key, measure: str) -> str:
     """What the source's Table 1 says of a pair in FID, SSIM or NMSE (`measure` of BETTER): "better", "worse" or "alike"; "" for models that it has not."""
-    table = neighbours.published(neighbours.ANATOMY).set_index(["row", "column"])["published"]
+    table = published.published(published.ANATOMY).set_index(["row", "column"])["published"]
     name = {DISTANCE: "FID", "ssim": "SSIM", "nmse": "NMSE"}[measure]
     cells = [(method, f"{name}, {half}") for method, half in (first, second)]
     if any(cell not in table.index for cell in cells):

@@ -15,10 +15,9 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from dsa_lib.core.pairs import AnatomySet
-from dsa_lib.curation import phase
 from dsa_lib.ldm import autoencoder, diffusion, text
 from dsa_lib.maps import map_diffusion, spade
-from dsa_lib.nn import shipped, training
+from dsa_lib.nn import public_weights, resnet, shipped, training
 from dsa_lib.run.profiles import Profile
 
 METHODS = ("LDM", "SPADE", "SPADE w/ VAE")  # rows of the source's Table 1
@@ -188,14 +187,12 @@ def train_spade(
 def perceptual(profile: Profile, classifier: Path | None) -> nn.Module | None:
     """The distance in SPADE's loss: LPIPS where the profile has it, else that of the run's phase network in the folder `classifier`; None without one."""
     if profile.autoencoder.perceptual == "lpips":
-        from dsa_lib.nn.public_weights import load
-
-        return autoencoder.Lpips(load("vgg16"))
+        return autoencoder.Lpips(public_weights.load("vgg16"))
     if classifier is None:
         return None
-    network, _ = phase.load_classifier(classifier)
+    network, _ = resnet.load_classifier(classifier)
     network.eval().requires_grad_(False)
-    return autoencoder.FeatureDistance(lambda x: phase.stage_features(network, (x + 1) / 2), network)
+    return autoencoder.FeatureDistance(lambda x: resnet.stage_features(network, (x + 1) / 2), network)
 
 
 def generate_ldm(

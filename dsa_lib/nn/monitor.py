@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from dsa_lib.nn.curve import training_progress
 from dsa_lib.run.progress import Lines
 from dsa_lib.run.workspace import atomic_write
 
@@ -87,8 +88,6 @@ class Curve:
     def draw(self, step: int, records: Sequence[Mapping[str, float]] = (), samples: np.ndarray | None = None) -> None:
         import matplotlib.pyplot as plt
         from IPython.display import display
-
-        from dsa_lib.nn.curve import training_progress
 
         self.records = records or self.records
         self.samples = samples if samples is not None else self.samples

@@ -5,6 +5,7 @@ import math
 from scipy import stats
 
 from dsa_lib.paper.printed_number import Number, Outcome, Paper, among, check, compare, show, spread
+from dsa_lib.run.profiles import PAPER
 
 FEW = 3  # so many whole numbers that would fit are named, no more
 
@@ -203,8 +204,6 @@ def _fitted(paper: Paper, number: Number, what: str, otherwise: str) -> Outcome:
 @check("a choice of the authors, which nothing else gives; beside it the value that profile `paper` computes with")
 def setting(paper: Paper, number: Number, name: str) -> Outcome:
     """`name`: section.field of profiles.PAPER."""
-    from dsa_lib.run.profiles import PAPER
-
     section, field = name.split(".")
     value = getattr(getattr(PAPER, section), field)
     values = tuple(float(x) for x in (value if isinstance(value, tuple) else (value,)))

@@ -29,8 +29,7 @@ from scipy import optimize, stats
 from dsa_lib.core import published as core_published
 from dsa_lib.core.conditions import CANONICAL, CELLS
 from dsa_lib.curation import annotations, circulation, filter_flow
-from dsa_lib.curation.cohort import Cohort, account, balance, describe, divide, frame_rows, table1
-from dsa_lib.curation.cohort_statistics import apportion
+from dsa_lib.curation.cohort import Cohort, account, apportion, balance, describe, divide, frame_rows, table1
 from dsa_lib.dicom.series import Acquisition
 from dsa_lib.run.profiles import Curation
 from dsa_lib.run.workspace import PROJECT

@@ -20,6 +20,8 @@ import pandas as pd
 
 from dsa_lib.paper import arithmetic, claims, reader_numbers  # noqa: F401 (they register the checks)
 from dsa_lib.paper.printed_number import CHECKS, KINDS, OUTCOMES, Number, Outcome, Paper, parse
+from dsa_lib.readers import rating_files
+from dsa_lib.readers import tables as reader_tables
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.workspace import PROJECT
 
@@ -138,9 +140,6 @@ def fitted_values(simulations: Mapping[str, Path], ratings: Path = RATINGS) -> d
         for row, column, value in pd.read_csv(path)[["row", "column", "fitted"]].itertuples(index=False):
             values[f"{name}/{row}" if name == "figure1" else f"{name}/{row}/{column}"] = float(value)
     if (ratings / "ratings.csv").exists():
-        from dsa_lib.readers import rating_files
-        from dsa_lib.readers import tables as reader_tables
-
         study = rating_files.open_reader_study(ratings / "screening.csv", ratings / "ratings.csv")
         for number, table in (
             (2, reader_tables.table2(study)),

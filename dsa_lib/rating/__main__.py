@@ -10,6 +10,7 @@ import socket
 import sys
 from pathlib import Path
 
+from dsa_lib.rating import answers
 from dsa_lib.rating.page import VARIABLE
 from dsa_lib.rating.study import Asked, begin, location
 from dsa_lib.run.errors import StudyError
@@ -92,11 +93,9 @@ def server(host: str, port: int):
 
 
 def export(request: argparse.Namespace) -> int:
-    from dsa_lib.rating.answers import export as write
-
     run, mode = _run(request), request.mode or "rate"
     folder = Path(request.to).expanduser() if request.to else Workspace(run).root / "reader_study"
-    for sentence in write(location(run, Asked(run, mode, request.study).name), folder):
+    for sentence in answers.export(location(run, Asked(run, mode, request.study).name), folder):
         print(sentence)
     print(f"written to {folder}")
     return 0

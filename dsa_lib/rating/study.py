@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dsa_lib.core.images import read_images
 from dsa_lib.rating.sitting import Sitting, as_png
 from dsa_lib.rating.store import Store, create, new_token
 from dsa_lib.run.errors import StudyError
@@ -229,8 +230,6 @@ def _window(frames: np.ndarray) -> list[int]:
 def _reader_set(ws: Workspace) -> list[tuple]:
     """The generated images, as pixels alone: what a file says of itself does not enter the study."""
     import pandas as pd
-
-    from dsa_lib.core.images import read_images
 
     folder = _need(ws, "samples/reader", "reader set")
     manifest = pd.read_parquet(folder / "manifest.parquet")

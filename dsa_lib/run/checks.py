@@ -1,12 +1,8 @@
 """Combinations of profile values that cannot work, each with its remedy in one sentence."""
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 from dsa_lib.run.errors import StudyError
-
-if TYPE_CHECKING:
-    from dsa_lib.run.profiles import Profile
 
 FEATURES = (
     "inception",
@@ -17,7 +13,7 @@ FEATURES = (
 )  # what dsa_lib.fidelity.features can open
 
 
-def check_profile(profile: "Profile") -> None:
+def check_profile(profile) -> None:
     """Impossible combinations, each with its remedy."""
 
     def need(condition: bool, sentence: str):
@@ -250,7 +246,7 @@ def _check_utility(utility, need) -> None:
     )
 
 
-def _check_anatomy(profile: "Profile", need) -> None:
+def _check_anatomy(profile, need) -> None:
     anatomy, diffusion = profile.anatomy, profile.diffusion
     need(
         anatomy.to_latent in ("unshuffle", "area"), f"anatomy.to_latent {anatomy.to_latent!r} is not unshuffle or area"
@@ -290,7 +286,7 @@ def _check_anatomy(profile: "Profile", need) -> None:
     )
 
 
-def _check_lesion_extras(profile: "Profile", need) -> None:
+def _check_lesion_extras(profile, need) -> None:
     """Sections ct_perfusion, pix2pix and lesion_sentences (notebook 09)."""
     scan, gan, asked, size = (
         profile.ct_perfusion,
@@ -319,7 +315,7 @@ def _check_lesion_extras(profile: "Profile", need) -> None:
     )
 
 
-def _check_lesions(profile: "Profile", need) -> None:
+def _check_lesions(profile, need) -> None:
     lesions, post, diffusion = profile.lesions, profile.post_training, profile.diffusion
     for section, names in (
         (lesions, "patients series_per_study base_channels batch_size learning_rate steps sampling_steps"),

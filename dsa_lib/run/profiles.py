@@ -5,6 +5,7 @@ is a `StudyError` before anything runs. What each number means stands in `profil
 """
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import typing
@@ -13,7 +14,6 @@ from dataclasses import dataclass, field, replace
 
 from dsa_lib.run.checks import check_profile
 from dsa_lib.run.errors import StudyError
-from dsa_lib.run.overrides import leaf_names, suggest, typed
 from dsa_lib.run.sections import (
     Archive,
     Autoencoder,
@@ -363,3 +363,40 @@ def load_profile(name: str, overrides: Mapping[str, object] | str | None = None)
         **top,
         **{section: replace(getattr(profile, section), **values) for section, values in sections.items()},
     )
+
+
+def leaf_names(profile) -> list[str]:
+    names = []
+    for item in dataclasses.fields(profile):
+        value = getattr(profile, item.name)
+        if dataclasses.is_dataclass(value):
+            names += [f"{item.name}.{leaf.name}" for leaf in dataclasses.fields(value)]
+        elif item.name != "name":
+            names.append(item.name)
+    return names
+
+
+def suggest(word: str, known) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def typed(name: str, kind: type, value: object) -> object:
+    origin = typing.get_origin(kind)
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(typed(name, typing.get_args(kind)[0], item) for item in value)
+    if kind is float and isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if origin is None and type(value) is kind:
+        return value
+    wanted = (
+        "a list"
+        if origin is tuple
+        else {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}[kind.__name__]
+    )
+    raise StudyError(f"{name} is {value!r} ({type(value).__name__}): give {wanted}")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from dsa_lib.core.images import check_frames
 from dsa_lib.core.statistics import of_means
-from dsa_lib.fidelity.features import check_frames
 from dsa_lib.run.errors import StudyError
 
 # Where "low" ends and "high" begins, cycles a pixel: structures more and less than four pixels wide (half a period). The source names both without a number.

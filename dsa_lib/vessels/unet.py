@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dsa_lib.fidelity.features import check_frames
+from dsa_lib.core.images import check_frames
 from dsa_lib.nn.augmentation import between, blurred
 from dsa_lib.nn.training import Draws, fit
 from dsa_lib.run.errors import StudyError

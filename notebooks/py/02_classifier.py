@@ -51,7 +51,7 @@ from dsa_lib.curation import annotations as curation_annotations
 from dsa_lib.curation import cohort, filter_flow, phase
 from dsa_lib.figures import flow, style
 from dsa_lib.figures import phase as figures
-from dsa_lib.nn import shipped, training
+from dsa_lib.nn import resnet, shipped, training
 from dsa_lib.run.profiles import PROFILES
 from dsa_lib.run.session import begin
 
@@ -145,7 +145,7 @@ history, start = None, None
 if classifier:
     given = phase.find_classifier(classifier)
     shipped.check_given(study, given)
-    model, facts = phase.load_classifier(given, study.profile.curation)
+    model, facts = resnet.load_classifier(given, study.profile.curation)
     print(f"Applied, not trained: the classifier of {facts['trained']}.")
 else:
     curation_annotations.require_enough(split["train"])
@@ -159,7 +159,7 @@ else:
         checkpoint_every_s=study.profile.checkpoint_every_s,
     )  # fmt: skip
     facts = phase.facts(study.run, study.profile, split["train"])
-phase.save_classifier(study.write("classifier"), model, facts)
+resnet.save_classifier(study.write("classifier"), model, facts)
 study.note("classifier", facts)
 
 # %%

@@ -45,7 +45,7 @@ from dsa_lib.curation import annotations, cohort, phase
 from dsa_lib.figures import samples, style
 from dsa_lib.ldm import autoencoder as ae
 from dsa_lib.ldm import decoder_quality, latents
-from dsa_lib.nn import discriminator, shipped, training
+from dsa_lib.nn import discriminator, resnet, shipped, training
 from dsa_lib.nn.curve import training_curve
 from dsa_lib.nn.public_weights import load
 from dsa_lib.run.profiles import PROFILES
@@ -135,9 +135,9 @@ with pd.option_context("display.max_colwidth", None):
 
 # %%
 if config.perceptual == "phase-network":
-    network, _ = phase.load_classifier(study.read("classifier"))
+    network, _ = resnet.load_classifier(study.read("classifier"))
     network.eval().requires_grad_(False)
-    perceptual = ae.FeatureDistance(lambda x: phase.stage_features(network, (x + 1) / 2), network)
+    perceptual = ae.FeatureDistance(lambda x: resnet.stage_features(network, (x + 1) / 2), network)
 else:
     perceptual = ae.Lpips(load("vgg16") if config.perceptual == "lpips" else None)
 
@@ -215,8 +215,8 @@ counts = latents.encode(
     latents.stores(latents.weights_digest(model)), lambda items: track(items, what="batches encoded"),
 )  # fmt: skip
 mean, std = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in latents.PARTS)
-subset = latents.scale_rows(np.flatnonzero(arterial["split"] == "train"), config.scale_images)
-scale = latents.latent_scale(mean, std, subset)
+subset = ae.scale_rows(np.flatnonzero(arterial["split"] == "train"), config.scale_images)
+scale = ae.latent_scale(mean, std, subset)
 model.register_to_config(scaling_factor=scale)
 model.save_pretrained(study.write("vae"), safe_serialization=True)
 arterial.to_parquet(study.write("latents/index.parquet"), index=False)

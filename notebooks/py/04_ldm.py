@@ -45,7 +45,6 @@ import torch
 from IPython.display import display
 
 from dsa_lib.core.conditions import CANONICAL, SeenConditions
-from dsa_lib.figures import diffusion as figures
 from dsa_lib.figures import samples, style
 from dsa_lib.ldm import autoencoder, diffusion, pipeline, sampling, text
 from dsa_lib.nn import shipped, training
@@ -137,7 +136,7 @@ readings = {
     name: diffusion.noise_schedule(replace(config, beta_schedule=name)).alphas_cumprod
     for name in ("linear", "scaled_linear")
 }
-style.save(figures.schedule_curves(readings, chosen=config.beta_schedule), study.write("figures/ldm_schedule.png"))
+style.save(samples.schedule_curves(readings, chosen=config.beta_schedule), study.write("figures/ldm_schedule.png"))
 pd.DataFrame(
     {
         name: {t: float(values[t - 1]) ** 0.5 for t in (1, *(config.timesteps * k // 4 for k in range(1, 5)))}

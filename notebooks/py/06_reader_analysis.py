@@ -52,7 +52,6 @@ from IPython.display import display
 
 from dsa_lib.core import published
 from dsa_lib.core.images import read_images
-from dsa_lib.figures import reader_planning as planning_figures
 from dsa_lib.figures import reader_study, style
 from dsa_lib.paper import constraints, rating_reconstruction
 from dsa_lib.readers import comparisons as reader_comparisons
@@ -268,7 +267,7 @@ print(" · ".join(f"{name} {value:.2f}" for name, value in vars(components).item
 plan = reader_planning.requirements(components, raters, wanted_icc, wanted_mean, wanted_difference, yield_share)
 precision = reader_planning.precision(components, (25, 50, 100, 200, 400), raters[:4], seed=seed)
 keep("planning", precision)
-figure = planning_figures.half_widths(precision, wanted_icc, wanted_mean, f"planned from {source}")
+figure = reader_study.half_widths(precision, wanted_icc, wanted_mean, f"planned from {source}")
 style.save(figure, study.write("figures/reader_planning.png"), dpi=300)
 plan.round(2)
 

@@ -58,6 +58,7 @@ from dsa_lib.core.conditions import CELLS
 from dsa_lib.curation import phase
 from dsa_lib.fidelity import distances as fidelity_distances
 from dsa_lib.fidelity import dsa_network, features
+from dsa_lib.fidelity import extractor as fidelity_extractor
 from dsa_lib.fidelity import intervals as fidelity_intervals
 from dsa_lib.fidelity import sensitivity as fidelity_sensitivity
 from dsa_lib.fidelity import table5 as fidelity_table5
@@ -67,7 +68,7 @@ from dsa_lib.figures import memorisation, samples, style
 from dsa_lib.figures import plausibility as vessel_figures
 from dsa_lib.figures import utility as utility_figures
 from dsa_lib.ldm import autoencoder, diffusion, pipeline
-from dsa_lib.nn import training
+from dsa_lib.nn import resnet, training
 from dsa_lib.run.session import begin
 
 study = begin("07_fid", globals())
@@ -166,7 +167,7 @@ if len(absent) < len(dsa_network.HEADS):
 # after an interruption, or with the same images again, they are read.
 
 # %%
-_, facts = phase.load_classifier(study.read("classifier"))
+_, facts = resnet.load_classifier(study.read("classifier"))
 train_rows = part["train"]["frame_id"].to_numpy()
 some = np.random.default_rng(study.profile.seed).permutation(train_rows)[:2048]
 extractor = features.open_extractor(
@@ -178,7 +179,7 @@ extractor = features.open_extractor(
     network=study.ws.path("dsa_network") if network is not None else None,
     weights_sha256=settings.weights_sha256,
 )
-extractor = features.cached(extractor, study.ws.checkpoints("features"))
+extractor = fidelity_extractor.cached(extractor, study.ws.checkpoints("features"))
 sets = {"generated": fidelity_distances.ImageSet(extractor(generated, what="generated"), manifest["cell"].to_numpy())}
 for name, rows in (("training", part["train"]), ("held-out", held_out)):
     values = extractor(frames, rows["frame_id"].to_numpy(), f"{origin} {name}")

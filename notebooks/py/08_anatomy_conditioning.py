@@ -48,16 +48,18 @@ import pandas as pd
 from IPython.display import display
 
 from dsa_lib.audits import plausibility
-from dsa_lib.core import neighbours, published
+from dsa_lib.core import published
 from dsa_lib.curation import annotations
 from dsa_lib.fidelity import distances as fidelity_distances
+from dsa_lib.fidelity import extractor as fidelity_extractor
 from dsa_lib.fidelity import features
 from dsa_lib.figures import maps as figures
 from dsa_lib.figures import style
-from dsa_lib.ldm import autoencoder, diffusion, target_autoencoder, text
+from dsa_lib.ldm import autoencoder, diffusion, text
 from dsa_lib.maps import acdc as acdc_files
-from dsa_lib.maps import compliance, edit_scores, map_diffusion, map_scores, map_weights, models, spade, synthetic_pairs
+from dsa_lib.maps import compliance, map_diffusion, map_scores, map_weights, models, spade, synthetic_pairs
 from dsa_lib.maps import data as map_data
+from dsa_lib.maps import edits as maps_edits
 from dsa_lib.maps.models import METHODS, WITH, WITHOUT
 from dsa_lib.nn import training
 from dsa_lib.nn.curve import training_curve
@@ -149,8 +151,8 @@ pd.DataFrame(
 
 # %%
 if acdc:
-    latent_space = study.digest("autoencoder", code=[autoencoder, target_autoencoder, training])
-    vae, log = target_autoencoder.train(
+    latent_space = study.digest("autoencoder", code=[autoencoder, autoencoder, training])
+    vae, log = autoencoder.train(
         data.frames,
         data.rows("train"),
         data.rows("val"),
@@ -316,7 +318,7 @@ else:
         network=study.read("dsa_network") if kind == "dsa-network" else None,
         weights_sha256=study.profile.fidelity.weights_sha256,
     )
-    extractor = features.cached(extractor, study.ws.checkpoints("features"))
+    extractor = fidelity_extractor.cached(extractor, study.ws.checkpoints("features"))
 distance_name = extractor.distance if extractor else "feature distance"
 
 # %%
@@ -325,7 +327,7 @@ scores.to_csv(study.write("tables/anatomy_images.csv"), index=False)
 decoded = autoencoder.reconstruct(vae, true)
 of_all = outputs | {map_scores.AUTOENCODER: decoded}
 measured = map_scores.distances(extractor, true, of_all, patients) if extractor else None
-table = neighbours.contract(neighbours.ANATOMY, map_scores.cells(scores, measured, distance_name), origin)
+table = published.contract(published.ANATOMY, map_scores.cells(scores, measured, distance_name), origin)
 published.write_table(study.write("tables/anatomy_scores.csv"), table)
 display(map_scores.shown(table).T)
 print(limit := map_scores.of_autoencoder(true, decoded, measured, distance_name))
@@ -463,16 +465,16 @@ display(pd.concat(gained, names=["method"]).round(3))
 asked_for = [data.classes.index(name) + 1 for name in annotated]
 to_edit = held_out[np.linspace(0, len(held_out) - 1, min(settings.edited, len(held_out))).astype(int)]
 edits, not_made = (
-    ([], ["Edits are of vessels: none here."]) if acdc else edit_scores.edits(data.labels, to_edit, asked_for)
+    ([], ["Edits are of vessels: none here."]) if acdc else maps_edits.edits(data.labels, to_edit, asked_for)
 )
 print(*not_made, sep="\n")
 followed, strips = [], []
 for edit in edits:
     makers = {(f"LDM {half}", half == WITH): make("LDM", half) for half in (WITH, WITHOUT)}
-    made = edit_scores.images(edit, given.edge_maps, data.classes, annotated, makers)
-    followed.append(edit_scores.responses(edit, made, data.patients[edit.rows], settings.bootstrap, study.profile.seed))
+    made = maps_edits.images(edit, given.edge_maps, data.classes, annotated, makers)
+    followed.append(maps_edits.responses(edit, made, data.patients[edit.rows], settings.bootstrap, study.profile.seed))
     middle = int(np.argsort(edit.region.sum(axis=(1, 2)), kind="stable")[len(edit.rows) // 2])  # the median edit
-    halves = {WITH: made[f"LDM {WITH}", "redrawn"], WITHOUT: made[f"LDM {WITHOUT}", edit_scores.NO_EDGES]}
+    halves = {WITH: made[f"LDM {WITH}", "redrawn"], WITHOUT: made[f"LDM {WITHOUT}", maps_edits.NO_EDGES]}
     strip = {
         "title": edit.name,
         "labels": edit.before[middle],
@@ -482,7 +484,7 @@ for edit in edits:
     strips.append(strip | {"outputs": {half: (pair[0][middle], pair[1][middle]) for half, pair in halves.items()}})
 responses = pd.concat(followed, ignore_index=True) if followed else pd.DataFrame()
 responses.to_csv(study.write("tables/anatomy_edits.csv"), index=False)
-following = edit_scores.statements(responses)
+following = maps_edits.statements(responses)
 print(*following, sep="\n")
 if strips:
     style.save(figures.edited(strips, data.classes), study.write("figures/anatomy_edited.png"))

@@ -67,26 +67,17 @@ kept = {
 # %%
 from dsa_lib.audits import adherence, plausibility
 from dsa_lib.core.conditions import CELLS
-from dsa_lib.curation import annotations, phase
+from dsa_lib.curation import annotations
 from dsa_lib.fidelity import dsa_network, features
 from dsa_lib.figures import adherence as reading_figures
 from dsa_lib.figures import lesions as figures
-from dsa_lib.ldm import autoencoder, diffusion, pipeline, target_autoencoder
+from dsa_lib.ldm import autoencoder, diffusion, pipeline
 from dsa_lib.lesions import ct_perfusion as volumes
 from dsa_lib.lesions import judge as lesion_judge
-from dsa_lib.lesions import (
-    lesion_scores,
-    lesion_table,
-    lesion_weights,
-    one_step,
-    peripheral,
-    pix2pix,
-    post_training,
-    translation,
-)
+from dsa_lib.lesions import lesion_scores, lesion_weights, peripheral, pix2pix, post_training, translation
 from dsa_lib.lesions import sentences as lesion_sentences
-from dsa_lib.lesions.lesion_table import BASE, CONTROL, PIX2PIX, POST
-from dsa_lib.nn import training
+from dsa_lib.lesions.lesion_scores import BASE, CONTROL, PIX2PIX, POST
+from dsa_lib.nn import resnet, training
 from dsa_lib.nn.curve import training_curve
 from dsa_lib.run.progress import track
 from dsa_lib.run.workspace import sha256
@@ -118,7 +109,7 @@ else:
 pairs.save(study.write("lesions/pairs.npz"))
 given = sha256(study.ws.path("lesions/pairs.npz"))
 kinds = np.where(pairs.kinds == "", "no lesion", pairs.kinds.astype(str))
-style.save(figures.pairs(pairs, lesion_table.panel_rows(pairs)), study.write("figures/lesion_pairs.png"))
+style.save(figures.pairs(pairs, lesion_scores.panel_rows(pairs)), study.write("figures/lesion_pairs.png"))
 pd.crosstab(kinds, pairs.part.astype(str)).reindex(columns=["train", "val", "test"]).rename_axis("lesion", axis=0)
 
 # %% [markdown]
@@ -130,23 +121,23 @@ pd.crosstab(kinds, pairs.part.astype(str)).reindex(columns=["train", "val", "tes
 
 # %%
 if ct_perfusion:
-    vae, log = target_autoencoder.train(
+    vae, log = autoencoder.train(
         pairs.targets,
         pairs.rows("train"),
         pairs.rows("val"),
         study.profile,
         folder=study.ws.checkpoints("lesions_vae"),
-        digest=study.digest("autoencoder", code=[target_autoencoder, autoencoder, training]) + given,
+        digest=study.digest("autoencoder", code=[autoencoder, autoencoder, training]) + given,
     )
     vae.save_pretrained(study.write("lesions/vae"))
     given += sha256(study.ws.path("lesions/vae/diffusion_pytorch_model.safetensors"))  # what learns in its latents
 else:
     vae = autoencoder.AutoencoderKL.from_pretrained(study.read("vae"))
 vae = vae.to(device).eval().requires_grad_(False)
-test_rows = lesion_table.sampled_rows(pairs, "test", config.evaluated)
+test_rows = lesion_scores.sampled_rows(pairs, "test", config.evaluated)
 test = pairs.at(test_rows)
-floor = lesion_table.of_images(test, {"autoencoder alone": autoencoder.reconstruct(vae, test.targets)})
-lesion_table.shown(lesion_scores.table(floor))
+floor = lesion_scores.of_images(test, {"autoencoder alone": autoencoder.reconstruct(vae, test.targets)})
+lesion_scores.shown(lesion_scores.table(floor))
 
 # %% [markdown]
 # ## Base model: conditional latent diffusion
@@ -189,10 +180,12 @@ style.save(training_curve(log, "Image-to-image diffusion", shipped_log), study.w
 # rewards the blur. Hence image losses only for $t < \tau T$ with $\tau$ = `post_training.latest`; how the error grows with $t$ is measured on validation patients.
 
 # %%
-curve = one_step.curve(base, data["val"], vae, schedule, one_step.times(schedule.config.num_train_timesteps), seed)
+curve = translation.curve(
+    base, data["val"], vae, schedule, translation.times(schedule.config.num_train_timesteps), seed
+)
 ill = [int(data["val"].lesions.any(axis=(1, 2)).argmax())]  # the first with a lesion, where there is one
 looked_at = np.quantile(curve["t"], [0, 0.25, 0.5, 0.75, 1], method="nearest").astype(int)
-shown = [(int(t), one_step.estimates(base, data["val"], ill, vae, schedule, int(t), seed)[0]) for t in looked_at]
+shown = [(int(t), translation.estimates(base, data["val"], ill, vae, schedule, int(t), seed)[0]) for t in looked_at]
 style.save(figures.timesteps(curve, post.latest, shown), study.write("figures/lesion_timesteps.png"))
 curve.round(2)
 
@@ -273,9 +266,9 @@ for name, model in models.items():
         source_as=config.source_as,
         scheduler=config.scheduler,
     )
-scores = lesion_table.of_images(test, made)
+scores = lesion_scores.of_images(test, made)
 scores.to_csv(study.write("lesions/scores.csv"), index=False)
-rows = lesion_table.panel_rows(test)
+rows = lesion_scores.panel_rows(test)
 errors = {name: of["lesion_mae"].to_numpy()[rows] for name, of in scores.groupby("model", sort=False)}
 figure = figures.translations(test, rows, {name: frames[rows] for name, frames in made.items()}, errors)
 style.save(figure, study.write("figures/lesion_translations.png"))
@@ -294,7 +287,7 @@ if not ct_perfusion:
 if study.profile.fidelity.features == "inception":
     extractor = features.inception_extractor(study.profile.fidelity.batch_size)
 elif not ct_perfusion:
-    size = phase.load_classifier(study.read("classifier"))[1]["input_size"]
+    size = resnet.load_classifier(study.read("classifier"))[1]["input_size"]
     train_rows = index.loc[index["split"] == "train", "frame_id"].to_numpy()
     some = np.sort(np.random.default_rng(seed).permutation(train_rows)[:2048])
     extractor = features.open_extractor(
@@ -307,11 +300,11 @@ elif not ct_perfusion:
         weights_sha256=study.profile.fidelity.weights_sha256,
     )
 distance_name = extractor.distance if extractor else "feature distance (none: this network knows angiograms alone)"
-distance = lesion_table.distances(test, made, extractor) if extractor else {}
+distance = lesion_scores.distances(test, made, extractor) if extractor else {}
 table = lesion_scores.table(scores)
-contract = lesion_table.contract(table, distance, distance_name, origin)
-lesion_table.write(study.write("tables/lesions_scores.csv"), contract)
-display(lesion_table.shown(table))
+contract = lesion_scores.contract(table, distance, distance_name, origin)
+lesion_scores.write(study.write("tables/lesions_scores.csv"), contract)
+display(lesion_scores.shown(table))
 contract.pivot(index="row", columns="column", values="this_run").reindex(list(made)).round(4)
 
 # %% [markdown]
@@ -323,7 +316,7 @@ contract.pivot(index="row", columns="column", values="this_run").reindex(list(ma
 # %%
 against = {CONTROL: [PIX2PIX, BASE, POST], BASE: [POST], PIX2PIX: [POST]}
 differences = lesion_scores.paired_each(scores, against, seed=seed)
-lesion_table.write(study.write("tables/lesions_differences.csv"), differences)
+lesion_scores.write(study.write("tables/lesions_differences.csv"), differences)
 verdicts = lesion_scores.ranking(table, POST)
 for name in (CONTROL, BASE, PIX2PIX):
     verdicts += lesion_scores.verdict(differences[differences["reference"] == name], POST)
@@ -333,7 +326,7 @@ of_control = differences[
 ]  # it would set the scale
 style.save(figures.scores(table, of_control), study.write("figures/lesion_scores.png"))
 kinds = lesion_scores.by_kind(scores, CONTROL, POST, seed=seed)
-lesion_table.write(study.write("tables/lesions_by_kind.csv"), kinds)
+lesion_scores.write(study.write("tables/lesions_by_kind.csv"), kinds)
 display(differences.round(4))
 kinds.round(4)
 
@@ -429,7 +422,7 @@ if study.archive is None and not ct_perfusion:
 told = []
 if study.archive is None and not ct_perfusion:
     effect = peripheral.compare(of_arms, reference, study.profile.peripheral, seed)
-    lesion_table.write(study.write("tables/lesions_peripheral.csv"), effect)
+    lesion_scores.write(study.write("tables/lesions_peripheral.csv"), effect)
     few = asked.groupby("cell", sort=False).head(1).index
     figure = figures.before_after(effect, {name: images[few] for name, images in pictures.items()})
     style.save(figure, study.write("figures/lesion_peripheral.png"))
@@ -472,13 +465,13 @@ if knows is not None:
         name: (kinds, lesion_judge.answers(judge, images, card["size"]).argmax(axis=1)) for name, images in seen.items()
     }
     rates = lesion_sentences.rates(answers)
-    lesion_table.write(study.write("tables/lesions_sentences.csv"), rates)
+    lesion_scores.write(study.write("tables/lesions_sentences.csv"), rates)
     tables = {name: lesion_sentences.confusion(*answer) for name, answer in answers.items()}
     style.save(reading_figures.confusions(tables, size=3.2), study.write("figures/lesion_confusion.png"))
     ill = kinds != "none"
     where = {name: lesion_judge.places(judge, images[ill], kinds[ill], card["size"]) for name, images in seen.items()}
     located = lesion_sentences.located(where, wanted[ill], lesion_sentences.known_places(pairs))
-    lesion_table.write(study.write("tables/lesions_places.csv"), located)
+    lesion_scores.write(study.write("tables/lesions_places.csv"), located)
     named = " ".join([lesion_sentences.verdict(rates), lesion_sentences.located_verdict(located)])
     sides = {name: lesion_sentences.injected_sides(images, wanted) for name, images in seen.items()}
     print(named)

@@ -6,6 +6,7 @@ import pytest
 from scipy.stats import binomtest
 
 from dsa_lib.audits import adherence
+from dsa_lib.core import statistics
 from dsa_lib.core.conditions import CELLS
 
 
@@ -59,4 +60,4 @@ def test_verdict_needs_every_condition():
 @pytest.mark.parametrize(("k", "n"), [(0, 10), (7, 10), (118, 125), (125, 125)])
 def test_wilson_interval_equals_scipy(k, n):
     reference = binomtest(k, n).proportion_ci(0.95, method="wilson")
-    assert adherence.wilson_interval(k, n) == pytest.approx((reference.low, reference.high), abs=1e-7)
+    assert statistics.wilson_interval(k, n) == pytest.approx((reference.low, reference.high), abs=1e-7)

@@ -9,7 +9,7 @@ from scipy.spatial.distance import cdist
 
 from dsa_lib.audits import copy_search, planted_copies
 from dsa_lib.audits.copy_search import Nearest, embed, search
-from dsa_lib.curation import phase
+from dsa_lib.nn import resnet
 from dsa_lib.run.errors import StudyError
 
 VECTORS = copy_search.feature_space("values")
@@ -53,7 +53,7 @@ def frames_of(n, seed=0, size=64):
 def network(tmp_path_factory):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("network") / "classifier"
-    phase.save_classifier(folder, phase.build_resnet(8, 1), {"background_grey": 162, "contrast_per_grey": 0.008})
+    resnet.save_classifier(folder, resnet.build_resnet(8, 1), {"background_grey": 162, "contrast_per_grey": 0.008})
     return copy_search.map_space(folder, 32)
 
 
@@ -77,8 +77,8 @@ def test_map_distance_is_lpipss_form(network):
 
     a, b = frames_of(3, 1, 32), frames_of(3, 2, 32)
     torch.manual_seed(0)
-    stages = phase.build_resnet(8, 1).eval()
-    distance = FeatureDistance(lambda x: phase.stage_features(stages, (x + 1) / 2)[:3])
+    stages = resnet.build_resnet(8, 1).eval()
+    distance = FeatureDistance(lambda x: resnet.stage_features(stages, (x + 1) / 2)[:3])
     images = [torch.from_numpy(each[:, None].copy()).float() / 127.5 - 1 for each in (a, b)]
     with torch.no_grad():
         expected = distance(*images).numpy()

@@ -14,6 +14,7 @@ from dsa_lib.audits import utility, utility_tasks
 from dsa_lib.audits.utility_tasks import ALONE, ALONE_MATCHED, ARMS, DECODED, MATCHED, MIXED, REAL, Pool, Task
 from dsa_lib.curation import phase
 from dsa_lib.figures import utility as figures
+from dsa_lib.nn import resnet
 from dsa_lib.nn.training import Draws
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import SMOKE, load_profile
@@ -261,7 +262,7 @@ def test_no_held_out_image_is_ever_drawn_and_only_the_patients_of_the_share_are(
 
     def spy(task, mixed, *rest, **how):
         seen.append(set(mixed.patients) - {""})
-        return phase.build_resnet(4, 1)
+        return resnet.build_resnet(4, 1)
 
     monkeypatch.setattr(utility, "_train", spy)
     rows = compared(task, tmp_path)
@@ -347,7 +348,7 @@ def test_pools_hold_the_network_input_rounded_to_grey_levels():
     frames = np.random.default_rng(6).integers(0, 256, (5, 64, 64), dtype=np.uint8)
     made = utility_tasks.pool(frames, np.array([3, 1]), np.array([1, 0]), np.array(["a", "b"]), SIZE)
     assert made.images.dtype == torch.uint8 and made.images.shape == (2, 1, SIZE, SIZE)
-    assert (made.images.float() / 255 - phase.to_input(frames[[3, 1]], SIZE)).abs().max() <= 0.5 / 255 + 1e-6
+    assert (made.images.float() / 255 - resnet.to_input(frames[[3, 1]], SIZE)).abs().max() <= 0.5 / 255 + 1e-6
     assert isinstance(made, Pool) and isinstance(made_up_task(), Task)
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from sklearn.metrics import log_loss, precision_score, recall_score
 
 from dsa_lib.curation import phase
+from dsa_lib.nn import resnet
 from dsa_lib.nn.training import Draws
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import Classifier, load_profile
@@ -21,14 +22,14 @@ BACKGROUND = 162 / 255
 @pytest.fixture(scope="module")
 def small():
     torch.manual_seed(0)
-    return phase.build_resnet(8, 1).eval()
+    return resnet.build_resnet(8, 1).eval()
 
 
 def test_width_64_is_resnet18_of_torchvision():
     from torchvision.models import resnet18
 
     torch.manual_seed(1)
-    ours, reference = phase.build_resnet(64, 1).eval(), resnet18(num_classes=1).eval()
+    ours, reference = resnet.build_resnet(64, 1).eval(), resnet18(num_classes=1).eval()
     # 11,689,512 parameters as published for 3 channels and 1000 classes
     assert sum(p.numel() for p in resnet18().parameters()) == 11_689_512
     assert sum(p.numel() for p in ours.parameters()) == 11_689_512 - 2 * 7 * 7 * 64 - 1000 * 513 + 513
@@ -61,16 +62,16 @@ def test_width_64_is_resnet18_of_torchvision():
 
 def test_input_is_resized_like_pillow_and_scaled_to_one():
     frame = np.random.default_rng(0).integers(0, 256, (96, 96), dtype=np.uint8)
-    ours = phase.to_input(frame[None], 32)
+    ours = resnet.to_input(frame[None], 32)
     assert ours.shape == (1, 1, 32, 32) and ours.dtype == torch.float32
     reference = np.asarray(Image.fromarray(frame).resize((32, 32), Image.Resampling.BILINEAR))
     assert np.abs(ours[0, 0].numpy() * 255 - reference).max() <= 1.0
-    assert phase.to_input(np.full((1, 8, 8), 255, np.uint8), 8).max() == 1
+    assert resnet.to_input(np.full((1, 8, 8), 255, np.uint8), 8).max() == 1
 
 
 def test_stage_features_have_resnet_shapes_and_a_gradient(small):
     x = torch.rand(2, 1, 64, 64, requires_grad=True)
-    maps = phase.stage_features(small, x)
+    maps = resnet.stage_features(small, x)
     assert [tuple(m.shape) for m in maps] == [(2, 8, 16, 16), (2, 16, 8, 8), (2, 32, 4, 4), (2, 64, 2, 2)]
     maps[3].sum().backward()
     assert x.grad.abs().sum() > 0
@@ -228,12 +229,12 @@ def test_score_table_and_confusion_count_by_split_and_phase():
 
 def test_classifier_of_other_grey_values_is_refused(tmp_path, small):
     profile = load_profile("smoke")
-    phase.save_classifier(
+    resnet.save_classifier(
         tmp_path / "classifier", small, phase.facts("a", profile, pd.DataFrame({"patient": [], "series": []}))
     )
-    phase.load_classifier(tmp_path / "classifier", profile.curation)
+    resnet.load_classifier(tmp_path / "classifier", profile.curation)
     with pytest.raises(StudyError, match="background_grey 162, these have 128"):
-        phase.load_classifier(tmp_path / "classifier", replace(profile.curation, background_grey=128))
+        resnet.load_classifier(tmp_path / "classifier", replace(profile.curation, background_grey=128))
 
 
 def _toy(n, seed):
@@ -268,12 +269,12 @@ def test_training_learns_is_saved_and_found_again(tmp_path, monkeypatch):
     assert phase.scores(truth["label"] == 1, probability >= 0.5)["accuracy"] > 0.9
 
     folder = tmp_path / "runs" / "first" / "classifier"
-    phase.save_classifier(folder, model, {"input_size": 32})
+    resnet.save_classifier(folder, model, {"input_size": 32})
     assert {p.name for p in folder.iterdir()} == {"classifier.json", "config.json", "model.safetensors"}
     monkeypatch.setenv("DSA_RUNS", str(tmp_path / "runs"))
     for given in ("first", str(folder), str(folder.parent)):
         assert phase.find_classifier(given) == folder.resolve()
-    again, facts = phase.load_classifier(folder)
+    again, facts = resnet.load_classifier(folder)
     assert facts == {"input_size": 32}
     np.testing.assert_array_equal(phase.predict(again, fresh, 32, batch_size=32), probability)
 
@@ -281,5 +282,5 @@ def test_training_learns_is_saved_and_found_again(tmp_path, monkeypatch):
         phase.find_classifier("second")
     (folder / "model.safetensors").write_bytes(b"torn")
     with pytest.raises(StudyError, match="does not hold a trained classifier") as fault:
-        phase.load_classifier(folder)
+        resnet.load_classifier(folder)
     assert str(tmp_path) not in str(fault.value)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from dsa_lib.core.images import ImageFiles
-from dsa_lib.fidelity.features import BLOCK_BATCHES, Extractor, cached
+from dsa_lib.fidelity.extractor import BLOCK_BATCHES, Extractor, cached
 from dsa_lib.run.errors import StudyError
 
 

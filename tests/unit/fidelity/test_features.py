@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 import torch
 
-from dsa_lib.curation import phase
+from dsa_lib.core import images as core_images
 from dsa_lib.fidelity import dsa_network, features, public_features
-from dsa_lib.nn import public_weights
+from dsa_lib.fidelity import extractor as fidelity_extractor
+from dsa_lib.nn import public_weights, resnet
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.workspace import PROJECT
 
@@ -25,7 +26,7 @@ import fid as benchmark
 def classifier(tmp_path_factory):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("classifier")
-    phase.build_resnet(8, 1).eval().save_pretrained(folder)
+    resnet.build_resnet(8, 1).eval().save_pretrained(folder)
     return folder
 
 
@@ -47,7 +48,7 @@ def test_phase_features_are_stage_means_in_units_of_the_real_spread(classifier, 
     for stage in model.resnet.encoder.stages[:3]:
         stage.register_forward_hook(lambda module, inputs, output: caught.append(output.mean((2, 3)).numpy()))
     with torch.no_grad():
-        model(phase.to_input(frames, 32))
+        model(resnet.to_input(frames, 32))
     expected = [(x - x.mean(0)) / np.sqrt(x.var(0, ddof=1).mean()) for x in caught]
     np.testing.assert_allclose(values, np.concatenate(expected, axis=1), atol=2e-3)
     for part in np.split(values, [8, 24], axis=1):
@@ -67,7 +68,7 @@ def test_own_features_are_never_called_fid(classifier, frames):
 
 def test_dsa_features_are_the_stages_of_the_run_s_dsa_network(frames, tmp_path):
     torch.manual_seed(1)
-    model = phase.build_resnet(8, 2).eval()
+    model = resnet.build_resnet(8, 2).eval()
     dsa_network.save(model, dsa_network.Facts(("phase", "plane"), {}, {}, 32, 4, 2), tmp_path / "network")
     extractor = features.open_extractor(
         "dsa-network", classifier=tmp_path, size=99, batch_size=8, training_frames=frames, network=tmp_path / "network"
@@ -75,7 +76,7 @@ def test_dsa_features_are_the_stages_of_the_run_s_dsa_network(frames, tmp_path):
     assert (extractor.name, extractor.distance) == ("dsa-network", "DSA-feature distance")
     with torch.no_grad():  # at the network's own input size, not the classifier's
         first = (
-            model.resnet(phase.to_input(frames, 32), output_hidden_states=True).hidden_states[1].mean((2, 3)).numpy()
+            model.resnet(resnet.to_input(frames, 32), output_hidden_states=True).hidden_states[1].mean((2, 3)).numpy()
         )
     expected = (first - first.mean(0)) / np.sqrt(first.var(0, ddof=1).mean())
     np.testing.assert_allclose(extractor(frames)[:, :8], expected, atol=2e-3)
@@ -91,11 +92,11 @@ def test_dsa_features_are_the_stages_of_the_run_s_dsa_network(frames, tmp_path):
 )
 def test_frames_unfit_for_a_network_are_refused(bad, fault):
     with pytest.raises(StudyError, match=fault):
-        features.check_frames(bad, "generated images")
+        core_images.check_frames(bad, "generated images")
 
 
 def test_values_that_are_not_finite_name_the_image():
-    extractor = features.Extractor("broken", "x", lambda x: np.where(x[:, :1, 0] == 9, np.nan, 1.0))
+    extractor = fidelity_extractor.Extractor("broken", "x", lambda x: np.where(x[:, :1, 0] == 9, np.nan, 1.0))
     stack = np.zeros((5, 4, 4), np.uint8)
     stack[3] = 9
     with pytest.raises(StudyError, match=r"1 of 5 images.*image 3"):
@@ -112,7 +113,7 @@ def test_the_first_batch_with_a_bad_value_ends_it():
     stack = np.zeros((100, 4, 4), np.uint8)
     stack[5] = 9
     with pytest.raises(StudyError, match=r"1 of 4 images.*image 5"):
-        features.Extractor("broken", "x", compute, batch_size=4)(stack)
+        fidelity_extractor.Extractor("broken", "x", compute, batch_size=4)(stack)
     assert seen == [4, 4]
 
 
@@ -136,7 +137,7 @@ def test_images_are_read_a_batch_at_a_time_in_order():
         return values
 
     rows = np.arange(49, -1, -3)
-    values = features.Extractor("mean", "x", compute, batch_size=4)(Frames(), rows)
+    values = fidelity_extractor.Extractor("mean", "x", compute, batch_size=4)(Frames(), rows)
     assert values[:, 0].tolist() == rows.tolist() and values.dtype == np.float32
     assert max(Frames.asked) == 4 and Frames.most <= 2
 
@@ -146,7 +147,7 @@ def test_the_digest_follows_weights_and_preprocessing(classifier, frames, tmp_pa
         return features.phase_extractor(folder, size=size, batch_size=8, training_frames=training).digest
 
     torch.manual_seed(1)
-    phase.build_resnet(8, 1).eval().save_pretrained(tmp_path)
+    resnet.build_resnet(8, 1).eval().save_pretrained(tmp_path)
     assert digest() == digest()
     assert len({digest(), digest(folder=tmp_path), digest(size=24), digest(training=frames[:20])}) == 4
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from dsa_lib.core.conditions import CELLS
 from dsa_lib.fidelity import sensitivity as fs
-from dsa_lib.fidelity.features import Extractor
+from dsa_lib.fidelity.extractor import Extractor
 from dsa_lib.run.profiles import load_profile
 
 SETTINGS = replace(load_profile("phantom").fidelity, sensitivity_images=40)

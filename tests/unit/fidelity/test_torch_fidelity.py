@@ -17,6 +17,7 @@ import dsa_lib  # noqa: F401  before torch_fidelity: it makes torchvision import
 from dsa_lib.core.conditions import CELLS
 from dsa_lib.core.images import ImageFiles
 from dsa_lib.fidelity import distances as fidelity_distances
+from dsa_lib.fidelity import extractor as fidelity_extractor
 from dsa_lib.fidelity import features
 from dsa_lib.run.workspace import PROJECT
 
@@ -87,7 +88,7 @@ def test_five_distances_of_one_pass_equal_five_calls(tmp_path):
     def compute(frames):
         return network(torch.from_numpy(frames)[:, None].expand(-1, 3, -1, -1)).numpy()
 
-    extractor = features.Extractor("backbone", "distance", compute, batch_size=16)
+    extractor = fidelity_extractor.Extractor("backbone", "distance", compute, batch_size=16)
     assert_equal_to_torch_fidelity(
         tmp_path, extractor, 40, fidelity_distances.SCOPES, neighbours=3, feature_extractor="test-backbone"
     )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from dsa_lib.ldm import latents
+from dsa_lib.ldm import autoencoder, latents
 from dsa_lib.ldm.autoencoder import build_autoencoder, latent_shape, to_model
 from dsa_lib.run.profiles import SMOKE
 
@@ -151,8 +151,8 @@ def test_memory_does_not_grow_with_the_frames(model, tmp_path):
 def test_scaled_latents_have_unit_variance(model, frames, tmp_path):
     latents.encode(model, frames, np.arange(6), SHAPE, tmp_path / "a", tmp_path / "work")
     mean, std = _arrays(tmp_path / "a")
-    scale = latents.latent_scale(mean, std, latents.scale_rows(np.arange(6), 6))
+    scale = autoencoder.latent_scale(mean, std, autoencoder.scale_rows(np.arange(6), 6))
     rng = np.random.default_rng(1)
     drawn = np.stack([mean + std * rng.standard_normal(mean.shape) for _ in range(20)])
     assert (scale * drawn).std() == pytest.approx(1.0, abs=0.03)
-    assert list(latents.scale_rows(np.arange(10, 20), 4)) == [10, 13, 16, 19]
+    assert list(autoencoder.scale_rows(np.arange(10, 20), 4)) == [10, 13, 16, 19]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dsa_lib.ldm import target_autoencoder
+from dsa_lib.ldm import autoencoder
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import PAPER, SMOKE
 
@@ -18,18 +18,18 @@ TINY = replace(
 
 
 def test_without_lpips_the_error_itself_is_the_loss():
-    config = target_autoencoder.settings_of(TINY)
+    config = autoencoder.settings_of(TINY)
     assert config.perceptual_weight == 0 and config.l1_weight == TINY.autoencoder.l1_weight == 1.0
-    assert target_autoencoder.settings_of(PAPER) == PAPER.autoencoder
+    assert autoencoder.settings_of(PAPER) == PAPER.autoencoder
 
 
 def test_latents_of_the_trained_model_have_unit_variance_at_its_scale(tmp_path):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 255, (12, 16, 16)).astype(np.uint8)
-    model, log = target_autoencoder.train(images, np.arange(9), np.arange(9, 12), TINY, folder=tmp_path, digest="a")
+    model, log = autoencoder.train(images, np.arange(9), np.arange(9, 12), TINY, folder=tmp_path, digest="a")
     assert log["step"].iloc[-1] == 6 and not any(parameter.requires_grad for parameter in model.parameters())
-    mean, std = target_autoencoder.encode(model, images[:9])
+    mean, std = autoencoder.encode(model, images[:9])
     drawn = mean + std * torch.randn(mean.shape, generator=torch.Generator().manual_seed(0)).numpy()
     assert (model.config.scaling_factor * drawn).std() == pytest.approx(1.0, rel=0.15)
     with pytest.raises(StudyError, match="8×8 pixels for an autoencoder of 16²"):
-        target_autoencoder.train(images[:, :8, :8], np.arange(9), np.arange(9, 12), TINY, folder=tmp_path, digest="b")
+        autoencoder.train(images[:, :8, :8], np.arange(9), np.arange(9, 12), TINY, folder=tmp_path, digest="b")

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from scipy.stats import wilcoxon
 
-from dsa_lib.lesions.lesion_scores import by_kind, holm, of_patients, paired, paired_each, ranking, table, verdict
+from dsa_lib.core.statistics import holm
+from dsa_lib.lesions.lesion_scores import by_kind, of_patients, paired, paired_each, ranking, table, verdict
 from dsa_lib.run.errors import StudyError
 
 

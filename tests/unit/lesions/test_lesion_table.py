@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from dsa_lib.core.pairs import TranslationSet
-from dsa_lib.fidelity.features import Extractor
+from dsa_lib.fidelity.extractor import Extractor
 from dsa_lib.ldm.autoencoder import build_autoencoder, to_frames
 from dsa_lib.ldm.diffusion import noise_schedule
-from dsa_lib.lesions import lesion_scores, lesion_table, one_step, translation
+from dsa_lib.lesions import lesion_scores, translation
 from dsa_lib.nn.training import Draws
 from dsa_lib.run.profiles import SMOKE
 
@@ -36,41 +36,41 @@ def pairs(patients=("a", "a", "a", "b", "b", "c"), size=32):
 def test_errors_by_hand_become_cells_and_published_ones_stay_empty():
     given = pairs()
     off = given.targets + np.where(given.lesions, 8, 2).astype(np.uint8)
-    scores = lesion_table.of_images(given, {"cLDM": given.targets + np.uint8(4), "cLDM-PT": off})
+    scores = lesion_scores.of_images(given, {"cLDM": given.targets + np.uint8(4), "cLDM-PT": off})
     assert list(scores.groupby("model", sort=False)["mae"].mean().index) == ["cLDM", "cLDM-PT"]
     assert scores.loc[scores["model"] == "cLDM", "mae"].eq(4).all()
     assert scores.loc[scores["model"] == "cLDM-PT", "lesion_mae"].dropna().eq(8).all()
     table = lesion_scores.table(scores)
-    found = lesion_table.contract(table, {"cLDM": 0.5}, "DSA-feature distance", "phantom")
+    found = lesion_scores.contract(table, {"cLDM": 0.5}, "DSA-feature distance", "phantom")
     assert list(found.columns) == ["row", "column", "published", "this_run", "source"]
     assert found["published"].isna().all()
     wide = found.pivot(index="row", columns="column", values="this_run")
     assert wide.loc["cLDM", "MAE"] == 4 and wide.loc["cLDM-PT", "lesion MAE"] == 8
     assert wide.loc["cLDM", "DSA-feature distance"] == 0.5 and np.isnan(wide.loc["cLDM-PT", "DSA-feature distance"])
     assert (found["source"].eq("phantom") == found["this_run"].notna()).all()
-    assert lesion_table.shown(table).loc["cLDM", "MAE"] == "4.000 ± 0.000"
+    assert lesion_scores.shown(table).loc["cLDM", "MAE"] == "4.000 ± 0.000"
 
 
 def test_distances_are_between_the_true_and_the_made_images():
     given = pairs()
     extractor = Extractor("mean", "d", lambda frames: frames.reshape(len(frames), -1)[:, :2].astype(np.float32))
-    found = lesion_table.distances(given, {"same": given.targets, "off": given.targets + np.uint8(3)}, extractor)
+    found = lesion_scores.distances(given, {"same": given.targets, "off": given.targets + np.uint8(3)}, extractor)
     assert found["same"] == pytest.approx(0, abs=1e-8) and found["off"] == pytest.approx(2 * 3**2, rel=1e-6)
-    assert np.isnan(lesion_table.distances(given.at(np.array([0])), {"same": given.targets[:1]}, extractor)["same"])
+    assert np.isnan(lesion_scores.distances(given.at(np.array([0])), {"same": given.targets[:1]}, extractor)["same"])
 
 
 def test_patients_take_turns_in_what_is_scored():
     given = pairs()
-    assert lesion_table.sampled_rows(given, "test", 0).tolist() == [0, 1, 2, 3, 4, 5]
-    assert lesion_table.sampled_rows(given, "test", 3).tolist() == [0, 3, 5]
-    assert lesion_table.sampled_rows(given, "test", 5).tolist() == [0, 1, 3, 4, 5]
+    assert lesion_scores.sampled_rows(given, "test", 0).tolist() == [0, 1, 2, 3, 4, 5]
+    assert lesion_scores.sampled_rows(given, "test", 3).tolist() == [0, 3, 5]
+    assert lesion_scores.sampled_rows(given, "test", 5).tolist() == [0, 1, 3, 4, 5]
 
 
 def test_a_figure_shows_every_kind_and_a_pair_without_lesion_last():
     given = pairs()
-    rows = lesion_table.panel_rows(given)
+    rows = lesion_scores.panel_rows(given)
     assert [given.kinds[row] for row in rows] == ["AVM", ""]
-    assert len(lesion_table.panel_rows(given, each=2)) == 4
+    assert len(lesion_scores.panel_rows(given, each=2)) == 4
 
 
 def test_the_estimate_is_the_autoencoder_s_image_at_first_and_noise_hurts_a_denoiser_that_does_nothing():
@@ -84,20 +84,20 @@ def test_the_estimate_is_the_autoencoder_s_image_at_first_and_noise_hurts_a_deno
     torch.nn.init.zeros_(last.bias)
     model.unet.conv_in = torch.nn.Conv2d(3 + 16, model.unet.conv_in.out_channels, 3, padding=1)
     schedule = noise_schedule(replace(profile.diffusion, prediction="v_prediction"))
-    when = one_step.times(1000, 3)
+    when = translation.times(1000, 3)
     assert when.tolist() == [1, 500, 1000]
-    curve = one_step.curve(model, data, vae, schedule, when, seed=1)
+    curve = translation.curve(model, data, vae, schedule, when, seed=1)
     assert isinstance(curve, pd.DataFrame) and curve["t"].tolist() == [1, 500, 1000]
     assert np.isfinite(curve[["mae", "lesion_mae"]].to_numpy()).all()
     # The network says v = 0, so that the estimate is √ᾱ z_t: at t = 1 the latent as it is nearly, the autoencoder's own image; at T nothing of it is left.
     rows = np.array([0, 1])
-    made = one_step.estimates(model, data, rows, vae, schedule, 1, seed=1)
+    made = translation.estimates(model, data, rows, vae, schedule, 1, seed=1)
     draws = Draws(1, 0, range(2))
     z_0 = data.latents.latents(rows, draws.normal(*data.latents.mean.shape[1:]))
     with torch.no_grad():
         own = to_frames(vae.decode(z_0 / vae.config.scaling_factor).sample)
     assert np.abs(made.astype(int) - own).mean() < 3
-    last = one_step.estimates(model, data, rows, vae, schedule, 1000, seed=1)
+    last = translation.estimates(model, data, rows, vae, schedule, 1000, seed=1)
     with torch.no_grad():
         empty = to_frames(vae.decode(torch.zeros_like(z_0)).sample)
     assert np.abs(last.astype(int) - empty).mean() < 3 < np.abs(own.astype(int) - empty).mean()

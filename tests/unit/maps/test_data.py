@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dsa_lib.curation import annotations
 from dsa_lib.maps import data as map_data
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import PHANTOM
@@ -25,11 +26,11 @@ def arterial():
 
 
 def test_the_latest_of_the_surest_frames_are_taken():
-    assert map_data.best_filled(arterial(), 1, 0.9)["frame_id"].tolist() == [3, 5]
-    assert map_data.best_filled(arterial(), 2, 0.9)["frame_id"].tolist() == [2, 3, 5]
-    assert map_data.best_filled(arterial(), 2, 0.5)["frame_id"].tolist() == [3, 4, 5]
+    assert annotations.best_filled(arterial(), 1, 0.9)["frame_id"].tolist() == [3, 5]
+    assert annotations.best_filled(arterial(), 2, 0.9)["frame_id"].tolist() == [2, 3, 5]
+    assert annotations.best_filled(arterial(), 2, 0.5)["frame_id"].tolist() == [3, 4, 5]
     with pytest.raises(StudyError, match="frames_per_series is 0"):
-        map_data.best_filled(arterial(), 0, 0.9)
+        annotations.best_filled(arterial(), 0, 0.9)
 
 
 def test_a_set_holds_the_chosen_frames_with_their_maps_and_leaves_out_empty_maps():

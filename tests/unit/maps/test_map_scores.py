@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dsa_lib.core import neighbours
+from dsa_lib.core import published
 from dsa_lib.fidelity import distances as fidelity_distances
 from dsa_lib.maps import map_scores as scoring
 from dsa_lib.maps.models import METHODS, WITH, WITHOUT
@@ -103,7 +103,7 @@ def test_an_interval_across_zero_shows_nothing_and_the_wrong_side_is_worse():
 def test_a_distance_that_is_no_fid_never_fills_a_published_cell(measured):
     scores, found = measured
     values = scoring.cells(scores, found, "DSA-feature distance")
-    whole = neighbours.contract(neighbours.ANATOMY, values, "phantom")
+    whole = published.contract(published.ANATOMY, values, "phantom")
     table = whole.set_index(["row", "column"])
     assert pd.isna(table.loc[("LDM", f"FID, {WITH}"), "this_run"])
     assert pd.isna(table.loc[("LDM", f"DSA-feature distance, {WITH}"), "published"])

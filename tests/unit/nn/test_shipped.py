@@ -9,10 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from dsa_lib.core.conditions import CANONICAL
-from dsa_lib.curation import phase
 from dsa_lib.ldm import diffusion
 from dsa_lib.ldm.pipeline import DSAPipeline
-from dsa_lib.nn import export, shipped
+from dsa_lib.nn import export, resnet, shipped
 from dsa_lib.phantom.plan import plan_archive
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import PHANTOM, load_profile
@@ -27,7 +26,7 @@ def weights(tmp_path, monkeypatch):
     folder = tmp_path / "weights"
     (folder / "classifier").mkdir(parents=True)
     torch.manual_seed(3)
-    model = phase.build_resnet(PHANTOM.classifier.width, 1)
+    model = resnet.build_resnet(PHANTOM.classifier.width, 1)
     half = {name: v.half() if v.is_floating_point() else v for name, v in model.state_dict().items()}
     save_file(half, folder / "classifier" / "model.safetensors")
     (folder / "card.json").write_text(
@@ -94,7 +93,7 @@ def test_a_damaged_file_is_named(weights, tmp_path):
 
 def test_loading_keeps_the_networks_precision(weights):
     folder, original = weights
-    model = phase.build_resnet(PHANTOM.classifier.width, 1)
+    model = resnet.build_resnet(PHANTOM.classifier.width, 1)
     shipped.load(model, folder / "classifier")
     for name, value in model.state_dict().items():
         expected = original.state_dict()[name]

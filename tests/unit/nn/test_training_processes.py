@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 from dsa_lib.core.conditions import CANONICAL
-from dsa_lib.curation import phase
 from dsa_lib.ldm import autoencoder, diffusion, text
-from dsa_lib.nn import training
+from dsa_lib.nn import resnet, training
 from dsa_lib.nn.training import fit
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import SMOKE
@@ -34,8 +33,8 @@ def mirrored(model, indices, draws):
 def autoencoder_parts():
     config = SMOKE.autoencoder
     torch.manual_seed(1)
-    network = phase.build_resnet(SMOKE.classifier.width, 1).eval().requires_grad_(False)
-    perceptual = autoencoder.FeatureDistance(lambda x: phase.stage_features(network, (x + 1) / 2))
+    network = resnet.build_resnet(SMOKE.classifier.width, 1).eval().requires_grad_(False)
+    perceptual = autoencoder.FeatureDistance(lambda x: resnet.stage_features(network, (x + 1) / 2))
     frames = np.random.default_rng(0).integers(0, 256, (30, config.image_size, config.image_size), dtype=np.uint8)
     loss = autoencoder.training_loss(frames, np.arange(30), config, perceptual)
     return (

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dsa_lib.figures import reader_planning as figures
+from dsa_lib.figures import reader_study
 from dsa_lib.readers import planning
 from dsa_lib.readers.mixed_model import mixed_icc
 from dsa_lib.readers.planning import Components
@@ -114,7 +114,7 @@ def test_requirements_and_figure():
     same = table.filter(like="these raters").iloc[:, 0]
     assert (table["… to generate for the mean"] == 2 * same).all()
     precision = planning.precision(STUDY, (25, 100), (3, 4), studies=200)
-    figure = figures.half_widths(precision, 0.05, 0.15, "planned from a test")
+    figure = reader_study.half_widths(precision, 0.05, 0.15, "planned from a test")
     figure.canvas.draw()
     lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 2 and line.get_marker() != "None"]
     assert [line.get_ydata().tolist() for line in lines] == [

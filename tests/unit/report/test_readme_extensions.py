@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from dsa_lib.core import neighbours, published
-from dsa_lib.lesions import lesion_table
+from dsa_lib.core import published
+from dsa_lib.lesions import lesion_scores
 from dsa_lib.report import readme
 from dsa_lib.run.errors import StudyError
 
@@ -21,10 +21,10 @@ def ws(tmp_path):
     ours = {("LDM", "DSA-feature distance, w/ edges"): 12.34, ("LDM", "SSIM, w/ edges"): 0.9}
     ours |= {("LDM", "SSIM SD, w/ edges"): 0.05}
     published.write_table(
-        tmp_path / "tables/anatomy_scores.csv", neighbours.contract(neighbours.ANATOMY, ours, "phantom")
+        tmp_path / "tables/anatomy_scores.csv", published.contract(published.ANATOMY, ours, "phantom")
     )
     rows = [{"row": "cLDM", "column": name, "published": None, "this_run": 1.5, "source": "phantom"} for name in ("MAE", "lesion MAE")]  # fmt: skip
-    lesion_table.write(tmp_path / "tables/lesions_scores.csv", pd.DataFrame(rows))
+    lesion_scores.write(tmp_path / "tables/lesions_scores.csv", pd.DataFrame(rows))
     return SimpleNamespace(
         run="r",
         root=tmp_path,
