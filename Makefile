@@ -30,12 +30,14 @@ TURING =
 RUN = $(if $(ARCHIVE),,$(PROFILE))
 export ARCHIVE CLASSIFIER OVERRIDES PARAMETERS PROFILE RUN SNAKEMAKE CONTROLS HOST MODE PORT RATERS SCREENER SEED SERIES STUDY TO TURING
 
-.PHONY: help reproduce extensions smoke test lab readers readers-export weights clean-run venv
+.PHONY: help reproduce audits extensions everything smoke test lab readers readers-export weights clean-run venv
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make reproduce   the whole study on the phantom archive (a quarter of an hour to 35 minutes on two cores); the same command resumes"
-	@echo "make extensions  the study (or what is left of it), then the two neighbouring systems: notebooks 08 and 09"
+	@echo "make audits      the study (or what is left of it), then four questions that a distance does not answer: notebooks 11 to 14"
+	@echo "make extensions  the study (or what is left of it), then the two neighbouring systems: notebooks 21 to 24"
+	@echo "make everything  all of it"
 	@echo "make smoke       the same in minutes, far too small to be good: does everything run here?"
 	@echo "make test        style, unit tests, notebooks and one whole run of the workflow"
 	@echo "make lab         JupyterLab on the notebooks"
@@ -60,8 +62,11 @@ LAUNCH = exec $(BIN)/python workflow/launch.py --run "$$RUN" --profile "$$PROFIL
 reproduce: $(READY)
 	@$(LAUNCH)
 
-extensions: $(READY)
-	@$(LAUNCH) --extensions
+audits extensions: $(READY)
+	@$(LAUNCH) --parts $@
+
+everything: $(READY)
+	@$(LAUNCH) --parts audits extensions
 
 smoke: PROFILE = smoke
 smoke: $(READY)

@@ -26,10 +26,11 @@ import psutil
 from plan import plan
 
 from dsa_lib.nn.public_weights import weights_file
+from dsa_lib.run.artifacts import EVERY, PARTS
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.hidden_paths import referred
 from dsa_lib.run.profiles import load_profile
-from dsa_lib.run.workspace import EVERY, PROJECT, Workspace, runs_folder, write_json
+from dsa_lib.run.workspace import PROJECT, Workspace, runs_folder, write_json
 
 SNAKEMAKE = [
     "--cores", "all",
@@ -38,7 +39,7 @@ SNAKEMAKE = [
     # Not "code": the call itself decides no result, what does stands in the parameters and inputs of the rules.
     "--rerun-triggers", "mtime", "params", "input",
 ]  # fmt: skip
-OTHER_DATA = ("acdc", "ct_perfusion")  # parameters of notebooks 08 and 09 that name a folder
+OTHER_DATA = ("acdc", "ct_perfusion")  # parameters of notebooks 21 and 23 that name a folder
 
 
 def main() -> int:
@@ -77,7 +78,7 @@ def check(ws: Workspace, request: argparse.Namespace) -> dict:
         weights_file("vgg16")
     if profile.fidelity.features == "inception":
         weights_file("inception-v3-fid")
-    workflow = plan(ws.run, profile, overrides, archive, given, request.extensions)
+    workflow = plan(ws.run, profile, overrides, archive, given, request.parts)
     _same_study(ws, profile.name, archive)
     return workflow
 
@@ -251,7 +252,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--classifier", default="", help="run whose trained phase classifier is applied")
     parser.add_argument("--overrides", default="", help='JSON, e.g. {"diffusion.batch_size": 8}')
     parser.add_argument("--parameters", default="", help="JSON, further parameters of notebooks by name")
-    parser.add_argument("--extensions", action="store_true", help="also run the notebooks of the neighbouring systems")
+    parser.add_argument("--parts", nargs="*", default=[], choices=list(PARTS), help="what to run beyond the study")
     parser.add_argument("--snakemake", default="", help="options passed on to snakemake")
     parser.add_argument("--clean", action="store_true", help="remove the run instead")
     return parser.parse_args()
@@ -310,6 +311,7 @@ def _other_data(name: str, given: str) -> str:
 
 def _same_study(ws: Workspace, profile: str, archive: Path | None) -> None:
     """A run belongs to one profile and one kind of archive: a forgotten ARCHIVE= must not write a phantom over days of work."""
+    ws.check_layout()
     path = ws.root / "provenance" / "request.json"
     if not path.exists() or not (ws.root / "manifests").is_dir():
         return

@@ -9,30 +9,17 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from dsa_lib.curation.archive_files import listing
+from dsa_lib.run.artifacts import EVERY, PARTS, REPRODUCED, UPSTREAM
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.hidden_paths import referred
 from dsa_lib.run.profiles import Profile
 from dsa_lib.run.session import declared_parameters
-from dsa_lib.run.workspace import EVERY, NOTEBOOKS, PROJECT, Workspace
+from dsa_lib.run.workspace import PROJECT, Workspace
 
-# A notebook waits for these; what lies further upstream follows from them.
-UPSTREAM = {
-    "00_phantom_archive": (),
-    "01_curation": ("00_phantom_archive",),
-    "02_classifier": ("01_curation",),
-    "03_vae": ("02_classifier",),
-    "04_ldm": ("03_vae",),
-    "05_sampling": ("04_ldm",),
-    "06_reader_analysis": ("05_sampling",),
-    "07_fid": ("05_sampling",),
-    "08_anatomy_conditioning": ("07_fid",),
-    "09_lesion_post_training": ("07_fid",),
-    "10_report": EVERY[:-1],
-}
 # The package `run` carries no result: a better message or progress line must not train a model again. The values of a profile count on their own.
 PLUMBING = "run"
 DECIDES_ALL_THE_SAME = {"run.shards"}  # how a set is put together from its parts
@@ -47,17 +34,19 @@ def plan(
     overrides: Mapping[str, object],
     archive: Path | None,
     given: Mapping[str, object],
-    extensions: bool = False,
+    parts: Collection[str] = (),
 ) -> dict:
     """The workflow of one run: for each notebook its upstream notebooks, files, parameters and what else decides its results.
 
-    `extensions` adds the notebooks of the neighbouring systems (EXTENSIONS); the report then waits for them too.
+    `parts` (of PARTS) adds the audits or the extensions to the study; the report then waits for them too.
 
     `given` maps further parameter names (`classifier`, `ratings`, or `07_fid.name` for one notebook alone) to values. Raises StudyError for a name no
     notebook declares or a value of the wrong type. A text that names an existing file or folder is taken as a path and watched for changes.
     """
-    chosen = EVERY if extensions else NOTEBOOKS
-    notebooks = [name for name in chosen if archive is None or name != "00_phantom_archive"]
+    chosen = {*REPRODUCED, *(name for part in parts for name in PARTS[part])} - (
+        {"00_phantom_archive"} if archive else set()
+    )
+    notebooks = [name for name in EVERY if name in chosen]
     declared = {name: declared_parameters(name) for name in notebooks}
     _check_names(given, declared)
     entries = {}

@@ -13,95 +13,16 @@ import pandas as pd
 
 from dsa_lib.core.published import TITLES, published, read_table
 from dsa_lib.paper import ledger
+from dsa_lib.run import artifacts
+from dsa_lib.run.artifacts import EVERY
 from dsa_lib.run.session import Study
-from dsa_lib.run.workspace import EVERY, Workspace, atomic_write
+from dsa_lib.run.workspace import Workspace, atomic_write
 
 DECIMALS = {1: 1, 2: 0, 3: 2, 4: 3, 5: 2}
 REMARKS = {
     5: "Published values come from different data and feature sets; no two rows may be compared, and a distance in other features is not an FID.",
 }
-CAPTIONS = {
-    "figure1": "Figure 1 · Filter flow: from the series of the archive to the arterial frames",
-    "figure2": "Figure 2 · Held-out and generated frames by condition",
-    "figure3": "Figure 3 · From the conditions to the evaluation",
-    "figure4": "Figure 4 · Reader study: ratings, scores, raters, data richness",
-    "figure5": "Figure 5 · The system, with the sizes of this profile",
-}
-FURTHER_CAPTIONS = {
-    "paper_scale_figure1": "Figure 1 at the study's size · simulated records fitted to the published values: the bookkeeping, no study result",
-    "reader_planning": "Planning a reader study: half widths of 95 % intervals by number of images and raters",
-    "phantom_conditions": "The phantom (simulated): four conditions over time",
-    "plausibility": "Vessels of generated against held-out frames, by an automatic segmentation; the floor is that of training patients",
-    "plausibility_spectra": "Radial power spectra of generated and real frames",
-    "utility": "Scores on held-out patients by share of real training patients, with and without generated frames",
-    "utility_shortcut": "Is the decoder's look taken for the arterial phase? False alarms on non-arterial frames as acquired and decoded",
-    "privacy_planted": "A model trained on a few frames alone: what it was trained on, and its samples",
-    "plausibility_examples": "What was segmented: the frame of median arterial area of each condition, held-out and generated",
-}
-FITTED = "Simulated records through the run's own filter and tables; it shows that the counting is right at the study's size, no study result."
-RECONSTRUCTED = "One of very many sets of ratings that lead to these tables, found by a search; no reader gave them, and they are no result of this run."
-FURTHER = {
-    "faithfulness.csv": (
-        "Does the image show the condition that was asked for?",
-        "A network of circulation and plane, trained on frames of the archive alone, names the condition of generated and of held-out frames.",
-    ),
-    "angles.csv": (
-        "How far the angles are off",
-        "Read off the image by the same network, less what was asked for or the header gives; degrees, 95 % intervals.",
-    ),
-    "angle_slopes.csv": (
-        "Does the image turn with the angle asked for?",
-        "Slope of the angle read over that asked for, in sweeps from each condition; beside it that of held-out frames over their own.",
-    ),
-    "fidelity.csv": ("Fidelity by condition", "Generated against held-out frames of the archive; the floor is its training frames against the same."),
-    "tables/table5_context.csv": (
-        "Table 5 with intervals, floors and feature sets",
-        "Published rows are context and not comparable across works. Intervals: 95 %, by subsampling patients; endless: extrapolated to endless samples.",
-    ),
-    "fidelity_intervals.csv": (
-        "How sure the distances are",
-        "95 % intervals by subsampling patients without replacement; infinity: extrapolated to endless samples; excess: over the floor.",
-    ),
-    "fidelity_sensitivity.csv": (
-        "How the distance answers to resizing and windowing",
-        "Both sets changed, the generated alone, and held-out frames against themselves unchanged; fewer images, so compare within the table.",
-    ),
-    "privacy.csv": (
-        "Memorisation: does the model hand out its training frames?",
-        "Nearest training frames of generated and of held-out frames in three spaces, two tests in each, Holm's correction; no proof of anonymity.",
-    ),
-    "privacy_controls.csv": (
-        "Memorisation: what the audit flags when images do copy",
-        "Planted copies of training frames, alone and as a tenth of the generated ones; what is not flagged the audit misses on this archive.",
-    ),
-    "plausibility.csv": (
-        "Are the vessels possible?",
-        "Measures of an automatic segmentation, generated against held-out frames; the floor is that of training patients. 95 % intervals.",
-    ),
-    "utility.csv": (
-        "Generated frames as training data",
-        "Scores on held-out patients of networks trained on real frames alone and with generated ones; a row a task, share of patients, arm and seed.",
-    ),
-    "vae_quality.csv": (
-        "What the autoencoder keeps",
-        "Held-out frames decoded; contrast as a share of the original's, on the vessels' darkest lines (ridge) and over all their pixels (area).",
-    ),
-    "tables/paper_scale_cohort.csv": ("Cohort at the study's size, fitted to the published values", FITTED),
-    "tables/paper_scale_figure1.csv": ("Figure 1 at the study's size, fitted to the published values", FITTED),
-    "tables/paper_scale_table1.csv": ("Table 1 at the study's size, fitted to the published values", FITTED),
-    **{
-        f"tables/reconstructed_table{n}.csv": (f"Table {n} from ratings reconstructed: fitted to the published values, not the readers' own", RECONSTRUCTED)
-        for n in (2, 3, 4)
-    },
-    "readers/icc.csv": (
-        "Agreement with intervals",
-        "Complete cases with 95 % intervals by the F method and by resampling images; beside them a mixed model of all available ratings.",
-    ),
-    "readers/conditions.csv": ("Do the conditions differ in quality?", "Kruskal–Wallis tests of image scores; Holm's correction over the regions."),
-    "readers/condition_pairs.csv": ("Which conditions differ?", "Mann–Whitney tests of image scores; Holm's correction over the pairs of a region."),
-    "readers/leniency.csv": ("How lenient each rater is", "Points above the average rater on the same images, 95 % intervals; all available ratings."),
-    "readers/kappa.csv": ("Pairs of raters", "Cohen's kappa with quadratic weights, 95 % intervals; images that both rated."),
-}  # fmt: skip
+NUMBERED = tuple(f"figures/figure{number}.png" for number in range(1, 6))  # the paper's, shown first
 
 
 def write_report(study: Study, path: Path, content: dict | None = None) -> None:
@@ -301,14 +222,15 @@ def _residual(value: float) -> str:
 
 def _further(study: Study) -> list[dict]:
     found = []
-    for name, (title, remark) in FURTHER.items():
-        if study.has(name):
+    contract = {f"tables/table{number}.csv" for number in TITLES}
+    for line in artifacts.registry():
+        if line.title and line.artifact.endswith(".csv") and line.artifact not in contract and study.has(line.artifact):
             try:
-                frame = pd.read_csv(study.read(name))
+                frame = pd.read_csv(study.read(line.artifact))
             except pd.errors.EmptyDataError:
                 continue
             if len(frame):
-                found.append({"title": title, "remark": remark, "html": _html(frame)})
+                found.append({"title": line.title, "remark": line.remark, "html": _html(frame)})
     return found
 
 
@@ -335,27 +257,21 @@ def _html(frame: pd.DataFrame) -> object:
 
 
 def _figures(study: Study, manifests: dict) -> dict:
-    """Figures 1–5 first, then the others in the order of the notebooks; panels of a combined figure are left out."""
-    names = [name for manifest in manifests.values() for name in manifest["outputs"] if name.endswith(".png")]
-    numbered = [name for stem in CAPTIONS for name in names if Path(name).stem == stem]
-    # Panels of a figure, and what a later notebook completed, are shown with the whole only.
-    parts = [
-        name
-        for name in names
-        if any(Path(name).stem.startswith(Path(whole).stem) and whole != name for whole in numbered)
+    """The paper's figures first, then the others in the order of the notebooks; those without a title (panels, earlier states) are left out."""
+    written = [name for manifest in manifests.values() for name in manifest["outputs"] if name.endswith(".png")]
+    titles = {name: line.title for name in written if (line := artifacts.find(name)) and line.title}
+    shown = [
+        {
+            "name": Path(name).stem,
+            "caption": titles[name],
+            "data": base64.b64encode(study.read(name).read_bytes()).decode(),
+        }
+        for name in [*(name for name in NUMBERED if name in titles), *(name for name in titles if name not in NUMBERED)]
     ]
-    shown = []
-    for name in [*numbered, *(name for name in names if name not in numbered and name not in parts)]:
-        stem = Path(name).stem
-        caption = (CAPTIONS | FURTHER_CAPTIONS).get(
-            stem
-        ) or f"{stem.replace('_', ' ')} · notebook {study.ws.producer(name)}"
-        data = base64.b64encode(study.read(name).read_bytes()).decode()
-        shown.append({"name": stem, "caption": caption, "data": data})
     missing = [
-        f"{CAPTIONS[stem].split(' · ')[0]} was not made: {_why_missing(study.ws, f'figures/{stem}.png')}"
-        for stem in CAPTIONS
-        if f"figures/{stem}.png" not in names
+        f"{artifacts.find(name).title.split(' · ')[0]} was not made: {_why_missing(study.ws, name)}"
+        for name in NUMBERED
+        if name not in titles
     ]
     return {"figures": shown, "missing_figures": missing}
 

@@ -15,8 +15,9 @@ from dsa_lib.core.published import TITLES, read_table
 from dsa_lib.maps import map_scores
 from dsa_lib.maps.models import METHODS, WITH, WITHOUT
 from dsa_lib.report import html as html_report
+from dsa_lib.run.artifacts import EVERY
 from dsa_lib.run.errors import StudyError
-from dsa_lib.run.workspace import EVERY, PROJECT, Workspace, runs_folder
+from dsa_lib.run.workspace import PROJECT, Workspace, runs_folder
 from dsa_lib.vessels.filters import CLASSES
 
 QUALITY = PROJECT / "benchmarks" / "phantom_quality.json"

@@ -21,9 +21,10 @@ from pathlib import Path
 from types import ModuleType
 
 from dsa_lib.run import hidden_paths, shards
+from dsa_lib.run.artifacts import EVERY
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import Profile, load_profile
-from dsa_lib.run.workspace import EVERY, PROJECT, RUN_NAME, Workspace, sha256, write_json
+from dsa_lib.run.workspace import LAYOUT, PROJECT, RUN_NAME, Workspace, sha256, write_json
 
 VERSIONED = ("torch", "diffusers", "transformers", "accelerate", "pydicom", "numpy", "pandas")
 _KINDS = {
@@ -154,6 +155,7 @@ class Study:
         # What decides whether later notebooks are stale is kept apart from what changes at every run (times, machine).
         manifest = {
             "notebook": self.notebook,
+            "layout": LAYOUT,
             "status": status,
             "reason": reason,
             "profile": self.profile.name,

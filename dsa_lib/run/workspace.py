@@ -15,49 +15,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from dsa_lib.run import artifacts
 from dsa_lib.run.errors import StudyError
+from dsa_lib.run.places import PROJECT
 
-PROJECT = Path(__file__).resolve().parents[2]
 RUN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-NOTEBOOKS = (
-    "00_phantom_archive",
-    "01_curation",
-    "02_classifier",
-    "03_vae",
-    "04_ldm",
-    "05_sampling",
-    "06_reader_analysis",
-    "07_fid",
-    "10_report",
-)
-# Two neighbouring systems, after the study: `make extensions`.
-EXTENSIONS = ("08_anatomy_conditioning", "09_lesion_post_training")
-EVERY = (*NOTEBOOKS[:-1], *EXTENSIONS, NOTEBOOKS[-1])
-# Which notebook writes an artifact: named to the user when it is missing. First match wins; patterns are of the path inside the run.
-PRODUCERS = (
-    (r"archive(/.*)?|archive_truth.*|annotations\.csv|figures/phantom_.*", "00_phantom_archive"),
-    (
-        r"series\.parquet|quarantine\.csv|frames\.(npy|parquet)|flow\.json|tables/paper_scale_.*|figures/(figure1_curation|curation_|paper_scale_).*",
-        "01_curation",
-    ),
-    (
-        r"classifier(_metrics\.csv|/.*)?|labelled\.parquet|arterial\.parquet|phases\.parquet|tables/table1\.csv|figures/(figure1\.png|classifier_.*)",
-        "02_classifier",
-    ),
-    (r"(vae|latents)(/.*)?|vae_quality\.csv|figures/vae_.*", "03_vae"),
-    (r"ldm(_unconditional)?(/.*)?|figures/ldm_.*", "04_ldm"),
-    (r"samples(/.*)?|figures/(figure[235]|sampling_).*", "05_sampling"),
-    (r"readers(/.*)?|tables/(reconstructed_)?table[234]\.csv|figures/(figure4|reader_).*", "06_reader_analysis"),
-    (
-        r"tables/table5(_context)?\.csv|fidelity(_(intervals|resampled|sensitivity))?\.csv|faithfulness\.csv|utility\.csv|plausibility\.csv"
-        r"|privacy(_controls)?\.csv|memorisation_pairs\.csv|dsa_network(/.*)?|angle[a-z_]*\.csv"
-        r"|figures/(fidelity|faithfulness|privacy|utility|angle|dsa_network|plausibility).*",
-        "07_fid",
-    ),
-    (r"(anatomy|tables/anatomy)(_.*|/.*)?|figures/anatomy_.*", "08_anatomy_conditioning"),
-    (r"(lesions|tables/lesions)(_.*|/.*)?|figures/lesion.*", "09_lesion_post_training"),
-    (r"report\.html|ledger\.csv", "10_report"),
-)
+LAYOUT = 2  # of a run's folder: names of notebooks and artifacts; 1 had none written down
 
 
 def runs_folder() -> Path:
@@ -82,12 +45,6 @@ class Workspace:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def table(self, number: int | str) -> Path:
-        return self.path(f"tables/table{number}.csv")
-
-    def figure(self, name: str) -> Path:
-        return self.path(f"figures/{name}")
-
     def private(self, name: str) -> Path:
         """Never shared: keys and the mapping back to the archive. Its folders, and what `atomic_write` puts there, open to their owner alone."""
         path = self.path(f"private/{name}")
@@ -107,19 +64,29 @@ class Workspace:
     def manifest(self, notebook: str) -> dict | None:
         """What `notebook` recorded when it finished or was skipped in this run; None if it has done neither."""
         path = self.manifest_path(notebook)
-        return json.loads(path.read_text()) if path.exists() else None
+        if not path.exists():
+            return None
+        manifest = json.loads(path.read_text())
+        if manifest.get("layout") != LAYOUT:
+            raise StudyError(
+                f"the run {self.run!r} was made by an earlier version of this project, whose notebooks and files had other names: "
+                f"choose another RUN; the old one can be kept, or removed with make clean-run RUN={self.run}"
+            )
+        return manifest
+
+    def check_layout(self) -> None:
+        """Raise StudyError for a run folder of an earlier layout, whichever notebooks it holds."""
+        for path in sorted((self.root / "manifests").glob("*.json")):
+            self.manifest(path.stem)
 
     def producer(self, name: str) -> str:
         """The notebook that writes the artifact `name`."""
-        for pattern, notebook in PRODUCERS:
-            if re.fullmatch(pattern, name):
-                return notebook
-        for notebook in EVERY:
+        if (line := artifacts.find(name)) is not None:
+            return line.notebook
+        for notebook in artifacts.EVERY:
             if name in (self.manifest(notebook) or {"outputs": {}})["outputs"]:
                 return notebook
-        raise StudyError(
-            f"no notebook writes {name!r}: see PRODUCERS in dsa_lib/run/workspace.py for the artifacts of a run"
-        )
+        raise StudyError(f"no notebook writes {name!r}: data_manifests/artifacts.csv lists the artifacts of a run")
 
 
 @contextlib.contextmanager

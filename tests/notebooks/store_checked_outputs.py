@@ -9,7 +9,8 @@ import sys
 
 import nbformat
 
-from dsa_lib.run.workspace import EVERY, PROJECT, Workspace
+from dsa_lib.run.artifacts import EVERY
+from dsa_lib.run.workspace import PROJECT, Workspace
 
 TAG = "nbval-check-output"
 

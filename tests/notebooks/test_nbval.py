@@ -8,7 +8,8 @@ import re
 import subprocess
 import sys
 
-from dsa_lib.run.workspace import EVERY, PROJECT, Workspace
+from dsa_lib.run.artifacts import EVERY
+from dsa_lib.run.workspace import PROJECT, Workspace
 
 
 def test_every_cell_runs_and_checked_outputs_are_the_stored_ones(tmp_path, monkeypatch):

@@ -7,8 +7,9 @@ from pathlib import Path
 import jupytext
 import pytest
 
+from dsa_lib.run.artifacts import EVERY
 from dsa_lib.run.session import declared_parameters
-from dsa_lib.run.workspace import EVERY, PROJECT
+from dsa_lib.run.workspace import PROJECT
 
 FOLDER = PROJECT / "notebooks"
 TWINS = FOLDER / "py"  # beside the notebooks JupyterLab would list each of them twice

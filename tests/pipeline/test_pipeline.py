@@ -16,8 +16,9 @@ import psutil
 import pytest
 
 from dsa_lib.core import published as core_published
+from dsa_lib.run.artifacts import REPRODUCED
 from dsa_lib.run.errors import StudyError
-from dsa_lib.run.workspace import NOTEBOOKS, PROJECT, sha256
+from dsa_lib.run.workspace import PROJECT, sha256
 
 NOTHING = "nothing to do"
 
@@ -69,9 +70,11 @@ def copied(runs, whole, request):
 
 
 def test_one_command_runs_every_notebook_in_order(runs, whole):
-    assert worked(whole) == [name[:2] for name in NOTEBOOKS]
+    assert worked(whole) == [name[:2] for name in REPRODUCED]
     assert "[1/9] 00_phantom_archive" in whole.stdout
-    assert {name: manifest(runs, "whole", name)["status"] for name in NOTEBOOKS} == dict.fromkeys(NOTEBOOKS, "finished")
+    assert {name: manifest(runs, "whole", name)["status"] for name in REPRODUCED} == dict.fromkeys(
+        REPRODUCED, "finished"
+    )
     assert "report.html" in whole.stdout
 
 
@@ -103,7 +106,7 @@ def test_figures_and_report_are_there(runs, whole):
 
 def test_time_and_peak_memory_are_measured(runs, whole):
     (start,) = json.loads((runs / "whole" / "provenance" / "run.json").read_text())["invocations"]
-    assert start["notebooks"] == list(NOTEBOOKS)
+    assert start["notebooks"] == list(REPRODUCED)
     assert 5e7 < start["peak_memory_bytes"] < 6e9
 
 
@@ -243,10 +246,10 @@ def test_one_series_is_classified_the_rest_skipped_and_reported(runs, whole):
     shutil.copy(runs / "whole" / "archive" / kept.iloc[0]["file"], archive / "only.dcm")
     done = make(runs, "reproduce", PROFILE="smoke", RUN="given", ARCHIVE=str(archive), CLASSIFIER="whole")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert worked(done) == [name[:2] for name in NOTEBOOKS[1:]]
+    assert worked(done) == [name[:2] for name in REPRODUCED[1:]]
     assert "[1/8] 01_curation" in done.stdout
     assert manifest(runs, "given", "01_curation")["status"] == "finished"
-    for name in NOTEBOOKS[3:-1]:
+    for name in REPRODUCED[3:-1]:
         found = manifest(runs, "given", name)
         assert found["status"] == "skipped" and found["reason"].strip().endswith("."), name
     page = (runs / "given" / "report.html").read_text()

@@ -10,9 +10,10 @@ from dsa_lib.core import published
 from dsa_lib.paper import rating_reconstruction
 from dsa_lib.report import html as html_report
 from dsa_lib.report import readme
+from dsa_lib.run.artifacts import EVERY
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.session import begin
-from dsa_lib.run.workspace import EVERY, PROJECT, Workspace
+from dsa_lib.run.workspace import PROJECT, Workspace
 
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c4944415408d763f8ffff3f0005fe02fedccc59e70000000049454e44ae426082"

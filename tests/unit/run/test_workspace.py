@@ -4,8 +4,9 @@ import hashlib
 
 import pytest
 
+from dsa_lib.run.artifacts import REPRODUCED
 from dsa_lib.run.errors import StudyError
-from dsa_lib.run.workspace import NOTEBOOKS, Workspace, atomic_write, runs_folder, sha256
+from dsa_lib.run.workspace import Workspace, atomic_write, runs_folder, sha256
 
 
 @pytest.fixture
@@ -110,7 +111,7 @@ def test_atomic_write_replaces_folders(tmp_path):
 )
 def test_every_artifact_names_the_notebook_that_writes_it(ws, artifact, notebook):
     assert ws.producer(artifact) == notebook
-    assert notebook in NOTEBOOKS
+    assert notebook in REPRODUCED
 
 
 def test_an_artifact_nobody_writes_is_refused(ws):

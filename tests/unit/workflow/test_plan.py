@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
+from dsa_lib.run.artifacts import EVERY, REPRODUCED
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import load_profile
-from dsa_lib.run.workspace import EVERY, NOTEBOOKS, PROJECT
+from dsa_lib.run.workspace import PROJECT
 
 sys.path.insert(0, str(PROJECT / "workflow"))
 import plan as workflow
@@ -40,7 +41,7 @@ def test_phantom_is_imported_by_its_own_notebook_alone():
 
     Notebook 03 alone measures against the phantom's truth, and imports it where there is no other archive.
     """
-    for name in NOTEBOOKS[1:]:
+    for name in REPRODUCED[1:]:
         if name != "03_vae":
             assert not [m for m in workflow.modules_of(name) if m.split(".")[0] == "phantom"], name
     tree = ast.parse((PROJECT / "notebooks" / "py" / "03_vae.py").read_text())
@@ -102,7 +103,7 @@ def test_an_override_always_reaches_the_notebook_it_is_for(overrides, first):
 
 
 def test_seed_and_precision_concern_every_notebook():
-    assert changed(planned(), planned({"seed": 1})) == set(NOTEBOOKS)
+    assert changed(planned(), planned({"seed": 1})) == set(REPRODUCED)
 
 
 def test_an_archive_takes_the_place_of_notebook_00_and_is_watched(tmp_path):
