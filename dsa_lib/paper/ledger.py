@@ -179,6 +179,12 @@ def verdicts(
     return pd.DataFrame([_row(paper[name], outcomes(paper, paper[name])) for name in chosen])
 
 
+def read_verdicts(path: Path) -> pd.DataFrame:
+    """The table of `verdicts` as it was written to the CSV file `path`."""
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return frame.assign(times=frame["times"].astype(int), residual=pd.to_numeric(frame["residual"]))
+
+
 def _row(number: Number, found: list[tuple[str, Outcome]]) -> dict:
     found = sorted(found, key=lambda pair: OUTCOMES.index(pair[1].outcome))
     first = found[0][1] if found else Outcome("no power", "")

@@ -14,6 +14,7 @@ Sources: McGraw & Wong, Psychol Methods 1 (1996) 30-46 (interval of the ICC); Sa
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -75,6 +76,34 @@ def from_pilot(fit: MixedFit, name: str) -> tuple[Components, str]:
         return ASSUMED, f"standard deviations are assumed, since the {name} determine none: {why}"
     found = Components.of(fit)
     return found, f"standard deviations are those of the {name}, {fit.n_images} images by {fit.k_raters} raters"
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """What a plan starts from: components, where they come from (a sentence, and `source` as tables name it), and the share of images that can be rated."""
+
+    components: Components
+    origin: str
+    source: str
+    yield_share: float
+
+
+def pilot_table(fit: MixedFit, source: str, scores: pd.DataFrame, screened: int) -> pd.DataFrame:
+    """One row for `read_pilot`: standard deviations of `fit`, the share of `screened` images that `scores` (column scored) has a score of, and the source."""
+    components, origin = from_pilot(fit, source)
+    share = max(int(scores["scored"].sum()), 1) / screened
+    return pd.DataFrame([vars(components) | {"yield_share": share, "source": source, "origin": origin}])
+
+
+def read_pilot(path: Path | None) -> Pilot:
+    """The pilot that `pilot_table` was written of to `path`; without one `ASSUMED`, and every image can be rated."""
+    if path is None:
+        return Pilot(
+            ASSUMED, "standard deviations are assumed, since no reader analysis has run", "assumed values", 1.0
+        )
+    row = pd.read_csv(path).iloc[0]
+    components = Components(*(float(row[name]) for name in ("image_sd", "rater_sd", "error_sd")))
+    return Pilot(components, row["origin"], row["source"], float(row["yield_share"]))
 
 
 def _check(images: int, raters: int) -> None:

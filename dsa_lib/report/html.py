@@ -50,7 +50,7 @@ def contents(study: Study) -> dict:
         "cost": cost(ws),
         "tables": [_table(study, number) for number in TITLES],
         "classifier": _classifier(study, manifests),
-        "ledger": published_numbers(study),
+        "ledger": _ledger(study),
         "extras": _further(study),
         **_figures(study, manifests),
         "provenance": _provenance(ws, manifests),
@@ -201,12 +201,14 @@ def _classifier(study: Study, manifests: dict) -> dict:
     return {"missing": "", "html": _html(pd.DataFrame(rows)), "sentences": sentences}
 
 
-def published_numbers(study: Study) -> dict:
-    """The ledger of the paper's own numbers: findings, tally and every row. The run adds what it simulated at the study's size; its results play no part."""
-    simulations = {name: study.read(file) for name, file in ledger.SIMULATIONS.items() if study.has(file)}
-    rows = ledger.verdicts(fitted=ledger.fitted_values(simulations))
+def _ledger(study: Study) -> dict:
+    """The ledger of the paper's own numbers: findings, tally and every row; `missing` says why where there is none."""
+    if not study.has("ledger.csv"):
+        return {"missing": _why_missing(study.ws, "ledger.csv")}
+    rows = ledger.read_verdicts(study.read("ledger.csv"))
     shown = rows.assign(residual=[_residual(value) for value in rows["residual"]])
     return {
+        "missing": "",
         "frame": rows,
         "findings": ledger.findings(rows),
         "tally": ledger.tally(rows),

@@ -22,7 +22,7 @@
 #
 # **Reads** a folder of DICOM files, any names, any depth.
 # **Writes** `series.parquet` (every series, kept or not and why), `quarantine.csv` (every file that could not be read), `frames.npy` + `frames.parquet`,
-# `flow.json`, Figure 1; and, *fitted to the published values*, `tables/paper_scale_*.csv` with its figure. The mapping back to the archive lies in the run's `private/` folder, which is not to be shared.
+# `flow.json`, Figure 1. The mapping back to the archive lies in the run's `private/` folder, which is not to be shared.
 #
 # **Measured time**: printed by the last cell. Stopped and started again, it goes on with the files that are not finished.
 
@@ -41,13 +41,11 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import display
 
-from dsa_lib.core.published import write_table
 from dsa_lib.curation import cohort
 from dsa_lib.curation.circulation import VOCABULARY
 from dsa_lib.dicom import series as dicom_series
 from dsa_lib.figures import flow as figures
 from dsa_lib.figures import style
-from dsa_lib.paper import cohort_at_size
 from dsa_lib.run.session import begin
 
 study = begin("01_curation", globals())
@@ -186,31 +184,6 @@ pd.crosstab(cells["split"], cells["cell"], margins=True, margins_name="series").
 
 # %% tags=["nbval-check-output"]
 print(cohort.balance(found).to_string())
-
-# %% [markdown]
-# ## The books at the study's size
-#
-# **Fitted to the published values; no result of this run.** Simulated acquisition records, without images, are drawn so that their marginals are the
-# paper's, and go through the same filter, split, annotation check and tables as the files above. That Figure 1, Table 1 and the cohort of §2.1 come out
-# to the last digit shows that the counting is right at the study's size, and nothing about its images.
-#
-# The paper's numbers do not all agree: its 351 women are 41.15 % of the patients only if the sex of six is not stated, and t = −0.03 goes with
-# p = 0.97 in a narrow range alone. The records are drawn so that both hold. What the paper leaves open, such as the reasons of exclusion, is chosen
-# and no finding (`dsa_lib/paper/cohort_at_size.py`).
-
-# %%
-simulated = cohort_at_size.simulate(study.profile.curation, study.profile.seed)
-fitted = cohort_at_size.fitted_tables(simulated)
-for name, table in fitted.items():
-    write_table(study.write(f"tables/paper_scale_{name}.csv"), table)
-shown = pd.concat(fitted, names=["simulation"]).droplevel(1)
-shown.set_index(["row", "column"], append=True).assign(difference=lambda rows: rows["fitted"] - rows["published"])
-
-# %%
-figure = figures.draw_flow(
-    simulated.cohort.flow, cohort_at_size.COUNTED_IN, simulated.further, heading=cohort_at_size.HEADING
-)
-style.save(figure, study.write("figures/paper_scale_figure1.png"))
 
 # %%
 study.finish()

@@ -24,12 +24,11 @@
 # `screening.csv` and `ratings.csv` of real readers.
 #
 # **Outputs.** `readers/screening.csv`, `readers/ratings.csv`; `tables/table2.csv` … `table4.csv`; `readers/icc.csv`,
-# `conditions.csv`, `condition_pairs.csv`, `segments.csv`, `leniency.csv`, `kappa.csv`, `planning.csv`;
-# `figures/figure4.png`, `figure4.pdf` and the panels, `figures/reader_planning.png`; and, *reconstructed,
-# fitted to the published values, not the readers' own*, `tables/reconstructed_table2.csv` … `reconstructed_table4.csv`.
+# `conditions.csv`, `condition_pairs.csv`, `segments.csv`, `leniency.csv`, `kappa.csv`, `pilot.csv`;
+# `figures/figure4.png`, `figure4.pdf` and the panels.
 #
-# Without reader files the ratings come from a model of readers with stated parameters, and everything made from them is
-# named *simulated ratings*: it shows that the analysis works, and says nothing about what clinicians would answer.
+# Without reader files the ratings come from a model of readers with stated parameters. All that is made from them is named *simulated ratings*: it shows
+# that the analysis works, and says nothing about what clinicians would answer.
 #
 # **Time.** Seconds in every profile; the closing cell states it.
 
@@ -53,7 +52,6 @@ from IPython.display import display
 from dsa_lib.core import published
 from dsa_lib.core.images import read_images
 from dsa_lib.figures import reader_study, style
-from dsa_lib.paper import constraints, rating_reconstruction
 from dsa_lib.readers import comparisons as reader_comparisons
 from dsa_lib.readers import planning as reader_planning
 from dsa_lib.readers import rater_model, rating_files
@@ -101,9 +99,8 @@ else:
     display(measured.round(2).rename_axis("measured quality (0: like a typical real frame)"))
 
 # %% [markdown]
-# Both files are now checked row by row, whoever wrote them: grades outside 1–5, a grade together with a flag, a rater who
-# graded a segment twice, an external mark on part of an image, images that were never screened. What is unusual but
-# defined is said in a sentence below.
+# Both files are now checked row by row, whoever wrote them: grades outside 1–5, a grade together with a flag, a segment graded twice by one rater, an external
+# mark on part of an image, images that were never screened. What is unusual but defined is said in a sentence below.
 
 # %%
 data = open_reader_study(*targets, rating_files.expert_roles(expert_roles))
@@ -118,9 +115,8 @@ for sentence in data.notes:
 # %% [markdown]
 # ## Retention and unscored images (Table 2)
 #
-# A segment counts as NA when every rater who judged it marked it not present or not applicable; an image as external
-# circulation when every rater marked it so. An image on which raters chose different exclusions is in neither column, yet
-# not scored.
+# A segment counts as NA when every rater who judged it marked it not present or not applicable; an image as external circulation when every rater marked it
+# so. An image on which raters chose different exclusions is in neither column, yet not scored.
 
 # %%
 table2 = published.contract(2, reader_tables.table2(data), source)
@@ -208,8 +204,7 @@ readable(comparisons["segments"])
 readable(comparisons["leniency"])
 
 # %% [markdown]
-# Every pair of raters by Cohen's kappa with quadratic weights, over the images that both graded. `equal` is the share of
-# identical grades.
+# Every pair of raters by Cohen's kappa with quadratic weights, over the images that both graded; `equal`: share of identical grades.
 
 # %%
 readable(comparisons["kappa"])
@@ -217,8 +212,7 @@ readable(comparisons["kappa"])
 # %% [markdown]
 # ## Figure 4
 #
-# a raw grades · b image-wise scores · c their means · d raters · e how much real data of a condition there was, against the
-# quality of its images.
+# a raw grades · b image-wise scores · c their means · d raters · e real data of a condition, against the quality of its images.
 
 # %%
 richness = None
@@ -242,91 +236,15 @@ for letter, panel in reader_study.panels(**parts).items():
     plt.close(panel)  # only the combined figure is shown here
 
 # %% [markdown]
-# ## Planning a new study
+# ## For a next study
 #
-# How many images and raters does it take? Three standard deviations decide: how much images differ, how much raters differ in
-# leniency, and what is left. They are taken from the overall scores of this run; **change the values below and run the two
-# cells**, for instance `components = reader_planning.Components(image_sd=0.7, rater_sd=0.3, error_sd=0.6)`.
-#
-# An interval for *other raters too* answers whether other readers of the same kind would find the same. Images cannot make up
-# for few raters there, which an empty entry (no number of images suffices) says.
+# How much images and raters differ decides how many of both a next study takes; notebook 31 plans with these standard deviations, in points of the scale.
+# `yield_share` is the share of generated images that could be rated.
 
 # %%
-components, origin = reader_planning.from_pilot(mixed["Overall", "All raters"], source)
-wanted_icc = 0.05  # half width of the 95 % interval of ICC(2,k)
-wanted_mean = 0.15  # half width of the 95 % interval of a condition's mean, in points of the scale
-wanted_difference = 0.3  # difference of two conditions' means to be found, in points of the scale
-raters = (2, 3, 4, 5, 6, 8)
-yield_share = max(int(parts["scores"]["scored"].sum()), 1) / len(
-    data.screening
-)  # of the generated images, can be rated
-
-# %%
-print(f"{origin}; {100 * yield_share:.0f} % of the images can be rated")
-print(" · ".join(f"{name} {value:.2f}" for name, value in vars(components).items()))
-plan = reader_planning.requirements(components, raters, wanted_icc, wanted_mean, wanted_difference, yield_share)
-precision = reader_planning.precision(components, (25, 50, 100, 200, 400), raters[:4], seed=seed)
-keep("planning", precision)
-figure = reader_study.half_widths(precision, wanted_icc, wanted_mean, f"planned from {source}")
-style.save(figure, study.write("figures/reader_planning.png"), dpi=300)
-plan.round(2)
-
-# %% [markdown]
-# ## Reconstructed ratings
-#
-# **Reconstructed, fitted to the published values, not the readers' own.** The study's raw ratings are not public. A seeded search found whole-number ratings
-# of 239 images by four raters in three segments, with flags, from which Tables 2, 3 and 4 follow under the rules of §2.4; they ship in
-# `data_manifests/reader_study/` with the method. They are one of very many such sets, no result of this run, and say nothing about any
-# single rating. What they show is whether the three published tables can hold together.
-#
-# Three conditions must be met before any rating is sought. Single- and k-rater coefficients are tied by Spearman–Brown, so both printed values
-# leave an interval for ICC(2,1), or none.
-
-# %%
-cells = constraints.published_cells()
-constraints.icc_intervals(cells).round(4)
-
-# %% [markdown]
-# Table 2 leaves a number of images that are neither scored nor external; with all three segments flagged by all raters they must fit into each NA column,
-# and what remains there are single segments of scored images.
-
-# %%
-constraints.flag_counts(cells)
-
-# %% [markdown]
-# Tables 2 and 3 together fix how the images that lack a segment scored: over a condition, three times the sum of overall scores less the sum of all segment
-# scores is the sum of overall scores of these images, each counted once for every segment it lacks. `implied` is their mean, `low`–`high` what the
-# rounding of the printed means leaves.
-
-# %%
-constraints.implied_scores(cells).round(2)
-
-# %% [markdown]
-# Every published cell of Tables 2–4, the value that follows from the reconstructed ratings, and the difference. Nothing is counted by the search
-# itself: the files are read and tabulated like those of any readers.
-
-# %%
-reconstructed = rating_reconstruction.open_shipped()
-for number, table in rating_reconstruction.fitted_tables(reconstructed).items():
-    published.write_table(study.write(f"tables/reconstructed_table{number}.csv"), table)
-left = rating_reconstruction.residuals(reconstructed)
-print(f"{rating_reconstruction.NAME}: {left['printed_alike'].sum()} of {len(left)} cells print as published")
-with pd.option_context("display.max_rows", None):
-    display(rating_reconstruction.side_by_side(left))
-
-# %% [markdown]
-# The largest difference by table, in units of half the last printed digit (1: as far as rounding allows).
-
-# %% tags=["nbval-check-output"]
-print(rating_reconstruction.worst(left).to_string())
-
-# %% [markdown]
-# What the tables leave open differs from one reconstruction to the next: rater means and the distribution of ratings (Figures 4a and 4d, printed without
-# digits), one line a seed, seeds 1 to 5 with none left out; where a search ended with a cell unmet, `printed_alike` shows it, and the seeds that met it that the tables do not forbid it. Nothing that varies here can be learned from Tables 2–4. Seeds start alike and stop at the first set that fits, so that more is
-# open than their spread shows.
-
-# %%
-rating_reconstruction.alternatives().round(2)
+pilot = reader_planning.pilot_table(mixed["Overall", "All raters"], source, parts["scores"], len(data.screening))
+pilot.to_csv(study.write("readers/pilot.csv"), index=False)
+pilot.round(2)
 
 # %%
 study.finish()

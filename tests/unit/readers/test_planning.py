@@ -2,12 +2,13 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
 from dsa_lib.figures import reader_study
 from dsa_lib.readers import planning
-from dsa_lib.readers.mixed_model import mixed_icc
+from dsa_lib.readers.mixed_model import MixedFit, mixed_icc
 from dsa_lib.readers.planning import Components
 from dsa_lib.readers.reliability import bootstrap, icc2, mean_squares, percentile_interval
 from dsa_lib.run.errors import StudyError
@@ -144,3 +145,19 @@ def test_impossible_plans_are_one_sentence(plan, sentence):
 def test_a_pilot_that_determines_nothing_leaves_the_stated_assumption():
     found, sentence = planning.from_pilot(mixed_icc(np.array([[1.0], [2], [3]])), "reader ratings")
     assert found == planning.ASSUMED and "assumed" in sentence and "fewer than two raters" in sentence
+
+
+@pytest.mark.parametrize("image_var, yield_share", [(0.36, 0.25), (0.0, 1 / 40)])
+def test_a_pilot_survives_its_file(tmp_path, image_var, yield_share):
+    fit = MixedFit(40, 4, 160, image_var=image_var, rater_var=0.09, error_var=0.49)
+    scores = pd.DataFrame({"scored": [True] * round(40 * yield_share) if image_var else [False]})
+    planning.pilot_table(fit, "reader ratings", scores, 40).to_csv(tmp_path / "pilot.csv", index=False)
+    found = planning.read_pilot(tmp_path / "pilot.csv")
+    components, origin = planning.from_pilot(fit, "reader ratings")
+    assert vars(found.components) == pytest.approx(vars(components))
+    assert (found.origin, found.source, found.yield_share) == (origin, "reader ratings", pytest.approx(yield_share))
+
+
+def test_without_a_pilot_the_plan_says_that_its_values_are_assumed():
+    found = planning.read_pilot(None)
+    assert found.components == planning.ASSUMED and "assumed" in found.origin and "assumed" in found.source

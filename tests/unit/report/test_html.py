@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from dsa_lib.core import published
-from dsa_lib.paper import rating_reconstruction
+from dsa_lib.paper import ledger, rating_reconstruction
 from dsa_lib.report import html as html_report
 from dsa_lib.report import readme
 from dsa_lib.run.artifacts import EVERY
@@ -53,7 +53,7 @@ def classified():
 
 
 def made():
-    study = opened("10_report")
+    study = opened("90_report")
     html_report.write_report(study, study.write("report.html"))
     return (study.ws.root / "report.html").read_text()
 
@@ -103,9 +103,7 @@ def test_what_was_skipped_or_not_run_says_why():
 def test_what_was_fitted_is_named_so_and_is_no_panel_of_figure_1():
     curated()
     classified()
-    study = opened("01_curation")
-    study.read("archive")
-    study.write("figures/curation_series.png").write_bytes(PIXEL)
+    study = opened("31_paper_numbers")
     study.write("figures/paper_scale_figure1.png").write_bytes(PIXEL)
     table = pd.DataFrame(
         {
@@ -118,7 +116,6 @@ def test_what_was_fitted_is_named_so_and_is_no_panel_of_figure_1():
     )
     table.to_csv(study.write("tables/paper_scale_cohort.csv"), index=False)
     study.finish()
-    classified()
     page = made()
     assert "simulated records fitted to the published values" in page
     assert "Cohort at the study&#39;s size, fitted to the published values" in page
@@ -126,9 +123,11 @@ def test_what_was_fitted_is_named_so_and_is_no_panel_of_figure_1():
 
 
 def test_the_ledger_tells_its_findings_before_its_rows_and_takes_the_run_s_simulation():
-    study = opened("01_curation")
+    study = opened("31_paper_numbers")
     fitted = {"row": ["SD of age (years)"], "column": "Value", "published": 15.32, "fitted": 15.32, "source": "fitted"}
     pd.DataFrame(fitted).to_csv(study.write("tables/paper_scale_cohort.csv"), index=False)
+    fitted = ledger.fitted_values({"cohort": study.ws.root / "tables/paper_scale_cohort.csv"})
+    ledger.verdicts(fitted=fitted).to_csv(study.write("ledger.csv"), index=False)
     study.finish()
     page = made()
     text = text_of(page)
@@ -149,7 +148,8 @@ def test_the_ledger_tells_its_findings_before_its_rows_and_takes_the_run_s_simul
 
 def test_reconstructed_ratings_are_named_so_and_never_fill_a_table_of_this_run():
     curated()
-    study = opened("06_reader_analysis")
+    opened("06_reader_analysis").finish()
+    study = opened("31_paper_numbers")
     frame = rating_reconstruction.fitted_tables(rating_reconstruction.open_shipped())[4]
     frame.to_csv(study.write("tables/reconstructed_table4.csv"), index=False)
     study.finish()
@@ -171,7 +171,9 @@ def test_the_page_needs_nothing_from_outside():
 def test_a_stale_table_is_not_reported():
     curated()
     classified()
-    Workspace("t").table(1).write_text("row,column,published,this_run,source\nAC A,Count,9500,9500,phantom\n")
+    Workspace("t").path("tables/table1.csv").write_text(
+        "row,column,published,this_run,source\nAC A,Count,9500,9500,phantom\n"
+    )
     with pytest.raises(StudyError, match=r"table1\.csv has changed since 02_classifier wrote it"):
         made()
 
@@ -221,11 +223,15 @@ def test_readme_tells_what_notebook_07_noted():
 
 def test_readme_tables_come_from_the_runs_files():
     for number in published.TITLES:
-        published.write_table(Workspace("t").table(number), published.contract(number, {}, "phantom"))
-    published.write_table(Workspace("t").table(1), published.contract(1, {("AC A", "Count"): 77}, "phantom"))
+        published.write_table(
+            Workspace("t").path(f"tables/table{number}.csv"), published.contract(number, {}, "phantom")
+        )
+    published.write_table(
+        Workspace("t").path("tables/table1.csv"), published.contract(1, {("AC A", "Count"): 77}, "phantom")
+    )
     block = readme.results(Workspace("t"))
     assert "| AC A | published | 9,500 | 9.6 |\n|  | this run | 77 |  |\n|  | difference | −9,423 |  |" in block
-    Workspace("t").table(3).unlink()
+    Workspace("t").path("tables/table3.csv").unlink()
     with pytest.raises(StudyError, match=r"table3\.csv is missing"):
         readme.results(Workspace("t"))
 

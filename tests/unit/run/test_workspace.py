@@ -4,7 +4,8 @@ import hashlib
 
 import pytest
 
-from dsa_lib.run.artifacts import REPRODUCED
+from dsa_lib.run import artifacts
+from dsa_lib.run.artifacts import EVERY
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.workspace import Workspace, atomic_write, runs_folder, sha256
 
@@ -18,7 +19,6 @@ def ws(tmp_path, monkeypatch):
 def test_the_runs_folder_can_be_moved(ws, tmp_path):
     assert ws.root == tmp_path / "elsewhere" / "mine" == runs_folder() / "mine"
     assert ws.path("samples/reader/manifest.parquet").parent.is_dir()
-    assert ws.table(3).name == "table3.csv"
     assert ws.checkpoints("ldm").is_dir()
 
 
@@ -92,28 +92,60 @@ def test_atomic_write_replaces_folders(tmp_path):
     [
         ("archive", "00_phantom_archive"),
         ("frames.npy", "01_curation"),
-        ("tables/paper_scale_table1.csv", "01_curation"),
-        ("figures/paper_scale_figure1.png", "01_curation"),
+        ("tables/paper_scale_table1.csv", "31_paper_numbers"),
+        ("figures/paper_scale_figure1.png", "31_paper_numbers"),
         ("tables/table1.csv", "02_classifier"),
         ("figures/figure1.png", "02_classifier"),
         ("latents/mean.npy", "03_vae"),
         ("ldm_unconditional", "04_ldm"),
         ("samples/fid", "05_sampling"),
         ("tables/table4.csv", "06_reader_analysis"),
-        ("tables/reconstructed_table2.csv", "06_reader_analysis"),
+        ("tables/reconstructed_table2.csv", "31_paper_numbers"),
         ("tables/table5.csv", "07_fid"),
         ("tables/table5_context.csv", "07_fid"),
         ("fidelity_resampled.csv", "07_fid"),
-        ("plausibility.csv", "07_fid"),
-        ("figures/plausibility_spectra.png", "07_fid"),
-        ("report.html", "10_report"),
+        ("plausibility.csv", "12_vessel_plausibility"),
+        ("figures/plausibility_spectra.png", "12_vessel_plausibility"),
+        ("report.html", "90_report"),
     ],
 )
 def test_every_artifact_names_the_notebook_that_writes_it(ws, artifact, notebook):
     assert ws.producer(artifact) == notebook
-    assert notebook in REPRODUCED
+    assert notebook in EVERY
 
 
 def test_an_artifact_nobody_writes_is_refused(ws):
     with pytest.raises(StudyError, match="no notebook writes"):
         ws.producer("nothing.bin")
+
+
+def test_a_run_of_the_earlier_layout_is_refused_in_one_sentence_and_left_as_it_is(ws):
+    """Its manifests have no layout, whichever of its notebooks ran."""
+    path = ws.manifest_path("01_curation")
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        '{"notebook": "01_curation", "status": "finished", "reason": null, "inputs": {}, "outputs": {}, "facts": {}}'
+    )
+    before = path.read_bytes()
+    for look in (ws.check_layout, lambda: ws.manifest("01_curation")):
+        with pytest.raises(
+            StudyError, match=r"earlier version of this project.*choose another RUN.*make clean-run RUN=mine"
+        ) as fault:
+            look()
+        assert "\n" not in str(fault.value)
+    assert path.read_bytes() == before
+    assert ws.manifest("02_classifier") is None
+
+
+def test_the_registry_knows_each_artifact_once_and_no_other_notebook():
+    lines = artifacts.registry()
+    assert len({line.artifact for line in lines}) == len(lines)
+    assert {line.notebook for line in lines} == set(EVERY)
+    assert [line.notebook for line in lines] == sorted((line.notebook for line in lines), key=EVERY.index)
+    assert artifacts.find("latents/mean.npy").notebook == "03_vae" and artifacts.find("no/such.csv") is None
+    assert (
+        artifacts.find("figures/figure4a.png").title == "" and "Figure 4" in artifacts.find("figures/figure4.png").title
+    )
+    assert set(artifacts.UPSTREAM) == set(EVERY)
+    for notebook, above in artifacts.UPSTREAM.items():
+        assert all(EVERY.index(name) < EVERY.index(notebook) for name in above)

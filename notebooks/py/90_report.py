@@ -15,13 +15,13 @@
 # ---
 
 # %% [markdown]
-# # 10 · Report
+# # 90 · Report
 #
-# **Purpose.** One HTML file with everything that this run found: Tables 1–5 beside the published ones, the classifier's scores, fidelity and
-# faithfulness, Figures 1–5, and the provenance of each notebook. Before that, the ledger: every number that the paper prints, held against its others.
+# **Purpose.** One HTML file with everything that this run found: Tables 1–5 beside the published ones, the figures, the further tables of audits and
+# extensions, the ledger of the paper's own numbers, and the provenance of each notebook.
 #
-# **Reads** the manifests, tables and figures of notebooks 00–07, verified against their recorded hashes. What an archive did not allow is missing here too,
-# with the reason; and `data_manifests/published.csv`. **Writes** `report.html`, which needs no other file and no network, and `ledger.csv`.
+# **Inputs.** Manifests, tables and figures of whatever notebooks have run, verified against their recorded hashes. What an archive did not allow is missing here too,
+# with the reason. **Outputs.** `report.html`, which needs no other file and no network.
 #
 # **Measured time**: printed by the last cell; seconds in every profile.
 
@@ -39,7 +39,7 @@ from dsa_lib.core import published
 from dsa_lib.report import html as html_report
 from dsa_lib.run.session import begin
 
-study = begin("10_report", globals())
+study = begin("90_report", globals())
 content = html_report.contents(study)
 
 # %% [markdown]
@@ -69,37 +69,8 @@ for table in content["tables"]:
 pd.Series({f"Table {number}": len(published.published(number)) for number in published.TITLES}, name="published cells")
 
 # %% [markdown]
-# ## The ledger of published numbers
-# Each number of the paper's text, tables and captions has a row in `data_manifests/published.csv`, with the relations to other numbers that it has to
-# meet; statements in words that a number can confirm or contradict have one too. What a number is rounded to is taken into account: it stands for all
-# that prints so. A verdict is computed here, never written down. None of this depends on the run, except that its simulated cohort (notebook 01, fitted to the
-# published values) shows which numbers of §2.1–2.2 records can have together.
-
-# %%
-ledger = content["ledger"]
-for finding in ledger["findings"].itertuples():
-    print(f"{finding.place}, {finding.quantity} ({finding.verdict.split(': ')[1]})\n  {finding.because}.\n")
-
-# %%
-ledger["tally"].set_index("verdict")
-
-# %% [markdown]
-# All rows, with how each was checked:
-
-# %%
-with pd.option_context("display.max_rows", None, "display.max_colwidth", 200):
-    display(ledger["frame"].drop(columns=["kind", "times", "against"]).set_index("id"))
-
-# %% [markdown]
-# What disagrees or is in doubt does so whatever the run:
-
-# %% tags=["nbval-check-output"]
-ledger["findings"][["place", "quantity", "verdict"]]
-
-# %% [markdown]
 # ## The report
 
 # %%
-ledger["frame"].to_csv(study.write("ledger.csv"), index=False)
 html_report.write_report(study, study.write("report.html"), content)
 study.finish()
