@@ -1,4 +1,4 @@
-"""README's results: the tables, times and figures of one run, written between README's markers so that no number is retyped.
+"""The results in README.md and docs/: tables, times and figures of one run, written between markers so that no number is retyped.
 
 python -m dsa_lib.report.readme runs/phantom
 """
@@ -20,6 +20,7 @@ from dsa_lib.run.errors import StudyError
 from dsa_lib.run.workspace import PROJECT, Workspace, runs_folder
 from dsa_lib.vessels.filters import CLASSES
 
+PAGES = ("README.md", "docs/results.md", "docs/extensions.md")
 QUALITY = PROJECT / "benchmarks" / "phantom_quality.json"
 EXTENSION_FIGURES = ("anatomy_samples", "anatomy_spectra", "lesion_translations")
 FIGURES = (
@@ -28,32 +29,34 @@ FIGURES = (
     "figure1",
     "figure2",
     "figure4",
-    "faithfulness",
+    "adherence",
     "classifier_confusion",
     "plausibility_examples",
 )
 
 
+def table(ws: Workspace, number: int) -> str:
+    """Table `number` in Markdown, a line each for published, this run and difference. Raises StudyError where the run has none."""
+    path = ws.root / f"tables/table{number}.csv"
+    if not path.exists():
+        raise StudyError(f"{path} is missing: finish the run {ws.run!r} first")
+    frame = read_table(path)
+    columns, groups = html_report.table_groups(number, frame)
+    sources = ", ".join(source for source in dict.fromkeys(frame["source"]) if source)
+    lines = [f"**Table {number} · {TITLES[number]}** (this run: {sources})", ""]
+    lines += ["| | | " + " | ".join(columns) + " |", "|---|---|" + "---:|" * len(columns)]
+    for group in groups:
+        for place, line in enumerate(group["lines"]):
+            name = group["name"] if place == 0 else ""
+            lines.append(f"| {name} | {line['label']} | " + " | ".join(line["cells"]) + " |")
+    if number == 1:
+        lines += ["", "Shares of this run are rounded so that they add up to 100 (largest remainder)."]
+    return "\n".join(lines)
+
+
 def results(ws: Workspace) -> str:
-    """Tables 1–5 in Markdown, a line each for published, this run and difference."""
-    parts = [" ".join(html_report.banner(ws))]
-    for number, title in TITLES.items():
-        path = ws.root / f"tables/table{number}.csv"
-        if not path.exists():
-            raise StudyError(f"{path} is missing: finish the run {ws.run!r} first")
-        frame = read_table(path)
-        columns, groups = html_report.table_groups(number, frame)
-        sources = ", ".join(source for source in dict.fromkeys(frame["source"]) if source)
-        lines = [f"**Table {number} · {title}** (this run: {sources})", ""]
-        lines += ["| | | " + " | ".join(columns) + " |", "|---|---|" + "---:|" * len(columns)]
-        for group in groups:
-            for place, line in enumerate(group["lines"]):
-                name = group["name"] if place == 0 else ""
-                lines.append(f"| {name} | {line['label']} | " + " | ".join(line["cells"]) + " |")
-        if number == 1:
-            lines += ["", "Shares of this run are rounded so that they add up to 100 (largest remainder)."]
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts)
+    """What kind of data stands behind the run, and its Tables 1–5."""
+    return "\n\n".join([" ".join(html_report.banner(ws)), *(table(ws, number) for number in TITLES)])
 
 
 def times(ws: Workspace) -> str:
@@ -174,8 +177,25 @@ def fill(text: str, name: str, block: str) -> str:
     """`text` with what stands between `<!-- name:begin -->` and `<!-- name:end -->` replaced by `block`. Raises StudyError without the markers."""
     pattern = re.compile(rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)", re.DOTALL)
     if not pattern.search(text):
-        raise StudyError(f"README.md has no markers '{name}': restore it from version control")
+        raise StudyError(f"the page has no markers '{name}': restore it from version control")
     return pattern.sub(lambda match: f"{match[1]}{block}\n{match[2]}", text)
+
+
+BLOCKS = {
+    "times": times,
+    "table5": lambda ws: table(ws, 5),
+    "results": results,
+    "quality": lambda ws: quality(json.loads(QUALITY.read_text())),
+    "findings": findings,
+}
+
+
+def filled(text: str, ws: Workspace) -> str:
+    """A page with each block that it has markers for."""
+    for name, block in BLOCKS.items():
+        if f"<!-- {name}:begin -->" in text:
+            text = fill(text, name, block(ws))
+    return extensions(text, ws) if "<!-- lesions:begin -->" in text else text
 
 
 def main() -> None:
@@ -184,22 +204,19 @@ def main() -> None:
     ws = Workspace(Path(parser.parse_args().run).name)
     if not ws.root.is_dir():
         raise SystemExit(f"error: there is no run {ws.run!r} in {runs_folder()}")
-    path = PROJECT / "README.md"
     try:
-        text = fill(fill(path.read_text(), "results", results(ws)), "times", times(ws))
-        text = fill(text, "findings", findings(ws))
-        text = fill(text, "quality", quality(json.loads(QUALITY.read_text())))
-        text = extensions(text, ws)
+        pages = {path: filled((PROJECT / path).read_text(), ws) for path in PAGES}
     except StudyError as error:
         raise SystemExit(f"error: {error}") from None
-    path.write_text(text)
+    for path, text in pages.items():
+        (PROJECT / path).write_text(text)
+        print(path)
     (PROJECT / "figures").mkdir(exist_ok=True)
     for name in FIGURES:
         source = ws.root / "figures" / f"{name}.png"
         if source.exists():
             shutil.copy(source, PROJECT / "figures" / source.name)
             print(f"figures/{source.name}")
-    print("README.md")
 
 
 if __name__ == "__main__":

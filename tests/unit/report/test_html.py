@@ -207,7 +207,7 @@ def test_readme_tells_the_quality_as_it_was_measured():
     measured["vessels, area, generated / held-out"]["peripheral"]["ratio"] = 1.234
     block = readme.quality(measured)
     assert "PSNR 40.0 dB" in block and " / 43 / " in block and block.endswith("/ 1.23 |")
-    assert readme.quality(json.loads(readme.QUALITY.read_text())) in (PROJECT / "README.md").read_text()
+    assert readme.quality(json.loads(readme.QUALITY.read_text())) in (PROJECT / "docs" / "results.md").read_text()
 
 
 def test_readme_tells_what_notebook_07_noted():
@@ -236,8 +236,17 @@ def test_readme_tables_come_from_the_runs_files():
         readme.results(Workspace("t"))
 
 
-def test_the_projects_readme_has_the_markers_and_names_every_notebook():
-    text = (PROJECT / "README.md").read_text()
-    for name in ("results", "times", "findings", "quality"):
-        assert readme.fill(text, name, "x") != text
-    assert all(f"`{name}`" in text for name in EVERY)
+def test_the_pages_have_the_markers_and_readme_names_every_notebook_and_stays_short():
+    pages = {path: (PROJECT / path).read_text() for path in readme.PAGES}
+    for name in (*readme.BLOCKS, *(name for name, *_ in readme.EXTENSIONS)):
+        assert any(
+            f"<!-- {name}:begin -->" in text and readme.fill(text, name, "x") != text for text in pages.values()
+        ), name
+    assert all(f"`{name}`" in pages["README.md"] for name in EVERY)
+    assert len(pages["README.md"].splitlines()) <= 150
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]:
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+            assert re.match("https?:", target) or (page.parent / target).exists(), f"{page.name}: {target}"
