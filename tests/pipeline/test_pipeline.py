@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from dsa_lib.core import published as core_published
-from dsa_lib.run.artifacts import REPRODUCED
+from dsa_lib.run.artifacts import REPRODUCED, STUDY
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.workspace import PROJECT, sha256
 
@@ -71,7 +71,7 @@ def copied(runs, whole, request):
 
 def test_one_command_runs_every_notebook_in_order(runs, whole):
     assert worked(whole) == [name[:2] for name in REPRODUCED]
-    assert "[1/9] 00_phantom_archive" in whole.stdout
+    assert "[1/10] 00_phantom_archive" in whole.stdout
     assert {name: manifest(runs, "whole", name)["status"] for name in REPRODUCED} == dict.fromkeys(
         REPRODUCED, "finished"
     )
@@ -166,7 +166,26 @@ def test_a_run_can_be_shipped(runs, whole, tmp_path, monkeypatch):
 def test_a_changed_number_runs_what_reads_it_and_what_follows(runs, copied):
     done = make(runs, RUN=copied, OVERRIDES='{"readers.bootstrap": 50}')
     assert done.returncode == 0, done.stderr
-    assert worked(done) == ["06", "10"]
+    assert worked(done) == ["06", "31", "90"]
+
+
+def test_audits_go_on_from_the_study(runs, copied):
+    """Nothing of the study runs again; the report then shows the audit."""
+    one = {"RUN": copied, "PROFILE": "smoke", "SNAKEMAKE": "--until notebook_12_vessel_plausibility"}
+    done = make(runs, "audits", **one)
+    assert done.returncode == 0 and worked(done) == ["12"], done.stdout + done.stderr
+    assert manifest(runs, copied, "12_vessel_plausibility")["status"] == "finished"
+
+
+def test_a_run_of_the_earlier_layout_is_refused_and_left_as_it_is(runs, copied):
+    path = runs / copied / "manifests" / "03_vae.json"
+    earlier = json.loads(path.read_text())
+    del earlier["layout"]
+    path.write_text(json.dumps(earlier))
+    done = make(runs, RUN=copied)
+    (line,) = [line for line in done.stderr.splitlines() if not line.startswith("make:")]
+    assert done.returncode != 0 and "made by an earlier version of this project" in line and not worked(done)
+    assert json.loads(path.read_text()) == earlier
 
 
 def test_what_was_run_by_hand_with_other_parameters_is_run_again(runs, copied):
@@ -174,7 +193,7 @@ def test_what_was_run_by_hand_with_other_parameters_is_run_again(runs, copied):
     command += ["-r", "run", copied, "-y", '{"overrides": {"readers.bootstrap": 20}}']
     subprocess.run(command, cwd=PROJECT, env=os.environ | {"DSA_RUNS": str(runs)}, capture_output=True, check=True)
     done = make(runs, RUN=copied)
-    assert done.returncode == 0 and worked(done) == ["06", "10"], done.stdout + done.stderr
+    assert done.returncode == 0 and worked(done) == ["06", "31", "90"], done.stdout + done.stderr
     assert sha256(runs / copied / "readers" / "icc.csv") == sha256(runs / "whole" / "readers" / "icc.csv")
     assert NOTHING in make(runs, RUN=copied).stdout
 
@@ -247,9 +266,9 @@ def test_one_series_is_classified_the_rest_skipped_and_reported(runs, whole):
     done = make(runs, "reproduce", PROFILE="smoke", RUN="given", ARCHIVE=str(archive), CLASSIFIER="whole")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert worked(done) == [name[:2] for name in REPRODUCED[1:]]
-    assert "[1/8] 01_curation" in done.stdout
+    assert "[1/9] 01_curation" in done.stdout
     assert manifest(runs, "given", "01_curation")["status"] == "finished"
-    for name in REPRODUCED[3:-1]:
+    for name in STUDY[3:]:
         found = manifest(runs, "given", name)
         assert found["status"] == "skipped" and found["reason"].strip().endswith("."), name
     page = (runs / "given" / "report.html").read_text()
@@ -299,7 +318,7 @@ def test_a_run_is_removed_only_by_name(runs, copied):
     ],
 )
 def test_a_notebook_runs_alone_through_papermill_and_checks_its_parameters(tmp_path, parameters, words):
-    command = [sys.executable, "-m", "papermill", "notebooks/10_report.ipynb", str(tmp_path / "out.ipynb"), *parameters]
+    command = [sys.executable, "-m", "papermill", "notebooks/90_report.ipynb", str(tmp_path / "out.ipynb"), *parameters]
     environment = os.environ | {"DSA_RUNS": str(tmp_path / "runs"), "JUPYTER_PREFER_ENV_PATH": "1"}
     done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=300)
     if "empty" in parameters:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from dsa_lib.run.artifacts import EVERY, REPRODUCED
+from dsa_lib.run.artifacts import AUDITS, EVERY, REPRODUCED, STUDY
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import load_profile
 from dsa_lib.run.workspace import PROJECT
@@ -53,8 +53,8 @@ def test_phantom_is_imported_by_its_own_notebook_alone():
     assert imports[0] in [inner for node in guarded for inner in ast.walk(node)]
 
 
-def test_notebook_08_asks_the_phantom_for_label_maps_where_there_is_no_other_archive():
-    tree = ast.parse((PROJECT / "notebooks" / "py" / "08_anatomy_conditioning.py").read_text())
+def test_notebook_21_asks_the_phantom_for_label_maps_where_there_is_no_other_archive():
+    tree = ast.parse((PROJECT / "notebooks" / "py" / "21_maps_and_edges.py").read_text())
     guarded = [
         node for node in tree.body if isinstance(node, ast.If) and "study.archive is None" in ast.unparse(node.test)
     ]
@@ -154,15 +154,31 @@ def test_shards_are_for_calls_by_hand():
 def test_every_folder_of_shipped_weights_runs_again_the_notebooks_that_read_it():
     read = {path for name in EVERY for path in workflow.data_of(workflow.modules_of(name))}
     assert read >= set((PROJECT / "models").glob("*/card.json"))
-    assert PROJECT / "models" / "vessels" / "card.json" in workflow.data_of(workflow.modules_of("07_fid"))
+    assert PROJECT / "models" / "vessels" / "card.json" in workflow.data_of(
+        workflow.modules_of("12_vessel_plausibility")
+    )
     assert PROJECT / "models" / "vessels" / "card.json" not in workflow.data_of(
         workflow.modules_of("06_reader_analysis")
     )
 
 
-@pytest.mark.parametrize("name", ["acdc", "08_anatomy_conditioning.acdc", "ct_perfusion"])
+@pytest.mark.parametrize(
+    "module, notebook",
+    [
+        ("audits.memorisation", "13_memorisation"),
+        ("audits.copy_search", "13_memorisation"),
+        ("audits.utility", "14_utility"),
+        ("audits.angles", "11_condition_adherence"),
+        ("audits.plausibility", "12_vessel_plausibility"),
+    ],
+)
+def test_a_change_of_one_audit_runs_that_audit_alone(module, notebook):
+    assert [name for name in (*STUDY, *AUDITS) if module in workflow.modules_of(name)] == [notebook]
+
+
+@pytest.mark.parametrize("name", ["acdc", "21_maps_and_edges.acdc", "ct_perfusion"])
 def test_a_folder_of_other_data_that_is_none_is_refused_before_the_study_starts(tmp_path, name):
-    command = [sys.executable, "workflow/launch.py", "--run", "t", "--profile", "smoke", "--extensions"]
+    command = [sys.executable, "workflow/launch.py", "--run", "t", "--profile", "smoke", "--parts", "extensions"]
     command += ["--parameters", f'{{"{name}": "{tmp_path}/nowhere"}}']
     environment = os.environ | {"DSA_RUNS": str(tmp_path / "runs")}
     done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
