@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from dsa_lib.curation import bounded_pool, circulation, filter_flow, keep_list
-from dsa_lib.dicom import burned_in
-from dsa_lib.dicom import mask as dicom_mask
+from dsa_lib.dicom import burned_in, mask_subtraction
 from dsa_lib.dicom import planes as dicom_planes
 from dsa_lib.dicom import series as dicom_series
 from dsa_lib.dicom import tags as dicom_tags
@@ -31,7 +30,7 @@ BYTES_PER_WORKER = 8 << 20  # below that a further process would take longer to 
 SECONDS_PER_MB = 4.0
 _DECODERS = ("pydicom.pixels.decoders.pylibjpeg", "pylibjpeg", "openjpeg", "libjpeg", "rle")
 # What decides a file's result besides this module: a change of any reads every file anew.
-_CODE = (dicom_planes, dicom_tags, dicom_values, burned_in, circulation, dicom_series, filter_flow, dicom_mask)
+_CODE = (dicom_planes, dicom_tags, dicom_values, burned_in, circulation, dicom_series, filter_flow, mask_subtraction)
 _DIGITS = {"P": 8, "E": 8, "S": 10, "F": 10}  # patient, examination (study), series, file
 
 

@@ -13,9 +13,8 @@ import numpy as np
 from PIL import Image
 from pydicom.dataset import Dataset
 
-from dsa_lib.dicom import mask as dicom_mask
-from dsa_lib.dicom import tags
-from dsa_lib.dicom.mask import Pairing
+from dsa_lib.dicom import mask_subtraction, tags
+from dsa_lib.dicom.mask_subtraction import Pairing
 from dsa_lib.dicom.planes import FIRST_FRAMES, Planes, read_header
 from dsa_lib.dicom.tags import Unreadable, find
 
@@ -131,7 +130,7 @@ def _acquisition(header: Dataset) -> Acquisition:
         secondary_angle_deg=secondary_deg,
         rotational=tags.is_rotational(header),
         table_moves=tags.table_moves(header),
-        differencing=dicom_mask.only_differencing(header),
+        differencing=mask_subtraction.only_differencing(header),
         frames=frames,
         frame_times_s=times,
         frame_time_source=time_source,
@@ -166,12 +165,12 @@ def subtracted_run(
         for index, plane in enumerate(planes):
             stored[index] = _squared(planes.in_field(plane), size)
         # Blanking that no shutter element tells of counts as outside the field.
-        blank = dicom_mask.blank(stored)
+        blank = mask_subtraction.blank(stored)
         stored[:, blank], weight[blank] = 0, 0
         # Levels of a long run are measured on some of its frames: they take several copies of what they look at.
         seen = stored[:: max(1, planes.frames // LEVEL_FRAMES), weight > 0.99]
-        background = dicom_mask.background_level(seen)
-        dark = dicom_mask.vessels_are_dark(seen, background)
+        background = mask_subtraction.background_level(seen)
+        dark = mask_subtraction.vessels_are_dark(seen, background)
         span = background if dark else background - 1
         frames = np.empty(stored.shape, grey)
         for index, small in enumerate(stored):
@@ -207,7 +206,7 @@ def _plan(planes: Planes, acquisition: Acquisition) -> tuple[dict[int, Pairing] 
     The mask module decides where there is one. Without one a display run is looked at (`subtraction.is_native`), and a native run of any kind takes the
     brightest of its first frames as mask.
     """
-    if (plan := dicom_mask.pairings(planes.header, planes.frames)) is not None:
+    if (plan := mask_subtraction.pairings(planes.header, planes.frames)) is not None:
         operations = sorted({pairing.operation for pairing in plan.values()})
         named = sorted({frame for pairing in plan.values() for frame in pairing.mask})
         if operations != ["AVG_SUB"]:
@@ -216,12 +215,12 @@ def _plan(planes: Planes, acquisition: Acquisition) -> tuple[dict[int, Pairing] 
     first = list(planes.keep(range(min(FIRST_FRAMES, max(1, planes.frames // 3)))))
     if acquisition.relationship == "DISP":
         second = planes.plane(min(1, planes.frames - 1))
-        seen = planes.inside & ~dicom_mask.blank(np.stack([first[0], second]))
-        if not seen.any() or not dicom_mask.is_native(first[0][seen], second[seen], alone=planes.frames == 1):
+        seen = planes.inside & ~mask_subtraction.blank(np.stack([first[0], second]))
+        if not seen.any() or not mask_subtraction.is_native(first[0][seen], second[seen], alone=planes.frames == 1):
             return None, _how("stored subtracted", [])
         if planes.frames == 1:
             raise Unreadable("a single frame that is not subtracted", "export the run with its mask frames")
-    chosen = dicom_mask.brightest(first, planes.inside)
+    chosen = mask_subtraction.brightest(first, planes.inside)
     pairing = {frame: Pairing((frame,), (chosen,), (0.0, 0.0), "AVG_SUB") for frame in range(planes.frames)}
     return pairing, _how("chosen from the first frames", [chosen])
 

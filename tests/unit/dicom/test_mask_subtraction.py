@@ -8,7 +8,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from xa_maker import avg_sub, item, make_xa, mask_module
 
-from dsa_lib.dicom import mask as dicom_mask
+from dsa_lib.dicom import mask_subtraction
 from dsa_lib.dicom import series as dicom_series
 
 GREY, STEP = 162, 0.008
@@ -20,7 +20,7 @@ def pairs(*items, frames=6, **elements):
     header.MaskSubtractionSequence = mask_module(*items)
     for name, value in elements.items():
         setattr(header, name, value)
-    found = dicom_mask.pairings(header, frames)
+    found = mask_subtraction.pairings(header, frames)
     if found is None:
         return None
     return {n + 1: ([c + 1 for c in p.contrast], [m + 1 for m in p.mask]) for n, p in found.items()}
