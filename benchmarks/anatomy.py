@@ -1,11 +1,11 @@
-"""The training of the weights of notebook 08 that ship (models/anatomy), and what a run that goes on from them reaches.
+"""The training of the weights of notebook 21 that ship (models/anatomy), and what a run that goes on from them reaches.
 
     python benchmarks/anatomy.py train                  # hours; writes models/anatomy; the same command continues
     python benchmarks/anatomy.py train --steps 12000    # longer; from the first step, since the learning rate ends with the steps
     python benchmarks/anatomy.py train --more 1200      # so many steps more from the weights in models/anatomy, at the full learning rate again
     python benchmarks/anatomy.py train --anew LDM       # one method again from the first step, for as many steps as the others have had
     python benchmarks/anatomy.py train --only spade     # one model alone, so that several can learn side by side; writes no weights
-    python benchmarks/anatomy.py report --run phantom   # writes benchmarks/anatomy.json from notebook 08 of that run
+    python benchmarks/anatomy.py report --run phantom   # writes benchmarks/anatomy.json from notebooks 21 and 22 of that run
 
 Everything is simulated anatomy. `train` first makes a phantom archive of its own by notebooks 00 to 02 (run `anatomy_weights`, values in
 data_manifests/anatomy_weights.json): its patients are in no other archive of this project. The six models then learn from that run's training patients, on
@@ -26,9 +26,9 @@ import pandas as pd
 from dsa_lib.curation import annotations
 from dsa_lib.ldm import autoencoder
 from dsa_lib.maps import data as map_data
-from dsa_lib.maps import map_diffusion, map_weights, spade
+from dsa_lib.maps import map_weights
 from dsa_lib.maps import models as map_models
-from dsa_lib.maps.models import METHODS, WITH, WITHOUT
+from dsa_lib.maps.models import EVERY, METHODS, WITH, WITHOUT
 from dsa_lib.nn import shipped
 from dsa_lib.nn.export import patients_seen
 from dsa_lib.phantom import truth
@@ -40,7 +40,9 @@ from dsa_lib.run.workspace import PROJECT, Workspace, sha256, write_json
 RUN = "anatomy_weights"
 VALUES = PROJECT / "data_manifests" / "anatomy_weights.json"
 OUT = Path(__file__).with_suffix(".json")
-NAMES = tuple(map_models.name_of(method, half) for method in METHODS for half in (WITH, WITHOUT))
+NAMES = tuple(map_models.name_of(method, half) for method, half in sorted(EVERY))
+NOTEBOOKS = ("21_maps_and_edges", "22_map_edits")
+WHAT = "notebooks 21 and 22 on a phantom archive (simulated anatomy); see the head of benchmarks/anatomy.py"
 TABLES = ("scores", "budget", "differences", "spectra", "segmenters", "compliance", "edits")
 
 
@@ -61,14 +63,12 @@ def archive(overrides: dict) -> Workspace:
 def material(ws: Workspace, profile: Profile) -> map_models.Material:
     """Frames, the phantom's label maps, edges and latents of the run."""
     key = annotations.read_key(ws.private("series_key.parquet"))
-
-    def maps(rows: pd.DataFrame, pictures: np.ndarray) -> np.ndarray:
-        files = ws.root / "archive", ws.root / "archive_truth_masks.npz"
-        found = truth.calibre_masks(rows["series"], key, *files, profile.curation.image_size)
-        return np.stack([found[name] for name in rows["series"]])
-
+    files = ws.root / "archive", ws.root / "archive_truth_masks.npz"
+    label_maps = truth.label_maps(key, *files, profile.curation.image_size)
     frames = np.load(ws.root / "frames.npy", mmap_mode="r")
-    data, _ = map_data.of_run(pd.read_parquet(ws.root / "arterial.parquet"), frames, maps, profile.anatomy)
+    arterial = pd.read_parquet(ws.root / "arterial.parquet")
+    data, rows = map_data.of_frames(arterial, frames, label_maps, profile.anatomy)
+    data = map_data.with_edges(data, profile.anatomy, rows["cell"].to_numpy(), annotation="the phantom's truth")
     vae = autoencoder.AutoencoderKL.from_pretrained(shipped.FOLDER / "vae").float()
     return map_models.material(data, vae, profile)
 
@@ -95,7 +95,7 @@ def train(steps: int, only: str = "", more: bool = False, anew: str = "") -> Non
     digest += map_weights.digest(map_weights.FOLDER if more else None)
     perceptual = map_models.perceptual(profile, shipped.FOLDER / "classifier")
     folders, logs, seconds = {}, {}, {}
-    wanted = [(method, half) for method in METHODS for half in (WITH, WITHOUT) if anew in ("", method)]
+    wanted = [(method, half) for method, half in sorted(EVERY) if anew in ("", method)]
     for method, half in wanted:
         name = map_models.name_of(method, half)
         if only not in ("", name):
@@ -143,15 +143,10 @@ def train(steps: int, only: str = "", more: bool = False, anew: str = "") -> Non
 
 def train_one(given, method: str, half: str, perceptual, ws: Workspace, folder: Path, digest: str, start: Path | None):
     """(log, seconds) of one model, saved to `folder`."""
-    name, profile = map_models.name_of(method, half), given.profile
-    how = {"folder": ws.checkpoints(name), "digest": digest, "whole": True, "start": start}
-    if method == "LDM":
-        model, log, took = map_models.train_ldm(given, half, **how)
-        told = {"annotated": list(profile.anatomy.annotated), "classes": list(given.data.classes)}
-        map_diffusion.save(model, folder, told | {"edges": half == WITH})
-    else:
-        model, log, took = map_models.train_spade(given, half, method == METHODS[2], perceptual, **how)
-        spade.save(model, folder, profile.spade, given.maps(half).shape[1], given.data.frames.shape[-1])
+    checkpoints = ws.checkpoints(map_models.name_of(method, half))
+    how = {"folder": checkpoints, "digest": digest, "whole": True, "start": start}
+    model, log, took = map_models.train(given, method, half, perceptual, **how)
+    map_models.save(given, method, half, model, folder)
     return log, took
 
 
@@ -167,26 +162,28 @@ def total_seconds(clock: Path, digest: str, took: float) -> float:
 
 
 def report(run: str) -> None:
-    """benchmarks/anatomy.json: the tables of notebook 08 of a finished run, and the card of the weights that it went on from."""
+    """benchmarks/anatomy.json: the tables of notebooks 21 and 22 of a finished run, and the card of the weights that it went on from."""
     ws = Workspace(run)
-    manifest = ws.manifest("08_anatomy_conditioning")
-    if (manifest or {}).get("status") != "finished":
-        raise StudyError(f"run {run!r} has not finished notebook 08: make extensions RUN={run} goes on with it")
-    found = {"what": "notebook 08 on a phantom archive (simulated anatomy); see the head of benchmarks/anatomy.py"}
-    found |= {"run": run, "profile": manifest["profile"], "facts": manifest["facts"]}
+    manifests = {name: ws.manifest(name) for name in NOTEBOOKS}
+    for name, manifest in manifests.items():
+        if (manifest or {}).get("status") != "finished":
+            raise StudyError(f"run {run!r} has not finished notebook {name}: make extensions RUN={run} goes on with it")
+    first, second = manifests.values()
+    facts = first["facts"] | second["facts"]
+    found = {"what": WHAT, "run": run, "profile": first["profile"], "facts": facts}
     for name in TABLES:
-        table = pd.read_csv(ws.root / "tables" / f"anatomy_{name}.csv")
+        table = pd.read_csv(ws.root / "tables" / f"maps_{name}.csv")
         found[name] = json.loads(table.round(5).to_json(orient="records"))
-    provenance = json.loads((ws.root / "provenance" / "08_anatomy_conditioning.json").read_text())
-    found |= {"seconds": provenance["seconds"], "environment": provenance["environment"]}
-    if (started := manifest["facts"]["started_from"]) != "nothing":
+    provenance = [json.loads((ws.root / "provenance" / f"{name}.json").read_text()) for name in NOTEBOOKS]
+    found |= {"seconds": sum(one["seconds"] for one in provenance), "environment": provenance[0]["environment"]}
+    if (started := facts["started_from"]) != "nothing":
         if started != sha256(map_weights.FOLDER / "card.json"):
             raise StudyError(f"run {run!r} went on from other weights than those in models/anatomy now: run it again")
         card = map_weights.card()
         told = ("run", "calls", "steps", "stages", "batch_size", "seconds", "images", "parameters", "commit")
         found["weights"] = {name: card[name] for name in told}
     write_json(OUT, found)
-    print(*manifest["facts"]["scores"], manifest["facts"]["use"], *manifest["facts"]["edits"], sep="\n")
+    print(*facts["scores"], facts["use"], *facts["edits"], sep="\n")
 
 
 def main() -> int:

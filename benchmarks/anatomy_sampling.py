@@ -1,9 +1,9 @@
-"""Which sampler, and how many steps, for the map-conditioned diffusion of profile `phantom` (notebook 08).
+"""Which sampler, and how many steps, for the map-conditioned diffusion of profile `phantom` (notebook 21).
 
     python benchmarks/anatomy_sampling.py               # writes benchmarks/anatomy_sampling.json
 
 The weights of models/anatomy on the patients that chose them (the validation part of the archive that they were trained on, simulated anatomy): no patient on
-whom notebook 08 reports is looked at. Every sampler makes the same images anew from the same maps and seeds, and is scored as there, but by the phase
+whom notebook 21 reports is looked at. Every sampler makes the same images anew from the same maps and seeds, and is scored as there, but by the phase
 network's features, since that archive has no network of notebook 07.
 """
 

@@ -40,8 +40,10 @@ class _Set:
         """The inverse of `save`."""
         with np.load(path, allow_pickle=False) as content:
             values = {item.name: content[item.name] for item in fields(cls)}
-        if "classes" in values:
-            values["classes"] = tuple(str(name) for name in values["classes"])
+        for item in fields(cls):
+            if item.type is not np.ndarray:  # a text, or names in order
+                value = values[item.name]
+                values[item.name] = tuple(str(name) for name in value) if value.ndim else str(value)
         return cls(**values)
 
     def _check(self, arrays: Sequence[np.ndarray], what: str) -> None:

@@ -41,7 +41,7 @@ def chosen_rows(rows: np.ndarray, count: int) -> np.ndarray:
 
 
 def filled_rows(index: pd.DataFrame, anatomy, count: int, parts: Sequence[str] = ("train",)) -> np.ndarray:
-    """Rows of `index` (latents/index.parquet): at most `count` frames of the `parts` in which the arteries are filled (`anatomy_data.best_filled`).
+    """Rows of `index` (latents/index.parquet): at most `count` frames of the `parts` in which the arteries are filled (`annotations.best_filled`).
 
     anatomy: the profile's section, which says how many of a series. In earlier frames the mask of a series lies on vessels that are still empty, and an
     error inside it would teach to draw nothing there; nor can they be what a model that learned from filled ones is measured by.

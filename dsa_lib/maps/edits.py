@@ -1,4 +1,4 @@
-"""Edits of a label map of arteries: a distal branch removed, the trunk narrowed over a stretch. What a generator makes of them is measured in `compliance`."""
+"""Edits of a label map of arteries: a distal branch removed, the trunk narrowed over a stretch; and what a generator makes of the edited map."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +10,14 @@ from skimage.morphology import skeletonize
 
 from dsa_lib.core.statistics import of_means
 from dsa_lib.maps import compliance, map_diffusion
-from dsa_lib.maps import edits as map_edits
+from dsa_lib.maps.data import ACDC, MapSet, evenly
+from dsa_lib.maps.models import WITH, WITHOUT
 from dsa_lib.run.errors import StudyError
 from dsa_lib.vessels import filters as vessel_filters
 from dsa_lib.vessels.measures import transitions
 
+REMOVED, NARROWED = "branch removed", "trunk narrowed"
+NO_EDGES = "none"  # what a model without edges is told along an edit
 EVERYWHERE = np.ones((3, 3), bool)
 # Pixels at vessels.REFERENCE_SIDE.
 GAP = 4  # a break of the drawn line where vessels are fainter than a pixel
@@ -142,10 +145,7 @@ def _scale(labels: np.ndarray) -> float:
     return max(labels.shape) / vessel_filters.REFERENCE_SIDE
 
 
-REMOVED, NARROWED = "branch removed", "trunk narrowed"
-
-
-NO_EDGES = "none"  # what a model without edges is told along an edit
+# ---- edits of a whole set, and the images that follow ----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -159,19 +159,23 @@ class Edited:
     region: np.ndarray
 
 
-def edits(labels: np.ndarray, rows: np.ndarray, annotated: Sequence[int]) -> tuple[list[Edited], list[str]]:
-    """(the edits that could be made, sentences on those that could not) of the maps labels[rows]; annotated: numbers of the classes that models are told.
+def edits(data: MapSet, most: int) -> tuple[list[Edited], list[str]]:
+    """(the edits that could be made, sentences on those that could not) of at most `most` of the maps that models are judged on, evenly spread.
 
-    A branch is removed from the tree of the annotated classes: what a model was never told of cannot be taken back.
+    A branch is removed from the tree of the annotated classes: what a model was never told of cannot be taken back. Other organs than vessels have neither.
     """
+    if data.origin == ACDC:
+        return [], ["Edits are of vessels: none here."]
+    labels, rows = data.labels, evenly(data.held_out, most)
+    annotated = [data.classes.index(name) + 1 for name in data.annotated]
     kinds = {
-        REMOVED: lambda one: map_edits.branch_removed(one, classes=annotated),
-        NARROWED: lambda one: map_edits.narrowed(one, trunk=min(annotated)),
+        REMOVED: lambda one: branch_removed(one, classes=annotated),
+        NARROWED: lambda one: narrowed(one, trunk=min(annotated)),
     }
     found, not_made = [], []
     for name, edit in kinds.items():
         try:
-            chosen, after, region = map_edits.edited(labels[rows], edit)
+            chosen, after, region = edited(labels[rows], edit)
         except StudyError as error:
             not_made.append(f"No map could be edited ({name}): {error}")
             continue
@@ -181,27 +185,36 @@ def edits(labels: np.ndarray, rows: np.ndarray, annotated: Sequence[int]) -> tup
 
 def images(
     edit: Edited,
-    edge_maps: np.ndarray,
-    classes: Sequence[str],
-    annotated: Sequence[str],
-    make: Mapping[tuple[str, bool], Callable[[np.ndarray, np.ndarray], np.ndarray]],
+    data: MapSet,
+    before: Mapping[str, np.ndarray],
+    generate: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]],
 ) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
-    """(model, edges along the edit) → images before and after, uint8 [m, H, W] each, from the same seeds.
+    """(half of the table, edges along the edit) → images before and after, uint8 [m, H, W] each, from the same seeds.
 
-    edge_maps: bool [N, H, W] of the whole set; make: (model's name, whether it is told edges) → make(maps float32 [m, C, H, W], seeds [m]). The seeds are the
-    positions in the set, so that "before" is the image that the table scored.
+    before: half → the images uint8 [k, H, W] that were made of the unedited maps of `data.held_out` [k], each with its position in the set as the seed, so
+    that these are the images that the table scored; generate: half → generate(maps float32 [m, C, H, W], seeds [m]).
     """
-    found = {}
-    for (name, with_edges), generate in make.items():
-        own = edge_maps[edit.rows] if with_edges else None
-        first = generate(map_diffusion.condition_maps(edit.before, own, annotated, classes), edit.rows)
-        for how in map_diffusion.EDITED if with_edges else (NO_EDGES,):
-            told = map_diffusion.edited_edges(own, edit.after, edit.region, how) if with_edges else None
-            found[name, how] = (
-                first,
-                generate(map_diffusion.condition_maps(edit.after, told, annotated, classes), edit.rows),
-            )
+    at, found = np.searchsorted(data.held_out, edit.rows), {}
+    for half, make in generate.items():
+        own = data.edges[edit.rows]
+        for how in map_diffusion.EDITED if half == WITH else (NO_EDGES,):
+            told = map_diffusion.edited_edges(own, edit.after, edit.region, how) if half == WITH else None
+            maps = map_diffusion.condition_maps(edit.after, told, data.annotated, data.classes)
+            found[half, how] = before[half][at], make(maps, edit.rows)
     return found
+
+
+def example(edit: Edited, made: Mapping[tuple[str, str], tuple[np.ndarray, np.ndarray]]) -> dict[str, object]:
+    """The edit of median size with its images before and after (of `images`; with edges those redrawn), as `figures.maps.edited` takes a row."""
+    middle = int(np.argsort(edit.region.sum(axis=(1, 2)), kind="stable")[len(edit.rows) // 2])
+    pairs = {WITH: made[WITH, "redrawn"], WITHOUT: made[WITHOUT, NO_EDGES]}
+    return {
+        "title": edit.name,
+        "labels": edit.before[middle],
+        "edited": edit.after[middle],
+        "region": edit.region[middle],
+        "outputs": {half: (first[middle], second[middle]) for half, (first, second) in pairs.items()},
+    }
 
 
 def responses(
@@ -211,20 +224,20 @@ def responses(
     draws: int,
     seed: int,
 ) -> pd.DataFrame:
-    """How far each model followed: one row a model and way of telling edges, from `compliance.response`.
+    """How far the LDM of each half followed: one row a model and way of telling edges of `made` (by `images`), from `compliance.response`.
 
     patients: of the edited images [m]. `kept`: contrast of the edited pixels against their surroundings afterwards, over that before, as a ratio of
     means with its 95 % interval over patients `low`, `high` (1: ignored, 0: the vessel is gone); `inside`, `outside`: mean absolute change in grey levels along
     the edit and elsewhere.
     """
     rows = []
-    for (model, how), (before, after) in made.items():
+    for (half, how), (before, after) in made.items():
         of = compliance.response(before, after, edit.region, vessel=edit.before > 0)
         pair = of[["darkness_before", "darkness_after"]].to_numpy()
         (kept,), (low,), (high,) = of_means(pair, patients, draws, seed, lambda means: means[..., 1:] / means[..., :1])
         row = {
             "edit": edit.name,
-            "model": model,
+            "model": f"LDM {half}",
             "edges": how,
             "images": len(of),
             "kept": kept,

@@ -134,7 +134,7 @@ class MapDenoiser(nn.Module):
 
 
 def settings_of(profile):
-    """The study's diffusion section with what notebook 08 has of its own: widths and training of the denoiser."""
+    """The study's diffusion section with what notebook 21 has of its own: widths and training of the denoiser."""
     names = ("base_channels", "batch_size", "learning_rate", "ema_decay", "warmup_steps", "steps_continued")
     own = {name: getattr(profile.anatomy, name) for name in (*names, "condition_dropout", "min_snr_gamma")}
     return replace(profile.diffusion, accumulate=1, **own)
@@ -282,6 +282,6 @@ def load(folder: Path) -> tuple[MapDenoiser, dict]:
         model = MapDenoiser(unet, encoder, facts["to_latent"])
     except (OSError, ValueError, KeyError) as error:
         raise StudyError(
-            f"the folder {folder.name!r} does not hold a denoiser with maps ({type(error).__name__}): write it with anatomy.save"
+            f"the folder {folder.name!r} does not hold a denoiser with maps ({type(error).__name__}): write it with map_diffusion.save"
         ) from None
     return model.eval(), facts

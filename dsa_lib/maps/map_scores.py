@@ -11,11 +11,16 @@ import pandas as pd
 
 from dsa_lib.core import published, statistics
 from dsa_lib.fidelity import distances as fidelity_distances
-from dsa_lib.fidelity.extractor import Extractor
+from dsa_lib.fidelity import features
+from dsa_lib.fidelity.extractor import Extractor, cached
 from dsa_lib.fidelity.image_scores import image_scores
+from dsa_lib.maps.data import ACDC, MapSet, evenly
 from dsa_lib.maps.models import METHODS, WITH, WITHOUT
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.progress import track
+from dsa_lib.run.sections_extensions import Anatomy
+from dsa_lib.run.session import Study
+from dsa_lib.vessels import spectra
 
 DISTANCE = "distance"
 BETTER = {DISTANCE: -1, "ssim": 1, "nmse": -1}  # the sign of an improvement
@@ -23,7 +28,7 @@ SUBSAMPLE_SHARE = (
     0.75  # of the patients, as in `profile.fidelity`: of halves the error of a small distance comes out too large
 )
 SENTENCE = "LDM with its sentence"
-FLOOR = "real frames of training patients"
+TRAINING_FRAMES = 2048  # that the features of the run's own network are scaled by, at most
 Key = tuple[str, str]  # (method, half)
 AUTOENCODER: Key = ("autoencoder alone", "")  # the true images encoded and decoded, which no model of the table made
 
@@ -42,6 +47,34 @@ def of_images(true: np.ndarray, outputs: Mapping[Key, np.ndarray], patients: np.
         scores.insert(0, "method", method)
         parts.append(scores)
     return pd.concat(parts, ignore_index=True)
+
+
+def open_extractor(study: Study, data: MapSet) -> Extractor | None:
+    """The network whose features the distance between sets is taken in: that of `fidelity.features`, but no network that sits in SPADE's loss.
+
+    None, and one line that says so, where no network of this run knows such images.
+    """
+    settings = study.profile.fidelity
+    name = settings.features
+    if data.origin == ACDC and name != "inception":
+        print(
+            "No feature distance: the networks of this run know angiograms alone. FID: fidelity.features = inception."
+        )
+        return None
+    if name == "phase-network":
+        name = "dsa-network"
+        print("The phase network is in SPADE's loss and cannot judge it: the network of notebook 07 does.")
+    some = np.sort(np.random.default_rng(study.profile.seed).permutation(data.rows("train"))[:TRAINING_FRAMES])
+    extractor = features.open_extractor(
+        name,
+        classifier=None,
+        size=0,
+        batch_size=settings.batch_size,
+        training_frames=data.frames[some],
+        network=study.read("dsa_network") if name == "dsa-network" else None,
+        weights_sha256=settings.weights_sha256,
+    )
+    return cached(extractor, study.ws.checkpoints("features"))
 
 
 class Distances:
@@ -110,6 +143,44 @@ def of_autoencoder(true: np.ndarray, decoded: np.ndarray, measured: Distances | 
     told = [f"{distance} {measured.whole[AUTOENCODER]:.3g}"] if measured else []
     told += [f"SSIM {means['ssim']:.3g}", f"NMSE {means['nmse']:.3g}"]
     return f"The true images through the autoencoder alone: {', '.join(told)}; a latent diffusion can hardly do better."
+
+
+def of_floor(extractor: Extractor, data: MapSet, measured: Distances) -> list[str]:
+    """Sentences on how large a distance is where nothing was generated: of as many real images of training patients, and of few images in many dimensions."""
+    count, dimensions = measured.true.shape
+    rows = evenly(data.rows("train"), count)
+    real = fidelity_distances.statistics(extractor(data.frames[rows], what="training images"))
+    floor = fidelity_distances.frechet_distance(fidelity_distances.statistics(measured.true), real)
+    said = [
+        f"{extractor.distance} of as many real images of other (training) patients: {floor:.3g}; a map is followed nearer."
+    ]
+    if count <= dimensions:
+        said.append(f"{count} images, {dimensions} dimensions: distances are too large; read differences alone.")
+    return said
+
+
+def radial_spectra(
+    true: np.ndarray,
+    outputs: Mapping[Key, np.ndarray],
+    decoded: np.ndarray,
+    patients: np.ndarray,
+    draws: int,
+    seed: int,
+) -> tuple[dict[str, object], pd.DataFrame]:
+    """(curves, true and decoded as `figures.maps.spectra` takes them; `spectra.distances` of the six models and of the autoencoder alone) (Fig. 2 c, d).
+
+    true, decoded and each of `outputs`: uint8 [n, H, W], of `patients` [n]; what the table has beyond METHODS is passed over.
+    """
+    of_truth, alone = spectra.of_set(true, "held-out images"), spectra.of_set(decoded, "decoded images")
+    made = {key: spectra.of_set(frames) for key, frames in outputs.items() if key[0] in METHODS}
+
+    def line(one: spectra.Spectra) -> tuple[np.ndarray, np.ndarray]:
+        return one.frequency, one.amplitude
+
+    curves = {half: {method: line(made[method, half]) for method in METHODS} for half in (WITH, WITHOUT)}
+    named = {" ".join(key): found for key, found in made.items()} | {AUTOENCODER[0]: alone}
+    drawn = {"curves": curves, "true": line(of_truth), "decoded": line(alone)}
+    return drawn, spectra.distances(named, of_truth, patients, draws, seed)
 
 
 # ---- differences -----------------------------------------------------------------------------------------------------
@@ -214,6 +285,23 @@ def alike_on_test(whole: pd.DataFrame, test: pd.DataFrame, patients: int) -> str
         named = (f"{row.comparison} in {row.measure}: {_answer(row.better_test)}" for row in other.itertuples())
         told += "; others: " + "; ".join(named)
     return told + "."
+
+
+def answers(
+    scores: pd.DataFrame, measured: Distances | None, distance: str, part: np.ndarray, settings: Anatomy, seed: int
+) -> tuple[pd.DataFrame, list[str]]:
+    """(`differences` of all held-out images, `verdicts` on them, and where some of the patients chose the weights what the others alone say of it).
+
+    part: "val" or "test" of each held-out image [n]; settings: the profile's `anatomy` (subsamples, bootstrap).
+    """
+    apart = differences(scores, measured, settings.subsamples, settings.bootstrap, seed)
+    said, tests = verdicts(apart, distance), np.flatnonzero(part == "test")
+    if 0 < len(tests) < len(part):
+        of_tests = of_part(scores, measured, tests)
+        patients = of_tests[0]["patient"].nunique()
+        of_tests = differences(*of_tests, settings.subsamples, settings.bootstrap, seed)
+        said.append(alike_on_test(apart, of_tests, patients))
+    return apart, said
 
 
 def of_part(

@@ -1,6 +1,6 @@
-"""Trained weights of notebook 08 that ship with the project (models/anatomy): when a phantom run goes on from them, and how they are written.
+"""Trained weights of notebook 21 that ship with the project (models/anatomy): when a phantom run goes on from them, and how they are written.
 
-Six folders, one a model (`anatomy_models.name_of`), with their logs and a card.json that says how they were made and which phantom patients they have
+Six folders, one a model (`models.name_of`), with their logs and a card.json that says how they were made and which phantom patients they have
 seen. `benchmarks/anatomy.py train` writes them. They were trained on latents of the autoencoder in models/phantom, so that a run takes them only where its
 own went on from that one.
 """
@@ -179,7 +179,7 @@ def _count(folder: Path) -> int:
     return sum(v.numel() for file in folder.rglob("*.safetensors") for v in load_file(file).values())
 
 
-README = """# Trained weights of notebook 08
+README = """# Trained weights of notebook 21
 
 Generators of **simulated** cerebral angiograms from label maps and edges: latent diffusion, SPADE and SPADE with VAE, each with edges and without. No
 patient's image was used. They are for trying the compendium and for testing methods, not for any clinical use.

@@ -1,10 +1,11 @@
-"""The models of notebook 08 on one footing: same images, same conditions, same number of steps and images a step, with edges and without.
+"""The six models of notebook 21 on one footing: same images, same conditions, same number of steps and images a step, with edges and without.
 
-What differs is the method alone: latent diffusion (`anatomy`) or a GAN in pixels (`spade`). Each trains from random weights, or goes on from trained ones
-that ship (`anatomy_shipped`).
+What differs is the method alone: latent diffusion (`map_diffusion`) or a GAN in pixels (`spade`). Each trains from random weights, or goes on from trained
+ones that ship (`map_weights`).
 """
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,14 +15,20 @@ import torch
 from diffusers import AutoencoderKL
 from torch import nn
 
-from dsa_lib.core.pairs import AnatomySet
 from dsa_lib.ldm import autoencoder, diffusion, text
+from dsa_lib.maps import data as map_data
 from dsa_lib.maps import map_diffusion, spade
+from dsa_lib.maps.data import MapSet
 from dsa_lib.nn import public_weights, resnet, shipped, training
+from dsa_lib.nn.processes import default_device
 from dsa_lib.run.profiles import Profile
+from dsa_lib.run.session import Study
+from dsa_lib.run.workspace import atomic_write
 
 METHODS = ("LDM", "SPADE", "SPADE w/ VAE")  # rows of the source's Table 1
 WITH, WITHOUT = "w/ edges", "w/o edges"  # its two halves
+EVERY = tuple((method, half) for half in (WITH, WITHOUT) for method in METHODS)
+CODE = (map_diffusion, diffusion, spade, text, training)  # beside this module: what decides the weights
 HELD_OUT_SEED = 0  # of the noise in the held-out loss: the same in every stage of a training, whose own seed may change
 SHORT = {"LDM": "ldm", "SPADE": "spade", "SPADE w/ VAE": "spade_vae"}
 
@@ -33,21 +40,17 @@ def name_of(method: str, half: str) -> str:
 
 @dataclass(frozen=True)
 class Material:
-    """What all models learn from: the set, its edges bool [n, H, W], and for the diffusion the autoencoder with the posteriors of all frames."""
+    """What all models learn from: the set, and for the diffusion the autoencoder with the posteriors of all images, [n, C, h, w] each."""
 
-    data: AnatomySet
-    edge_maps: np.ndarray
+    data: MapSet
     vae: AutoencoderKL
     mean: np.ndarray
     std: np.ndarray
     profile: Profile
 
-    def maps(self, half: str, annotated: tuple[str, ...] | None = None) -> map_diffusion.ConditionMaps:
+    def maps(self, half: str) -> map_diffusion.ConditionMaps:
         """The conditions of one half of the table."""
-        edge_maps = self.edge_maps if half == WITH else None
-        return map_diffusion.ConditionMaps(
-            self.data.labels, edge_maps, annotated or self.profile.anatomy.annotated, self.data.classes
-        )
+        return self.data.conditions(half == WITH)
 
     def latents(self, part: str) -> diffusion.LatentSet:
         """Latents and sentences of "train", "val" or "test"."""
@@ -59,20 +62,26 @@ class Material:
 
 
 def material(
-    data: AnatomySet,
+    data: MapSet,
     vae: AutoencoderKL,
     profile: Profile,
     posteriors: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Material:
-    """Edges and latents of `data`; the autoencoder comes to the device that there is and stays as it is.
+    """`data` with its latents; the autoencoder comes to the device that there is and stays as it is.
 
     posteriors: mean and standard deviation of the frames, [n, C, h, w] each, where the run has them already.
     """
-    own = profile.anatomy
-    vae = vae.to("cuda" if torch.cuda.is_available() else "cpu").eval().requires_grad_(False)
-    edge_maps = map_diffusion.edges(data.frames, own.edge_sigma, own.edge_low, own.edge_high)
+    vae = vae.to(default_device()).eval().requires_grad_(False)
     mean, std = map_diffusion.encode(vae, data.frames) if posteriors is None else posteriors
-    return Material(data, edge_maps, vae, mean, std, profile)
+    return Material(data, vae, mean, std, profile)
+
+
+def own_autoencoder(study: Study, data: MapSet) -> tuple[AutoencoderKL, pd.DataFrame, str]:
+    """(autoencoder, log, what the weights belong to) of images that are not the run's own frames: trained as notebook 03 trains on those."""
+    digest = study.digest("autoencoder", code=[autoencoder, training]) + map_data.digest(data)
+    parts, folder = (data.rows("train"), data.rows("val")), study.ws.checkpoints("maps_vae")
+    vae, log = autoencoder.train(data.frames, *parts, study.profile, folder=folder, digest=digest)
+    return vae, log, digest
 
 
 def budget(profile: Profile, start: Path | None, whole: bool = False) -> dict:
@@ -99,6 +108,11 @@ def drawn_of(method: str, log: pd.DataFrame) -> tuple[tuple[str, str], str]:
     return (f"train_{part}", f"val_{part}"), {"perceptual": "perceptual distance", "l1": "mean absolute error"}[part]
 
 
+def generator_parameters(model: nn.Module) -> int:
+    """Number of weights of what makes images: all of the LDM's denoiser, and of SPADE what is no discriminator."""
+    return sum(p.numel() for name, p in model.named_parameters() if not name.startswith("discriminator"))
+
+
 def shared_options(profile: Profile) -> dict:
     """Options of `training.fit` that all six share."""
     return {
@@ -108,6 +122,15 @@ def shared_options(profile: Profile) -> dict:
         "log_every_s": profile.log_every_s,
         "checkpoint_every_s": profile.checkpoint_every_s,
     }
+
+
+def train(
+    given: Material, method: str, half: str, distance: nn.Module | None, **how
+) -> tuple[nn.Module, pd.DataFrame, float]:
+    """(model, log, seconds) of one of EVERY, by `train_ldm` or `train_spade` with the options `how`; distance: `perceptual`, in SPADE's loss alone."""
+    if method == METHODS[0]:
+        return train_ldm(given, half, **how)
+    return train_spade(given, half, method == METHODS[2], distance, **how)
 
 
 def train_ldm(
@@ -195,18 +218,72 @@ def perceptual(profile: Profile, classifier: Path | None) -> nn.Module | None:
     return autoencoder.FeatureDistance(lambda x: resnet.stage_features(network, (x + 1) / 2), network)
 
 
+# ---- images ----------------------------------------------------------------------------------------------------------
+
+
+def generate(
+    given: Material,
+    method: str,
+    half: str,
+    model: nn.Module,
+    rows: np.ndarray,
+    told: bool = False,
+) -> np.ndarray:
+    """uint8 frames [n, H, W] by one of EVERY for the conditions of the images at `rows` [n] of the set, whose positions are the seeds.
+
+    told: whether the LDM is told the sentences of the images too.
+    """
+    maps, sentences = given.maps(half)[rows], given.data.sentences[rows].tolist() if told else None
+    if method == METHODS[0]:
+        return generate_ldm(model, given.vae, given.profile, maps, rows, sentences, f"images, {method} {half}")
+    return spade.generate(model, maps, [int(row) for row in rows])
+
+
 def generate_ldm(
     model: map_diffusion.MapDenoiser,
-    given: Material,
-    maps,
-    seeds,
-    sentences: list[str] | None = None,
+    vae: AutoencoderKL,
+    profile: Profile,
+    maps: np.ndarray | map_diffusion.ConditionMaps,
+    seeds: Sequence[int],
+    sentences: Sequence[str] | None = None,
     what: str = "images",
 ) -> np.ndarray:
     """uint8 frames [n, H, W] of maps [n, C, H, W], one a seed, as the profile samples; without a sentence unless `sentences` are given."""
-    own = given.profile.anatomy
-    schedule = diffusion.noise_schedule(given.profile.diffusion)
+    own = profile.anatomy
+    schedule = diffusion.noise_schedule(profile.diffusion)
     told = [text.EMPTY] * len(seeds) if sentences is None else sentences
+    numbers = [int(seed) for seed in seeds]
     return map_diffusion.generate(
-        model, given.vae, maps, told, seeds, own.sampling_steps, schedule, name=own.scheduler, what=what
+        model, vae, maps, told, numbers, own.sampling_steps, schedule, name=own.scheduler, what=what
     )
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def save(given: Material, method: str, half: str, model: nn.Module, folder: Path) -> None:
+    """Write one of EVERY to `folder`, in one step: `open_ldm` or `spade.load` open it again."""
+    data = given.data
+    if method == METHODS[0]:
+        facts = {"annotated": list(data.annotated), "classes": list(data.classes), "edges": half == WITH}
+        map_diffusion.save(model, folder, facts)
+    else:
+        spade.save(model, folder, given.profile.spade, given.maps(half).shape[1], data.frames.shape[-1])
+
+
+def open_ldm(folder: Path) -> map_diffusion.MapDenoiser:
+    """The denoiser that `save` wrote to `folder`, on the device that there is."""
+    return map_diffusion.load(folder)[0].to(default_device())
+
+
+def save_images(path: Path, outputs: Mapping[tuple[str, str], np.ndarray]) -> None:
+    """Write images uint8 [n, H, W] of models among EVERY to one .npz file, in one step, under the names of `name_of`."""
+    with atomic_write(path) as temporary:
+        np.savez_compressed(temporary, **{name_of(*key): made for key, made in outputs.items()})
+
+
+def load_images(path: Path) -> dict[tuple[str, str], np.ndarray]:
+    """The inverse of `save_images`: (method, half) → uint8 [n, H, W], in the order in which they were written."""
+    keys = {name_of(*key): key for key in EVERY}
+    with np.load(path, allow_pickle=False) as content:
+        return {keys[name]: content[name] for name in content.files}

@@ -3,7 +3,7 @@
 A generator whose every normalisation is scaled and shifted by the condition map, against discriminators at two scales. Without the VAE nothing random enters:
 the image is a function of the map. With it, an encoder of the image gives z in training, and z ~ N(0, I) is drawn in generation.
 
-Condition maps are taken as given (float32 [n, C, H, W], `anatomy.condition_maps`), the same that the diffusion model is told.
+Condition maps are taken as given (float32 [n, C, H, W], `map_diffusion.condition_maps`), the same that the diffusion model is told.
 """
 
 import json
@@ -279,6 +279,6 @@ def load(folder: Path) -> SpadeModel:
         model.load_state_dict({name: v.float() for name, v in load_file(Path(folder) / WEIGHTS).items()})
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise StudyError(
-            f"the folder {Path(folder).name!r} holds no SPADE model ({type(error).__name__}): give the one that notebook 08 wrote"
+            f"the folder {Path(folder).name!r} holds no SPADE model ({type(error).__name__}): give the one that notebook 21 wrote"
         ) from None
     return model.eval()

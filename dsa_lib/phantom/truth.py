@@ -184,6 +184,18 @@ def calibre_masks(
         }
 
 
+def label_maps(
+    key: pd.DataFrame, archive: Path, masks: Path, size: int
+) -> Callable[[pd.DataFrame, np.ndarray], np.ndarray]:
+    """label_maps(rows, their frames) → `calibre_masks` of the series of `rows` (column series), uint8 [n, size, size], one a row."""
+
+    def of_rows(rows: pd.DataFrame, frames: np.ndarray) -> np.ndarray:
+        found = calibre_masks(rows["series"], key, archive, masks, size)
+        return np.stack([found[name] for name in rows["series"]])
+
+    return of_rows
+
+
 def of_frames(
     frames: pd.DataFrame, key: pd.DataFrame, config, seed: int, curation: Curation, progress=None
 ) -> tuple[np.ndarray, np.ndarray]:

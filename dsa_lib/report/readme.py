@@ -22,7 +22,7 @@ from dsa_lib.vessels.filters import CLASSES
 
 PAGES = ("README.md", "docs/results.md", "docs/extensions.md")
 QUALITY = PROJECT / "benchmarks" / "phantom_quality.json"
-EXTENSION_FIGURES = ("anatomy_samples", "anatomy_spectra", "lesion_translations")
+EXTENSION_FIGURES = ("maps_samples", "maps_spectra", "maps_edited", "lesion_translations")
 FIGURES = (
     *EXTENSION_FIGURES,
     "phantom_conditions",
@@ -114,13 +114,13 @@ def findings(ws: Workspace) -> str:
     return "\n".join(lines)
 
 
-# ---- notebooks 08 and 09 ---------------------------------------------------------------------------------------------
+# ---- the two neighbouring systems ------------------------------------------------------------------------------------
 
 
-def anatomy(ws: Workspace) -> str:
-    """What notebook 08 found in this run: the source's table, published beside ours, and the sentences. Raises StudyError where it has not finished."""
-    facts = finished(ws, "08_anatomy_conditioning")
-    grid = map_scores.shown(read_table(ws.root / "tables/anatomy_scores.csv"))
+def maps(ws: Workspace) -> str:
+    """What notebooks 21 and 22 found: the source's table, published beside ours, and the sentences. Raises StudyError where one has not finished."""
+    facts = finished(ws, "21_maps_and_edges") | finished(ws, "22_map_edits")
+    grid = map_scores.shown(read_table(ws.root / "tables/maps_scores.csv"))
     measures = list(grid[WITH].columns)
     lines = ["| published (ACDC) / phantom | " + " | ".join(measures) + " |", "|---|" + "---:|" * len(measures)]
     for half in (WITH, WITHOUT):
@@ -132,7 +132,7 @@ def anatomy(ws: Workspace) -> str:
 
 
 def in_short(verdicts: list[str]) -> str:
-    """One sentence on the comparisons among `verdicts` (those of `anatomy_scores.verdicts`; other sentences are passed over)."""
+    """One sentence on the comparisons among `verdicts` (those of `map_scores.verdicts`; other sentences are passed over)."""
     compared = [line for line in verdicts if re.search(r"better on all \d measures: (yes|no)\.", line)]
     whole = [line.split(":")[0] for line in compared if "measures: yes." in line]
     which = f": {'; '.join(whole)}" if whole else ""
@@ -140,7 +140,7 @@ def in_short(verdicts: list[str]) -> str:
 
 
 def lesions(ws: Workspace) -> str:
-    """What notebook 09 found in this run, as `anatomy`."""
+    """What notebook 09 found in this run, as `maps`."""
     facts = finished(ws, "09_lesion_post_training")
     frame = read_table(ws.root / "tables/lesions_scores.csv")
     columns = list(dict.fromkeys(frame["column"]))
@@ -152,16 +152,21 @@ def lesions(ws: Workspace) -> str:
     return "\n".join([*lines, "", *told])
 
 
-EXTENSIONS = (("anatomy", "08_anatomy_conditioning", anatomy), ("lesions", "09_lesion_post_training", lesions))
+# Block of the pages, the notebooks that it tells of, and what writes it.
+EXTENSIONS = (
+    ("maps", ("21_maps_and_edges", "22_map_edits"), maps),
+    ("lesions", ("09_lesion_post_training",), lesions),
+)
 
 
 def extensions(text: str, ws: Workspace) -> str:
-    """`text` with the blocks of those of notebooks 08 and 09 that have finished in this run."""
-    for name, notebook, block in EXTENSIONS:
-        if (ws.manifest(notebook) or {}).get("status") == "finished":
-            text = fill(text, name, block(ws))
+    """`text` with the blocks of those extensions whose notebooks have all finished in this run."""
+    for name, notebooks, block in EXTENSIONS:
+        unfinished = [each for each in notebooks if (ws.manifest(each) or {}).get("status") != "finished"]
+        if unfinished:
+            print(f"{unfinished[0]} has not finished in this run: what is written of {name} stays as it is.")
         else:
-            print(f"{notebook} has not finished in this run: what README says of it stays as it is.")
+            text = fill(text, name, block(ws))
     return text
 
 

@@ -133,7 +133,7 @@ class LesionSentences:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Mask + edge conditioning (notebook 08). The source gives its data and metrics; every number here is this project's own."""
+    """Mask + edge conditioning (notebooks 21 and 22). The source gives its data and metrics; every number here is this project's own."""
 
     # Arterial frames of a series: the latest that are as surely arterial as its best one, when the contrast has come furthest.
     frames_per_series: int = 2
@@ -176,7 +176,7 @@ class Anatomy:
 
 @dataclass(frozen=True)
 class Spade:
-    """The GAN baselines of notebook 08, with and without a VAE (Park et al., CVPR 2019, whose numbers these are unless a comment says otherwise)."""
+    """The GAN baselines of notebook 21, with and without a VAE (Park et al., CVPR 2019, whose numbers these are unless a comment says otherwise)."""
 
     channels: tuple[int, ...] = (
         64,
@@ -204,7 +204,7 @@ class Spade:
 
 @dataclass(frozen=True)
 class Acdc:
-    """Cardiac MR of the ACDC challenge (maps.acdc), the data of notebook 08's source, which gives no preprocessing: every number is this project's own."""
+    """Cardiac MR of the ACDC challenge (maps.acdc), the data of notebook 21's source, which gives no preprocessing: every number is this project's own."""
 
     field_mm: float = 320.0  # side of the square field of view, which most of the archive's slices fill
     percentiles: tuple[float, ...] = (0.5, 99.5)  # of a volume's values: grey 0 and 255

@@ -1,4 +1,4 @@
-"""Notebooks 08 and 09 on the data of their sources, by one parameter: small volumes made here, in the public layout, all the way to the tables."""
+"""The neighbouring systems on the data of their sources, by one parameter: small volumes made here, in the public layout, all the way to the tables."""
 
 import subprocess
 import sys
@@ -29,17 +29,24 @@ def test_the_source_s_table_of_acdc(tmp_path, monkeypatch):
         test_acdc.write(tmp_path / "acdc", f"patient{n:03d}")
     for n in (101, 102):
         test_acdc.write(tmp_path / "acdc", f"patient{n}", "testing")
-    ws = execute("08_anatomy_conditioning", "acdc", tmp_path, tmp_path / "runs", monkeypatch, acdc=tmp_path / "acdc")
-    assert ws.manifest("08_anatomy_conditioning")["status"] == "finished"
-    table = read_table(ws.root / "tables" / "anatomy_scores.csv").set_index(["row", "column"])
+    where = "acdc", tmp_path, tmp_path / "runs", monkeypatch
+    ws = execute("21_maps_and_edges", *where, acdc=tmp_path / "acdc")
+    assert ws.manifest("21_maps_and_edges")["status"] == "finished"
+    table = read_table(ws.root / "tables" / "maps_scores.csv").set_index(["row", "column"])
     ours = table.loc[("LDM", "SSIM, w/ edges")]
     assert ours["source"] == "ACDC" and ours["published"] == pytest.approx(0.608)
     # A model of eight steps draws noise, whose SSIM may be a little below 0: what must hold is that the cell is the mean over the test patients' images.
-    images = pd.read_csv(ws.root / "tables" / "anatomy_images.csv")
+    images = pd.read_csv(ws.root / "tables" / "maps_images.csv")
     of_ldm = images[(images["method"] == "LDM") & (images["half"] == "w/ edges")]
     assert set(of_ldm["patient"]) == {"patient101", "patient102"} and of_ldm["ssim"].between(-1, 1).all()
     assert ours["this_run"] == pytest.approx(of_ldm["ssim"].mean(), rel=1e-6)
     assert of_ldm["nmse"].gt(0).all() and of_ldm["nmse"].nunique() == len(of_ldm)
+    # Notebook 22 goes on from what 21 made, and is told of no folder.
+    execute("22_map_edits", *where)
+    assert ws.manifest("22_map_edits")["status"] == "finished"
+    complied = pd.read_csv(ws.root / "tables" / "maps_compliance.csv")
+    assert {"right ventricle", "myocardium", "left ventricle"} <= set(complied["of"])
+    assert complied["score"].between(0, 1).all() and len(ws.manifest("22_map_edits")["facts"]["edits"]) == 0
 
 
 def test_diffusion_from_ct_perfusion(tmp_path, monkeypatch):

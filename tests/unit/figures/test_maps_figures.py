@@ -1,4 +1,4 @@
-"""Figures of notebook 08: what is drawn, where, and in which number; their looks are judged by eye."""
+"""Figures of notebooks 21 and 22: what is drawn, where, and in which number; their looks are judged by eye."""
 
 import matplotlib
 

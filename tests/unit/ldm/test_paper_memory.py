@@ -1,4 +1,4 @@
-"""What one training step of notebooks 08 and 09 keeps in memory at the size of profile `paper`, counted on the meta device where nothing is allocated.
+"""What one training step of notebooks 21 and 23 keeps in memory at the size of profile `paper`, counted on the meta device where nothing is allocated.
 
 Counted are what autograd saves for the way back (every storage once, parameters left out), in single precision, and the state of the training: weights,
 gradients, two moments of Adam and the average. All of it fits a GPU of 40 GB with room for what is not counted: the way back, the cache of the allocator,

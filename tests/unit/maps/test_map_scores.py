@@ -1,5 +1,7 @@
 """The source's table on this run's images: scores by model, distances with intervals over patients, differences and what is said of them."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +11,7 @@ from dsa_lib.fidelity import distances as fidelity_distances
 from dsa_lib.maps import map_scores as scoring
 from dsa_lib.maps.models import METHODS, WITH, WITHOUT
 from dsa_lib.run.errors import StudyError
+from dsa_lib.run.profiles import load_profile
 
 PATIENTS = np.repeat(list("abcdefgh"), 4)
 rng = np.random.default_rng(0)
@@ -166,6 +169,71 @@ def test_the_source_s_own_answer_stands_beside_each(measured):
     scores, found = measured
     said = scoring.verdicts(scoring.differences(scores, found, 5, 50, seed=1), "DSA-feature distance")
     assert said[0].count("; source: better)") == 3
+
+
+def test_patients_who_chose_the_weights_are_told_apart_from_those_who_did_not(measured):
+    scores, found = measured
+    settings = SimpleNamespace(subsamples=5, bootstrap=50)
+    part = np.where(np.isin(PATIENTS, list("efgh")), "test", "val")
+    table, said = scoring.answers(scores, found, "FID", part, settings, 1)
+    pd.testing.assert_frame_equal(table, scoring.differences(scores, found, 5, 50, seed=1))
+    assert said[:-1] == scoring.verdicts(table, "FID") and said[-1].startswith("Over the 4 test patients alone")
+    for whole in ("test", "val"):
+        assert len(scoring.answers(scores, found, "FID", np.full(32, whole), settings, 1)[1]) == 7
+
+
+def test_the_floor_is_the_distance_of_real_images_and_few_images_are_told_of(measured):
+    class Extractor:
+        distance = "FID"
+
+        def __call__(self, frames, what):
+            return features(frames)
+
+    data = SimpleNamespace(frames=TRUE, rows=lambda part: np.arange(32))
+    _, found = measured
+    (said,) = scoring.of_floor(Extractor(), data, found)
+    assert said.startswith("FID of as many real images of other (training) patients: ") and "followed nearer" in said
+    few = scoring.Distances({}, features(TRUE[:3]), PATIENTS[:3])
+    assert scoring.of_floor(Extractor(), data, few)[1].startswith("3 images, 3 dimensions: distances are too large")
+
+
+@pytest.mark.parametrize(
+    "kind, origin, opened, words",
+    [
+        ("dsa-network", "phantom", "dsa-network", ""),
+        ("phase-network", "archive", "dsa-network", "cannot judge it"),
+        ("inception", "ACDC", "inception", ""),
+        ("dsa-network", "ACDC", None, "know angiograms alone"),
+    ],
+)
+def test_no_network_judges_that_sits_in_the_loss_or_has_never_seen_such_images(
+    kind, origin, opened, words, tmp_path, monkeypatch, capsys
+):
+    asked = []
+
+    def open_extractor(name, **how):
+        asked.append((name, how["network"], len(how["training_frames"])))
+        return SimpleNamespace(digest="")
+
+    monkeypatch.setattr(scoring.features, "open_extractor", open_extractor)
+    data = SimpleNamespace(origin=origin, frames=TRUE, rows=lambda part: np.arange(20))
+    study = SimpleNamespace(
+        profile=load_profile("smoke", {"fidelity.features": kind}),
+        read=lambda name: name,
+        ws=SimpleNamespace(checkpoints=lambda name: tmp_path),
+    )
+    found = scoring.open_extractor(study, data)
+    assert (found is None) == (opened is None) and words in capsys.readouterr().out
+    assert asked == ([(opened, "dsa_network" if opened == "dsa-network" else None, 20)] if opened else [])
+
+
+def test_spectra_are_of_the_six_models_and_the_autoencoder_alone():
+    made = outputs() | {(scoring.SENTENCE, WITH): noisy(1, 9)}
+    drawn, table = scoring.radial_spectra(TRUE, made, TRUE, PATIENTS, 20, 0)
+    assert list(drawn["curves"]) == [WITH, WITHOUT] and list(drawn["curves"][WITH]) == list(METHODS)
+    assert all(len(radius) == len(amplitude) for radius, amplitude in (drawn["true"], drawn["decoded"]))
+    assert list(table["set"].unique()) == [" ".join(key) for key in outputs()] + ["autoencoder alone"]
+    assert (table.loc[table["set"] == "autoencoder alone", "distance_db"] == 0).all()
 
 
 def test_answers_of_a_part_are_those_of_its_images_alone(measured):

@@ -1,4 +1,4 @@
-"""Trained weights of notebook 08: when a run goes on from them, when it is refused, and how they are written."""
+"""Trained weights of notebook 21: when a run goes on from them, when it is refused, and how they are written."""
 
 import json
 from types import SimpleNamespace

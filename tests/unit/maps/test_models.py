@@ -9,6 +9,7 @@ import torch
 from dsa_lib.core.pairs import AnatomySet
 from dsa_lib.ldm import autoencoder
 from dsa_lib.maps import map_diffusion, models, spade
+from dsa_lib.maps.data import with_edges
 from dsa_lib.nn import shipped
 from dsa_lib.run.profiles import load_profile
 
@@ -26,14 +27,15 @@ def given():
     frames = np.where(labels > 0, 70, 160).astype(np.uint8)
     part = np.array(["train"] * 5 + ["val"] + ["test"] * 2)
     data = AnatomySet(frames, labels, np.arange(8), part, np.full(8, ""), ("proximal", "medium", "peripheral"))
+    data = with_edges(data, PROFILE.anatomy, data.patients)
     torch.manual_seed(0)
     return models.material(data, autoencoder.build_autoencoder(PROFILE.autoencoder), PROFILE)
 
 
 def test_the_halves_differ_by_the_edges_alone(given):
-    with_edges, without = given.maps(models.WITH), given.maps(models.WITHOUT)
-    assert with_edges.shape == (8, 3, 64, 64) and without.shape == (8, 2, 64, 64)
-    assert np.array_equal(with_edges[2:4][:, :2], without[2:4])
+    told, without = given.maps(models.WITH), given.maps(models.WITHOUT)
+    assert told.shape == (8, 3, 64, 64) and without.shape == (8, 2, 64, 64)
+    assert np.array_equal(told[2:4][:, :2], without[2:4])
     assert len(given.latents("train")) == 5 and given.mean.shape[0] == 8
     assert (
         models.name_of("LDM", models.WITH) == "ldm_edges"
@@ -42,16 +44,49 @@ def test_the_halves_differ_by_the_edges_alone(given):
 
 
 def test_all_train_with_one_budget_and_an_image_hangs_on_its_seed_and_map(given, tmp_path):
-    model, log, seconds = models.train_ldm(given, models.WITH, folder=tmp_path / "ldm", digest="x")
+    ldm = "LDM", models.WITH
+    model, log, seconds = models.train(given, *ldm, None, folder=tmp_path / "ldm", digest="x")
     assert log["step"].max() == 2 and seconds > 0 and "val_loss" in log
-    rows = np.array([6, 7])
-    maps = given.maps(models.WITH)[rows]
-    both = models.generate_ldm(model, given, maps, [6, 7])
-    alone = models.generate_ldm(model, given, maps[1:], [7])
+    both = models.generate(given, *ldm, model, np.array([6, 7]))
+    alone = models.generate(given, *ldm, model, np.array([7]))
     assert both.shape == (2, 64, 64) and np.abs(both[1].astype(int) - alone[0]).max() <= 1
-    for vae in (False, True):
-        _, log, _ = models.train_spade(given, models.WITHOUT, vae, None, folder=tmp_path / f"spade{vae}", digest="x")
+    for method in models.METHODS[1:]:
+        key = method, models.WITHOUT
+        spade_model, log, _ = models.train(given, *key, None, folder=tmp_path / method.replace("/", "_"), digest="x")
         assert log["step"].max() == 2
+        assert models.generate(given, *key, spade_model, np.array([6, 7])).shape == (2, 64, 64)
+        discriminators = sum(p.numel() for p in spade_model.discriminator.parameters())
+        whole = sum(p.numel() for p in spade_model.parameters())
+        assert 0 < models.generator_parameters(spade_model) == whole - discriminators
+
+
+def test_a_saved_model_makes_the_same_images(given, tmp_path):
+    rows = np.array([6, 7])
+    for key in (("LDM", models.WITHOUT), ("SPADE", models.WITH)):
+        model, *_ = models.train(given, *key, None, folder=tmp_path / "checkpoints" / key[0], digest="x")
+        models.save(given, *key, model, tmp_path / key[0])
+        again = (models.open_ldm if key[0] == "LDM" else spade.load)(tmp_path / key[0])
+        made = models.generate(given, *key, model, rows)
+        assert np.array_equal(models.generate(given, *key, again, rows), made)
+    assert map_diffusion.load(tmp_path / "LDM")[1]["edges"] is False
+
+
+def test_a_sentence_is_told_where_it_is_asked_for(given, monkeypatch):
+    heard = []
+    monkeypatch.setattr(
+        map_diffusion, "generate", lambda model, vae, maps, told, seeds, *rest, **how: heard.append((told, seeds))
+    )
+    told = dataclasses.replace(given, data=dataclasses.replace(given.data, sentences=np.array(list("abcdefgh"))))
+    for asked in (False, True):
+        models.generate(told, "LDM", models.WITH, None, np.array([6, 7]), told=asked)
+    assert heard == [(["", ""], [6, 7]), (["g", "h"], [6, 7])]
+
+
+def test_images_are_read_again_under_their_model_and_half(tmp_path):
+    outputs = {key: np.full((2, 4, 4), n, np.uint8) for n, key in enumerate(models.EVERY)}
+    models.save_images(tmp_path / "images.npz", outputs)
+    again = models.load_images(tmp_path / "images.npz")
+    assert list(again) == list(outputs) and all(np.array_equal(again[key], outputs[key]) for key in outputs)
 
 
 def test_from_trained_weights_all_do_the_same_short_stretch(tmp_path):

@@ -98,6 +98,9 @@ def test_masks_are_the_archives_own(archive, pairs):
         assert np.array_equal(masks[name], true.mask) and set(np.unique(true.mask)) <= {0, 1, 2, 3}
         filled = 162 - true.frames.min(axis=0)
         assert filled[true.mask == 1].mean() > 4 * filled[true.mask == 0].mean()
+    label_maps = truth.label_maps(key, root / "archive", root / "archive_truth_masks.npz", SIZE)
+    names = [key["series"].iloc[1], key["series"].iloc[0], key["series"].iloc[1]]
+    assert np.array_equal(label_maps(pd.DataFrame({"series": names}), None), np.stack([masks[name] for name in names]))
 
 
 def test_frames_of_a_table_come_in_its_order(archive, pairs):

@@ -1,4 +1,4 @@
-"""README's words on notebooks 08 and 09 come from the run's own files."""
+"""README's words on the two neighbouring systems come from the run's own files."""
 
 from types import SimpleNamespace
 
@@ -14,15 +14,14 @@ from dsa_lib.run.errors import StudyError
 @pytest.fixture
 def ws(tmp_path):
     facts = {
-        "08_anatomy_conditioning": {"scores": ["A is better."], "use": "Of use.", "edits": ["It follows."]},
+        "21_maps_and_edges": {"scores": ["A is better."]},
+        "22_map_edits": {"use": "Of use.", "edits": ["It follows."]},
         "09_lesion_post_training": {"lesions": ["Lower by 12 %."], "peripheral": [], "lesion_sentences": "Named in half."},
     }  # fmt: skip
     (tmp_path / "tables").mkdir()
     ours = {("LDM", "DSA-feature distance, w/ edges"): 12.34, ("LDM", "SSIM, w/ edges"): 0.9}
     ours |= {("LDM", "SSIM SD, w/ edges"): 0.05}
-    published.write_table(
-        tmp_path / "tables/anatomy_scores.csv", published.contract(published.ANATOMY, ours, "phantom")
-    )
+    published.write_table(tmp_path / "tables/maps_scores.csv", published.contract(published.ANATOMY, ours, "phantom"))
     rows = [{"row": "cLDM", "column": name, "published": None, "this_run": 1.5, "source": "phantom"} for name in ("MAE", "lesion MAE")]  # fmt: skip
     lesion_scores.write(tmp_path / "tables/lesions_scores.csv", pd.DataFrame(rows))
     return SimpleNamespace(
@@ -33,7 +32,7 @@ def ws(tmp_path):
 
 
 def test_the_source_s_table_has_published_and_own_values_in_columns_of_their_names(ws):
-    block = readme.anatomy(ws)
+    block = readme.maps(ws)
     assert block.startswith("| published (ACDC) / phantom | FID | SSIM | NMSE | DSA-feature distance |")
     assert "| LDM w/ edges | 61.9 / – | 0.608 ± 0.123 / 0.9 ± 0.05 | 0.071 ± 0.035 / – | – / 12.3 |" in block
     assert block.count("| SPADE") == 4 and block.endswith("- It follows.")
@@ -50,10 +49,16 @@ def test_a_notebook_that_has_not_finished_is_named(ws):
 
 
 def test_what_has_not_run_leaves_the_other_s_place_alone(ws):
-    text = "<!-- anatomy:begin -->\nold\n<!-- anatomy:end -->\n<!-- lesions:begin -->\nold\n<!-- lesions:end -->\n"
-    of_first = SimpleNamespace(**{**vars(ws), "manifest": lambda name: ws.manifest(name) if name[:2] == "08" else None})
-    filled = readme.extensions(text, of_first)
+    text = "<!-- maps:begin -->\nold\n<!-- maps:end -->\n<!-- lesions:begin -->\nold\n<!-- lesions:end -->\n"
+
+    def ran(*notebooks):
+        return SimpleNamespace(
+            **{**vars(ws), "manifest": lambda name: ws.manifest(name) if name in notebooks else None}
+        )
+
+    filled = readme.extensions(text, ran("21_maps_and_edges", "22_map_edits"))
     assert "It follows." in filled and "<!-- lesions:begin -->\nold\n" in filled
+    assert readme.extensions(text, ran("21_maps_and_edges")) == text, "a block tells of both its notebooks or stays"
     assert "old" not in readme.extensions(text, ws)
 
 
