@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from dsa_lib.run.artifacts import EVERY, REPRODUCED
+from dsa_lib.run.artifacts import AUDITS, EVERY, REPRODUCED
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import load_profile
 from dsa_lib.run.workspace import PROJECT
@@ -16,9 +16,9 @@ sys.path.insert(0, str(PROJECT / "workflow"))
 import plan as workflow
 
 
-def planned(overrides=None, archive=None, given=None, profile="smoke"):
+def planned(overrides=None, archive=None, given=None, profile="smoke", parts=()):
     overrides = overrides or {}
-    return workflow.plan("t", load_profile(profile, overrides), overrides, archive, given or {})["notebooks"]
+    return workflow.plan("t", load_profile(profile, overrides), overrides, archive, given or {}, parts)["notebooks"]
 
 
 def changed(first, second):
@@ -102,6 +102,26 @@ def test_an_override_always_reaches_the_notebook_it_is_for(overrides, first):
     assert first in changed(planned(), planned(overrides))
 
 
+@pytest.mark.parametrize(
+    "override, audits",
+    [
+        ({"sweep.seeds": 3}, {"11_condition_adherence"}),
+        ({"plausibility.images": 8}, {"12_vessel_plausibility"}),
+        ({"privacy.gallery": 3}, {"13_memorisation"}),
+        ({"utility.steps": 3}, {"14_utility"}),
+    ],
+)
+def test_a_number_of_one_audit_runs_that_audit_alone(override, audits):
+    assert changed(planned(parts=["audits"]), planned(override, parts=["audits"])) == audits
+
+
+def test_a_module_of_the_audits_concerns_one_audit_alone():
+    of = {name: set(workflow.modules_of(name)) for name in EVERY}
+    for path in (PROJECT / "dsa_lib" / "audits").glob("[a-z]*.py"):
+        users = [name for name, modules in of.items() if f"audits.{path.stem}" in modules]
+        assert len(users) == 1 and users[0] in AUDITS, (path.stem, users)
+
+
 def test_seed_and_precision_concern_every_notebook():
     assert changed(planned(), planned({"seed": 1})) == set(REPRODUCED)
 
@@ -154,7 +174,9 @@ def test_shards_are_for_calls_by_hand():
 def test_every_folder_of_shipped_weights_runs_again_the_notebooks_that_read_it():
     read = {path for name in EVERY for path in workflow.data_of(workflow.modules_of(name))}
     assert read >= set((PROJECT / "models").glob("*/card.json"))
-    assert PROJECT / "models" / "vessels" / "card.json" in workflow.data_of(workflow.modules_of("07_fid"))
+    assert PROJECT / "models" / "vessels" / "card.json" in workflow.data_of(
+        workflow.modules_of("12_vessel_plausibility")
+    )
     assert PROJECT / "models" / "vessels" / "card.json" not in workflow.data_of(
         workflow.modules_of("06_reader_analysis")
     )
