@@ -144,11 +144,7 @@ class Archive:
             training_frames=store[np.sort(some)],
             network=ws.root / "dsa_network",
         )
-        self.spaces: list[Space] = [
-            copy_search.pixel_space(),
-            copy_search.map_space(ws.root / "classifier", facts["input_size"]),
-            copy_search.feature_space(extractor.name),
-        ]
+        self.spaces: list[Space] = copy_search.spaces_of(ws.root / "classifier", extractor.name)
         looked_up = np.concatenate([store[self.real], images, *self.copies.values()])
         itself = np.concatenate([self.real, np.full(len(looked_up) - len(self.real), -1)])
         self.found: dict[str, Nearest] = {}
@@ -163,7 +159,7 @@ class Archive:
         self.first_copy = len(self.real) + len(images)
 
     def looked_up(self, space: str, training: set, held_out: set, leave_one_out: int, rng) -> tuple:
-        """The `privacy.Lookup` and held-out `privacy.Images` that the audit of a split would have."""
+        """The `memorisation.Lookup` and held-out `memorisation.Images` that the audit of a split would have."""
         whose = self.patients[self.real]
         among = np.array(sorted(training))
         h = np.flatnonzero(np.isin(whose, list(held_out)))

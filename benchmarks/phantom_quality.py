@@ -2,10 +2,10 @@
 
     python benchmarks/phantom_quality.py --run phantom --images 400
 
-reads a finished run (notebooks 01 to 05 and 07) and writes benchmarks/phantom_quality.json. Everything is simulated anatomy.
+reads a finished run (notebooks 01 to 05, 07 and 11) and writes benchmarks/phantom_quality.json. Everything is simulated anatomy.
 
 - Autoencoder: decoded held-out frames against what they show without noise (`phantom.truth`): PSNR, and the vessel contrast kept by calibre class.
-- Condition: share of generated images whose circulation and plane an independent judge names as asked (notebook 07's table).
+- Condition: share of generated images whose circulation and plane an independent judge names as asked (notebook 11's table).
 - Distance, in features of the run's phase network ("DSA-feature distance", not FID), of generated to held-out frames, the generated ones with the conditions
   of the held-out frames in their own frequencies; beside it the floor, between two halves of the held-out frames of the same size that share no
   patient, and the unconditional model. Medians over `DRAWS` draws of the halves. Of so few images a Fréchet distance is biased upwards, the floor's too;
@@ -103,7 +103,7 @@ def autoencoder_quality(ws: Workspace, profile, held_out: pd.DataFrame, frames: 
 
 
 def named_right(study: Study) -> dict[str, float]:
-    table = pd.read_csv(study.read("faithfulness.csv"))  # raises StudyError where the models were trained again since
+    table = pd.read_csv(study.read("adherence.csv"))  # raises StudyError where the models were trained again since
     of = table[table["set"] == "generated"].set_index("scope")
     return {"images": int(of.loc["overall", "images"]), **of["rate"].round(4).to_dict()}
 

@@ -2,7 +2,7 @@
 
     python benchmarks/planted_model.py --run phantom --steps 2000
 
-reads a finished run (notebooks 01 to 05), trains its unconditional model on by `planted_copies.train_to_copy` for longer than notebook 07 has time for, and
+reads a finished run (notebooks 01 to 05), trains its unconditional model on by `planted_copies.train_to_copy` for longer than notebook 13 has time for, and
 writes benchmarks/planted_model.json and .png (the eight frames above samples of the model). Everything is simulated anatomy. Whether it copies is
 measured apart from the audit: `correlation`, of every sample with the nearest of the eight frames, beside that of held-out frames of other patients.
 A call that was stopped goes on.
@@ -76,17 +76,13 @@ def main() -> None:
 
 
 def audited(ws: Workspace, profile, frames, made: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
-    """(audit of the run's own images, of the planted model's, held-out frames), in the spaces of notebook 07 with the phase network's features."""
+    """(audit of the run's own images, of the planted model's, held-out frames), in the spaces of notebook 13 with the phase network's features."""
     arterial = pd.read_parquet(ws.root / "arterial.parquet")
     training, held_out = arterial[arterial["split"] == "train"], arterial[arterial["split"] != "train"]
     _, facts = resnet.load_classifier(ws.root / "classifier")
     some = np.random.default_rng(profile.seed).permutation(training["frame_id"].to_numpy())[:2048]
     extractor = features.phase_extractor(ws.root / "classifier", facts["input_size"], 64, frames[np.sort(some)])
-    spaces = [
-        copy_search.pixel_space(),
-        copy_search.map_space(ws.root / "classifier", facts["input_size"]),
-        copy_search.feature_space(extractor.name),
-    ]
+    spaces = copy_search.spaces_of(ws.root / "classifier", extractor.name)
 
     def real(rows: pd.DataFrame, what: str) -> memorisation.Images:
         places = rows["frame_id"].to_numpy()

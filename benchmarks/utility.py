@@ -1,4 +1,4 @@
-"""What generated frames give as training data, with more seeds, longer trainings and all control arms than notebook 07 has time for.
+"""What generated frames give as training data, with more seeds, longer trainings and all control arms than notebook 14 has time for.
 
     python benchmarks/utility.py --run phantom
 

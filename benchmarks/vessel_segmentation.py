@@ -47,7 +47,7 @@ TRAINING = Archive(patients=72, series_per_study=3, matrix=144, frames=14, frame
 JUDGED = Archive(patients=24, series_per_study=4, matrix=144, frames=14, frame_time_ms=500.0), 20261128
 VALIDATION_PATIENTS = 8  # of TRAINING
 ARTERIAL_FRAMES = 3  # of a series
-LATER_FRAMES = 1  # of a training series: they teach that blush and veins are no arteries. None is judged, since notebook 07 sees arterial frames
+LATER_FRAMES = 1  # of a training series: they teach that blush and veins are no arteries. None is judged, since notebook 12 sees arterial frames
 TUNING_FRAMES = 48
 # What Frangi's filter is tuned over. β and γ as in skimage: γ None is half of the largest Hessian norm of the frame.
 SIGMAS = ((1.0,), (1.0, 2.0), (0.7, 1.4, 2.8), (1.0, 1.5, 2.0, 3.0))

@@ -4,15 +4,67 @@ Here: circulation and plane, and the phase, in which every generated image ought
 rates on held-out real frames and on their autoencoder reconstructions, which cost what decoding alone costs, are what a rate on generated images reads beside.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 
-from dsa_lib.core.conditions import CELLS
+from dsa_lib.core.conditions import CANONICAL, CELLS
+from dsa_lib.core.images import ImageFiles
 from dsa_lib.core.statistics import wilson_interval
-from dsa_lib.fidelity.dsa_network import cell_probabilities
+from dsa_lib.fidelity.dsa_network import cell_probabilities, classes
+from dsa_lib.fidelity.image_sets import RunImages
+from dsa_lib.ldm import autoencoder
+from dsa_lib.run.session import Study
 
+GENERATED, HELD_OUT, RECONSTRUCTED = "generated", "held-out", "held-out, reconstructed"
 TARGET_OVERALL, TARGET_CONDITION = 0.95, 0.90  # what this project asks of its generated images
 NEEDED = ("circulation", "plane")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One set of images for the judge: `frames` [n, H, W], and `rows`, a row each, with what was asked for or is known (cell, circulation, plane, angles).
+
+    `groups` names the column of `rows` that images come in (patients; every generated image has its own noise).
+    """
+
+    frames: np.ndarray | ImageFiles
+    rows: pd.DataFrame
+    groups: str
+
+
+def sets_of_run(study: Study, images: RunImages) -> dict[str, Asked]:
+    """GENERATED images, HELD_OUT frames of test patients (`fidelity.real_images` at most, drawn at random) and those RECONSTRUCTED by the autoencoder.
+
+    Test patients alone, since validation patients chose the judge's weights. Without test frames only the first set, without an autoencoder the first two.
+    """
+    sets = {GENERATED: Asked(images.generated, images.asked, "image_id")}
+    rows = images.rows["test"]
+    if not len(rows):
+        return sets
+    count = min(len(rows), study.profile.fidelity.real_images)
+    rows = rows.sample(count, random_state=study.profile.seed % 2**32).sort_values("frame_id", ignore_index=True)
+    frames = images.frames[rows["frame_id"].to_numpy()]
+    sets[HELD_OUT] = Asked(frames, rows, "patient")
+    if (decode := autoencoder.round_trip(study)) is not None:
+        sets[RECONSTRUCTED] = Asked(decode(frames), rows, "patient")
+    return sets
+
+
+def conditions_asked() -> pd.DataFrame:
+    """The four conditions of §2.3 as they are asked for: rows CELLS; columns circulation, plane, both angles (degrees), sentence."""
+    rows = {
+        cell: (each.circulation, each.plane, *each.canonical_angles(), each.sentence())
+        for cell, each in CANONICAL.items()
+    }
+    columns = ["circulation", "plane", "primary angle (°)", "secondary angle (°)", "sentence"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+
+def cells_by_view(rows: pd.DataFrame) -> np.ndarray:
+    """Cell [n] of each row by circulation and plane alone, oblique or not; "" where either is unknown."""
+    return np.array([*CELLS, ""])[classes(rows)]
 
 
 def cannot_judge(absent: dict[str, str], labels: np.ndarray) -> str | None:

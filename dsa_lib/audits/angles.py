@@ -4,12 +4,14 @@ All intervals are cluster-robust (Liang & Zeger 1986) with Student's t on groups
 independent witnesses. With few groups they are wide, and they should be.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import statsmodels.api as sm
 
+from dsa_lib.audits.adherence import Asked
 from dsa_lib.core.conditions import CANONICAL, CELLS, OTHERS
 from dsa_lib.fidelity.dsa_network import ANGLE_HEADS
 
@@ -27,6 +29,16 @@ class Judged:
     known: pd.DataFrame
     cells: np.ndarray
     groups: np.ndarray
+
+
+def of_answers(answers: Mapping[str, pd.DataFrame], sets: Mapping[str, Asked]) -> dict[str, Judged]:
+    """What the network said of each of `sets` (`dsa_network.answers`), beside what is known of it."""
+    found = {}
+    for name, said in answers.items():
+        rows = sets[name].rows
+        known, groups = rows[list(ANGLE_HEADS)], rows[sets[name].groups]
+        found[name] = Judged(said, known, rows["cell"].to_numpy(), groups.to_numpy())
+    return found
 
 
 def difference(judged: np.ndarray, known: np.ndarray) -> np.ndarray:

@@ -103,6 +103,11 @@ class Nearest:
 # ---- spaces ----------------------------------------------------------------------------------------------------------
 
 
+def spaces_of(classifier: Path, extractor: str) -> list[Space]:
+    """The spaces of the audit: pixels, maps of the run's phase network in the folder `classifier`, and the features of the `extractor` of that name."""
+    return [pixel_space(), map_space(classifier), feature_space(extractor)]
+
+
 def pixel_space() -> Space:
     """Greys at 32 × 32, blurred, the margin cut off, each frame with mean 0 and length 1: brightness and contrast do not count.
 
@@ -138,18 +143,18 @@ def pixel_space() -> Space:
     return Space("pixels", "greys at 32 × 32, shifted and mirrored too", embed, views)
 
 
-def map_space(classifier: Path, size: int) -> Space:
-    """Maps of the first three stages of the run's phase network in the folder `classifier`, at input `size`: what lies where.
+def map_space(classifier: Path) -> Space:
+    """Maps of the first three stages of the run's phase network in the folder `classifier`, at its own input size: what lies where.
 
     LPIPS's form (Zhang et al. 2018, Eq. 1) with unit weights: channels normalised at every place, squared differences averaged over places and stages. The
     network is the run's own, and the distance is not LPIPS.
     """
-    model, _ = resnet.load_classifier(classifier)
+    model, facts = resnet.load_classifier(classifier)
     model = model.to(default_device())
 
     @torch.no_grad()
     def embed(frames: np.ndarray) -> np.ndarray:
-        maps = resnet.stage_features(model, resnet.to_input(frames, size).to(default_device()))
+        maps = resnet.stage_features(model, resnet.to_input(frames, facts["input_size"]).to(default_device()))
         parts = []
         for stage, grid in MAP_STAGES:
             here = F.normalize(maps[stage], dim=1)

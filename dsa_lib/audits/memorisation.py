@@ -17,11 +17,11 @@ from statsmodels.stats.multitest import multipletests
 from dsa_lib.audits import copy_tests
 from dsa_lib.audits.copy_search import Nearest, Space, embed, search
 from dsa_lib.core.conditions import CELLS
+from dsa_lib.fidelity.image_sets import GENERATED, HELD_OUT, TRAINING, RunImages
 from dsa_lib.nn import shipped
 from dsa_lib.run.errors import StudyError
+from dsa_lib.run.session import Study
 from dsa_lib.run.workspace import PROJECT
-
-GENERATED, HELD_OUT = "generated", "held-out"
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,17 @@ class Images:
         return self.at(np.flatnonzero(np.isin(self.cells, CELLS)))
 
 
+def sets_of_run(study: Study, images: RunImages) -> dict[str, Images]:
+    """GENERATED images, HELD_OUT frames and TRAINING frames of a run, with the features that notebook 07 kept of them."""
+    vectors = {name: np.load(study.read(f"features/{name}.npy")) for name in (GENERATED, HELD_OUT, TRAINING)}
+    places = np.arange(len(images.generated))
+    sets = {GENERATED: Images(images.generated, places, images.asked["cell"].to_numpy(), None, vectors[GENERATED])}
+    for name, rows in ((HELD_OUT, images.held_out), (TRAINING, images.rows["train"])):
+        columns = (rows[column].to_numpy() for column in ("frame_id", "cell", "patient"))
+        sets[name] = Images(images.frames, *columns, vectors[name])
+    return sets
+
+
 @dataclass(frozen=True)
 class Lookup:
     """What the search in one space found: nearest training frames of the `generated` and `held_out` images, and of some training frames without
@@ -80,7 +91,7 @@ class Lookup:
 
 @dataclass(frozen=True)
 class Audit:
-    """`table`: one row a space (`privacy.csv`); `pairs`: the closest pairs (`memorisation_pairs.csv`); `lookups` by space; the `level`."""
+    """`table`: one row a space (`memorisation.csv`); `pairs`: the closest pairs (`memorisation_pairs.csv`); `lookups` by space; the `level`."""
 
     table: pd.DataFrame
     pairs: pd.DataFrame
@@ -218,7 +229,7 @@ def audit(spaces: Sequence[Space], generated: Images, held_out: Images, training
 
 
 def measures(found: Lookup, generated: Images, held_out: Images) -> dict[str, float]:
-    """One row of `privacy.csv`: distances, AuthPct, C_T and the two tests of one space."""
+    """One row of `memorisation.csv`: distances, AuthPct, C_T and the two tests of one space."""
     made, real = (near.at_best("distance") for near in (found.generated, found.held_out))
     return {
         "generated_images": len(made),
@@ -320,18 +331,20 @@ def statement(found: Audit) -> str:
     )
 
 
-def false_alarms() -> str:
-    """How often the audit flagged what does not copy, in one sentence from benchmarks/memorisation.json: measured on phantom archives, not on this one."""
+def false_alarms() -> pd.DataFrame:
+    """How often the audit flagged what does not copy, measured on phantom archives (benchmarks/memorisation.json) and not on this one.
+
+    A row a source of images; columns audits, flagged, and the 95 % interval of the rate, low and high.
+    """
     found = json.loads((PROJECT / "benchmarks" / "memorisation.json").read_text())["false alarms"]
-    told = [
-        f"{round(part['flagged']['rate'] * part['flagged']['of'])} of {part['flagged']['of']} ({name}; 95 % interval "
-        f"{part['flagged']['interval'][0]:.1%} to {part['flagged']['interval'][1]:.1%})"
-        for name, part in found.items()
-    ]
-    return f"False alarms of this audit on phantom archives, where nothing was copied: {'; '.join(told)}."
+    rows = {}
+    for name, part in found.items():
+        of = part["flagged"]
+        rows[name] = (of["of"], round(of["rate"] * of["of"]), *of["interval"])
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["audits", "flagged", "low", "high"])
 
 
-def scope(study) -> str:
+def scope(study: Study) -> str:
     """Whose training frames the audit of this run does not cover, in one sentence; empty where it covers all."""
     facts = (study.ws.manifest("04_ldm") or {}).get("facts", {})
     if (facts.get("started_from") or "nothing") == "nothing":

@@ -4,6 +4,7 @@
 by hand: frames as they are, mirrored, shifted, noisy, and passed through the autoencoder, all of them or a share among honest images.
 """
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from dsa_lib.audits.copy_search import Space, embed, search
 from dsa_lib.core.conditions import CELLS
 from dsa_lib.ldm import diffusion
 from dsa_lib.ldm.pipeline import DSAPipeline
+from dsa_lib.nn import training
 from dsa_lib.nn.training import fit
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import Profile
 from dsa_lib.run.progress import track
+from dsa_lib.run.session import Study
 
 EMA_DECAY = 0.97
 NOISE_GREY = 6.0  # SD of the noise of a noisy copy, grey levels
@@ -27,7 +30,10 @@ SHIFT = 1 / 32  # of the frame: how far a shifted copy is moved
 SHARE = 0.1  # of copies among honest images
 
 
-def cannot_plant(study) -> str | None:
+CODE = (sys.modules[__name__], diffusion, training)  # what decides the planted model's weights: for `Study.digest`
+
+
+def cannot_plant(study: Study) -> str | None:
     """Why no model is made to copy in this run; None where one is."""
     if study.profile.privacy.planted_steps == 0:
         return "privacy.planted_steps is 0"
@@ -105,6 +111,26 @@ def sampled(pipeline: DSAPipeline, profile: Profile) -> np.ndarray:
     return np.concatenate(
         [pipeline(seeds=seeds[s : s + settings.batch_size], num_inference_steps=settings.steps) for s in starts]
     )
+
+
+def model_of_run(study: Study, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The run's unconditional model made to copy: the uint8 frames [n, H, W] of the store `frames` that it was trained on, and its samples.
+
+    Where `cannot_plant` says so, there is none.
+    """
+    profile = study.profile
+    index = pd.read_parquet(study.read("latents/index.parquet"))
+    known = frames_to_learn(index, profile.privacy.planted_frames, profile.seed)
+    posterior = [np.load(study.read(f"latents/{name}.npy"), mmap_mode="r") for name in ("mean", "std")]
+    pipeline = DSAPipeline.from_pretrained(study.read("ldm_unconditional"))
+    copying = train_to_copy(
+        pipeline,
+        diffusion.LatentSet(*posterior, pipeline.vae.config.scaling_factor, rows=known),
+        profile,
+        folder=study.ws.checkpoints("planted_copies"),
+        digest=study.digest("privacy", "diffusion", code=CODE),
+    )
+    return frames[index["frame_id"].to_numpy()[known]], sampled(copying, profile)
 
 
 def by_hand(

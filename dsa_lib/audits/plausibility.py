@@ -20,8 +20,10 @@ from dsa_lib.core.conditions import CELLS
 from dsa_lib.core.images import check_frames
 from dsa_lib.core.statistics import interval
 from dsa_lib.fidelity import distances as fidelity_distances
+from dsa_lib.fidelity.image_sets import GENERATED, HELD_OUT, TRAINING, RunImages
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.progress import track
+from dsa_lib.run.session import Study
 from dsa_lib.run.workspace import PROJECT
 from dsa_lib.vessels import filters as vessel_filters
 from dsa_lib.vessels import unet as vessel_unet
@@ -31,7 +33,7 @@ from dsa_lib.vessels.spectra import spectrum
 KNOWN_VESSELS = PROJECT / "benchmarks" / "vessel_segmentation.json"
 OVERALL = "overall"
 SCOPES = (OVERALL, *CELLS)
-GENERATED, FLOOR, HELD_OUT = "generated", "floor", "held-out"
+FLOOR = "floor"
 LEAST_IMAGES = 2  # of a set in a scope: a spread needs two
 
 
@@ -281,6 +283,43 @@ def open_segmenter(name: str, phantom_patients: Iterable[str] | None, folder: Pa
     else:
         vessel_unet.check_unseen(phantom_patients, card)
     return Segmenter(name, lambda frames, what: vessel_unet.segment(model, frames, card["size"], what=what), says)
+
+
+def segmenter_of_run(study: Study) -> Segmenter:
+    """The segmenter of the profile, after a look whether it was trained on patients of this run's phantom archive (`open_segmenter`)."""
+    simulated = None
+    if study.archive is None and study.has("archive_truth.parquet"):
+        truth = pd.read_parquet(study.read("archive_truth.parquet"), columns=["patient_id"])
+        simulated = truth["patient_id"].unique()
+    return open_segmenter(study.profile.plausibility.segmenter, simulated)
+
+
+def measure_run(
+    study: Study, images: RunImages, segmenter: Segmenter
+) -> tuple[dict[str, np.ndarray], dict[str, Measured]]:
+    """Frames [n, H, W] of GENERATED, HELD_OUT and TRAINING that were drawn (`draw`, `plausibility.images` of each), and their measures, by set."""
+    rng = np.random.default_rng(study.profile.seed)
+    looked_at, measured = {}, {}
+    for name, table in ((GENERATED, images.asked), (HELD_OUT, images.held_out), (TRAINING, images.rows["train"])):
+        chosen = draw(table["cell"], study.profile.plausibility.images, rng)
+        some = table.iloc[chosen]
+        made = name == GENERATED
+        frames = images.generated[chosen] if made else images.frames[some["frame_id"].to_numpy()]
+        whose = None if made else some["patient"].to_numpy()
+        looked_at[name] = frames
+        measured[name] = measure(frames, some["cell"].to_numpy(), segmenter.segment, whose, name)
+    return looked_at, measured
+
+
+def scores_on_known_vessels() -> pd.DataFrame:
+    """Dice of each segmenter on phantom frames whose vessels are known (benchmarks/vessel_segmentation.json): rows segmenters, columns frames and part."""
+    found = json.loads(KNOWN_VESSELS.read_text())["scores"]
+    parts = ("vessel", *vessel_filters.CLASSES)
+    rows = {
+        name: {(frames, part): scores[name][part]["score"] for frames, scores in found.items() for part in parts}
+        for name in ("network", "classical")
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def _calibre_maps(frames: np.ndarray, what: str) -> np.ndarray:

@@ -71,6 +71,17 @@ def mixture(arm: str, generated: bool, share: float) -> tuple[float, float, floa
     return (1 - added, added, 0.0) if arm in (MATCHED, ALONE_MATCHED) else (1.0, 0.0, 0.0)
 
 
+def mixtures(share: float) -> pd.DataFrame:
+    """`mixture` of every arm, for the eye: rows ARMS; columns (class that was generated or not, origin of the image)."""
+    of = {"generated class": True, "other class": False}
+    origins = ("real", "decoded", "generated")
+    rows = {
+        arm: {(kind, origin): value for kind, made in of.items() for origin, value in zip(origins, mixture(arm, made, share), strict=True)}
+        for arm in ARMS
+    }  # fmt: skip
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
 def drawing_weights(labels: Sequence[np.ndarray], arm: str, classes: int, share: float) -> np.ndarray:
     """How often each image of (real, decoded, generated), their labels [n] each, is drawn, in that order; the sum is 1.
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -227,7 +226,7 @@ def tasks_of_run(
     if why := cannot_compare("arterial phase", train, test, len(generated)):
         reasons.append(why)
     else:
-        known = (settings, seed, decoder(study), decoded_labels)
+        known = (settings, seed, autoencoder.round_trip(study), decoded_labels)
         tasks.append(replace(phase_task(frames, train, test, generated, *known), against=against))
     known = arterial.assign(label=dsa_network.classes(arterial)).query("label >= 0")
     train, test = (known[known["split"] == split].reset_index(drop=True) for split in ("train", "test"))
@@ -237,14 +236,6 @@ def tasks_of_run(
         task = view_task(frames, train, test, generated, cells, settings, seed)
         tasks.append(replace(task, against="its DICOM entries"))
     return tasks, reasons
-
-
-def decoder(study: Study) -> Callable[[np.ndarray], np.ndarray] | None:
-    """Frames through the run's autoencoder; None where the run has none."""
-    if not study.has("vae"):
-        return None
-    model = autoencoder.AutoencoderKL.from_pretrained(study.read("vae")).eval()
-    return partial(autoencoder.reconstruct, model.to("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _phase_labels(study: Study) -> tuple[pd.DataFrame, pd.DataFrame, str]:

@@ -7,6 +7,7 @@ A label that is unknown for a frame has no part in its loss; one that the traini
 """
 
 import json
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,12 +22,15 @@ from transformers.utils import logging
 
 from dsa_lib.core.conditions import CELLS
 from dsa_lib.core.images import check_frames
-from dsa_lib.nn import resnet
+from dsa_lib.core.splits import SPLITS
+from dsa_lib.nn import augmentation, resnet, training
 from dsa_lib.nn.augmentation import between, blurred
+from dsa_lib.nn.processes import default_device
 from dsa_lib.nn.training import Draws, fit
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.progress import track
 from dsa_lib.run.sections import Network
+from dsa_lib.run.session import Study
 from dsa_lib.run.workspace import atomic_write
 
 # A head each. A class head gives the probability of what it names here; an angle head has one output a plane, because the frontal and the lateral view
@@ -41,6 +45,7 @@ _CELL_OF = {
     ("posterior", "B"): "PC B",
 }
 FACTS = "dsa_network.json"
+CODE = (sys.modules[__name__], augmentation, resnet, training)  # what decides its weights: for `Study.digest`
 ANGLE_UNIT_DEG = 10.0  # the angle loss is quadratic below this error and linear above it, so that a wrong plane's 90° do not outweigh the rest
 LEAST_SPREAD_DEG = 1.0  # training angles that spread less teach nothing
 
@@ -59,6 +64,13 @@ SHIFT = 0.08  # of the image side, ±
 def labelled_frames(frames: pd.DataFrame, phases: pd.DataFrame) -> pd.DataFrame:
     """Rows of frames.parquet with the column `arterial`: what notebook 02's classifier called them (phases.parquet), right or wrong."""
     return frames.merge(phases[["frame_id", "arterial"]], on="frame_id", validate="one_to_one")
+
+
+def labelled_parts(study: Study) -> dict[str, pd.DataFrame]:
+    """`labelled_frames` of a run by split (train, val, test)."""
+    frames, phases = (pd.read_parquet(study.read(f"{name}.parquet")) for name in ("frames", "phases"))
+    every = labelled_frames(frames, phases)
+    return {split: every[every["split"] == split].reset_index(drop=True) for split in SPLITS}
 
 
 def classes(table: pd.DataFrame) -> np.ndarray:
@@ -339,3 +351,11 @@ def load(folder: Path) -> tuple[nn.Module, Facts]:
             f"the folder {Path(folder).name!r} does not hold a DSA network ({type(error).__name__}): run notebooks/07_fid.ipynb, which trains it"
         ) from None
     return model.eval(), Facts(**{**found, "outputs": tuple(found["outputs"])})
+
+
+def of_run(study: Study) -> tuple[nn.Module, Facts] | None:
+    """The network that notebook 07 trained in this run, on the device that computes, and its facts; None where it could train none."""
+    if not study.has("dsa_network"):
+        return None
+    model, facts = load(study.read("dsa_network"))
+    return model.to(default_device()), facts

@@ -19,10 +19,12 @@ from torch import nn
 
 from dsa_lib.core.images import check_frames
 from dsa_lib.fidelity import dsa_network, public_features
-from dsa_lib.fidelity.extractor import Extractor, identity
+from dsa_lib.fidelity.extractor import Extractor, cached, identity
+from dsa_lib.fidelity.image_sets import RunImages
 from dsa_lib.nn import public_weights, resnet
 from dsa_lib.nn.processes import default_device
 from dsa_lib.run.errors import StudyError
+from dsa_lib.run.session import Study
 
 FID = "FID"
 DSA_DISTANCE = "DSA-feature distance"
@@ -32,6 +34,24 @@ INCEPTION_SIZE = 256  # §2.5: images resized to 256×256 before the network
 # strongly to layout and weakly to contrast and noise; with it the dimension more than doubles, and the ratio of dimension to
 # images sets the bias of a Fréchet distance.
 STAGES = (0, 1, 2)
+SCALE_FRAMES = 2048  # training frames, at most, whose spread the stages are measured in
+
+
+def of_run(study: Study, images: RunImages, network: Path | None) -> Extractor:
+    """The extractor that `fidelity.features` names, of this run, with its cache in the run's `checkpoints/features`; otherwise as `open_extractor`."""
+    settings, classifier = study.profile.fidelity, study.read("classifier")
+    train = images.rows["train"]["frame_id"].to_numpy()
+    some = np.sort(np.random.default_rng(study.profile.seed).permutation(train)[:SCALE_FRAMES])
+    extractor = open_extractor(
+        settings.features,
+        classifier=classifier,
+        size=resnet.load_classifier(classifier)[1]["input_size"],
+        batch_size=settings.batch_size,
+        training_frames=images.frames[some],
+        network=network,
+        weights_sha256=settings.weights_sha256,
+    )
+    return cached(extractor, study.ws.checkpoints("features"))
 
 
 def open_extractor(

@@ -43,7 +43,7 @@ def nearest(distances: Mapping[str, Mapping[str, np.ndarray]], origin: str) -> F
 def gallery(groups: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]], pairs: pd.DataFrame, space: str) -> Figure:
     """The closest pairs of one space: an image above its nearest training frame, a block a set, nearest first.
 
-    `groups`: set ("generated", "held-out") → (image, training frame), uint8 [H, W] each, in the order of `pairs` (`privacy.closest_pairs`). Above
+    `groups`: set ("generated", "held-out") → (image, training frame), uint8 [H, W] each, in the order of `pairs` (`memorisation.closest_pairs`). Above
     each pair stand rank, relative and absolute distance. A training frame that was found mirrored is shown mirrored, and marked.
     """
     columns = max(len(shown) for shown in groups.values())

@@ -4,6 +4,7 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,11 @@ from torch import nn
 from dsa_lib.ldm import autoencoder
 from dsa_lib.nn import public_weights
 from dsa_lib.nn.discriminator import WithDiscriminator
+from dsa_lib.nn.processes import default_device
 from dsa_lib.nn.training import Draws, budget, fit
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import Autoencoder, Profile
+from dsa_lib.run.session import Study
 
 CROP_GREY_LEVELS = 12  # darker than the field by so much: a pixel that a training crop may be centred on
 CROPS_AT_VESSELS = 0.8  # share of the training crops (`crops`) that are centred on such a pixel
@@ -237,6 +240,14 @@ def reconstruct(model: AutoencoderKL, frames: np.ndarray, batch_size: int = 32) 
         x = to_model(frames[first : first + batch_size]).to(device)
         parts.append(to_frames(model.decode(model.encode(x).latent_dist.mean).sample))
     return np.concatenate(parts)
+
+
+def round_trip(study: Study) -> Callable[[np.ndarray], np.ndarray] | None:
+    """`reconstruct` with the autoencoder of the run, frames → frames; None where the run has none."""
+    if not study.has("vae"):
+        return None
+    model = AutoencoderKL.from_pretrained(study.read("vae")).eval()
+    return partial(reconstruct, model.to(default_device()))
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from dsa_lib.core.published import TITLES, read_table
 from dsa_lib.maps import map_scores
 from dsa_lib.maps.models import METHODS, WITH, WITHOUT
 from dsa_lib.report import html as html_report
-from dsa_lib.run.artifacts import EVERY
+from dsa_lib.run.artifacts import AUDITS, EVERY
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.workspace import PROJECT, Workspace, runs_folder
 from dsa_lib.vessels.filters import CLASSES
@@ -31,7 +31,10 @@ FIGURES = (
     "figure4",
     "adherence",
     "classifier_confusion",
+    "fidelity",
     "plausibility_examples",
+    "memorisation",
+    "utility",
 )
 
 
@@ -93,22 +96,22 @@ def quality(measured: Mapping) -> str:
     return "\n".join(["| measured on phantom patients whom no model was trained on | |", "|---|---|", *lines])
 
 
-# What notebook 07 notes in its manifest, in the order of README.
-FINDINGS = {
-    "faithfulness": "The condition that was asked for",
-    "angles": "Angles",
-    "plausibility": "Vessels",
-    "memorisation": "Memorisation",
-    "planted copies": "Planted copies, which the audit should flag",
-    "utility": "Use as training data",
-}
+# What the audits note in their manifests, in the order of README: notebook, fact, title.
+FINDINGS = (
+    ("11_condition_adherence", "adherence", "The condition that was asked for"),
+    ("11_condition_adherence", "angles", "Angles"),
+    ("12_vessel_plausibility", "plausibility", "Vessels"),
+    ("13_memorisation", "memorisation", "Memorisation"),
+    ("13_memorisation", "planted copies", "Planted copies, which the audit should flag"),
+    ("14_utility", "utility", "Use as training data"),
+)
 
 
 def findings(ws: Workspace) -> str:
-    """The sentences that notebook 07 computed in this run, a list item each. Raises StudyError where it has not finished."""
-    facts, lines = finished(ws, "07_fid"), []
-    for key, title in FINDINGS.items():
-        told = facts.get(key) or []
+    """The sentences that the audits computed in this run, a list item each. Raises StudyError where one of them has not finished."""
+    facts, lines = {name: finished(ws, name) for name in AUDITS}, []
+    for notebook, key, title in FINDINGS:
+        told = facts[notebook].get(key) or []
         told = [told] if isinstance(told, str) else told
         lines.append(f"- *{title}.* " + " ".join(told))
     return "\n".join(lines)

@@ -244,7 +244,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Angle sweep of notebook 07: one angle at a time moved away from each canonical position. No part of the paper."""
+    """Angle sweep of notebook 11: one angle at a time moved away from each canonical position. No part of the paper."""
 
     primary_deg: tuple[int, ...] = (-50, -40, -30, -20, -10, 0, 10, 20, 30, 40, 50)  # by so much, in degrees
     secondary_deg: tuple[int, ...] = (-40, -30, -20, -10, 0, 10, 20, 30, 40)

@@ -3,11 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
+from folder_run import with_images
 from scipy.stats import binomtest
 
-from dsa_lib.audits import adherence
+from dsa_lib.audits import adherence, angles
 from dsa_lib.core import statistics
 from dsa_lib.core.conditions import CELLS
+from dsa_lib.fidelity import image_sets
+from dsa_lib.ldm import autoencoder
 
 
 def certain(named, arterial=1.0):
@@ -61,3 +64,35 @@ def test_verdict_needs_every_condition():
 def test_wilson_interval_equals_scipy(k, n):
     reference = binomtest(k, n).proportion_ci(0.95, method="wilson")
     assert statistics.wilson_interval(k, n) == pytest.approx((reference.low, reference.high), abs=1e-7)
+
+
+def test_the_judge_is_asked_about_test_patients_alone(tmp_path, monkeypatch):
+    study = with_images(tmp_path)
+    images = image_sets.of_run(study)
+    plain = adherence.sets_of_run(study, images)
+    assert list(plain) == ["generated", "held-out"]
+    held_out = plain["held-out"]
+    assert set(held_out.rows["patient"]) == {"p4", "p5"} and held_out.rows["frame_id"].is_monotonic_increasing
+    assert len(held_out.rows) == min(24, study.profile.fidelity.real_images)
+    assert (held_out.frames == images.frames[held_out.rows["frame_id"].to_numpy()]).all()
+    monkeypatch.setattr(autoencoder, "round_trip", lambda study: lambda frames: 255 - frames)
+    decoded = adherence.sets_of_run(study, images)["held-out, reconstructed"]
+    assert (decoded.frames == 255 - held_out.frames).all() and decoded.rows.equals(held_out.rows)
+
+
+def test_answers_stand_beside_what_was_asked_in_groups_of_patients_or_images(tmp_path):
+    study = with_images(tmp_path)
+    sets = adherence.sets_of_run(study, image_sets.of_run(study))
+    answers = {name: one.rows[list(angles.ANGLE_HEADS)] + 3 for name, one in sets.items()}
+    judged = angles.of_answers(answers, sets)
+    table = angles.errors(judged).set_index(["set", "scope", "angle"])
+    assert table["bias"].to_numpy() == pytest.approx(3)
+    primary = table.xs("primary_angle_deg", level="angle")
+    assert primary.loc[("generated", "overall"), "groups"] == 12 and primary.loc[("held-out", "overall"), "groups"] == 2
+
+
+def test_conditions_asked_are_the_four_of_the_paper():
+    table = adherence.conditions_asked()
+    assert list(table.index) == list(CELLS) and table.loc["PC B", "primary angle (°)"] == -90
+    rows = pd.DataFrame({"circulation": ["anterior", "posterior", "anterior"], "plane": ["A", "B", None]})
+    assert adherence.cells_by_view(rows).tolist() == ["AC A", "PC B", ""]

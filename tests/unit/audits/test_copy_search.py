@@ -53,8 +53,9 @@ def frames_of(n, seed=0, size=64):
 def network(tmp_path_factory):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("network") / "classifier"
-    resnet.save_classifier(folder, resnet.build_resnet(8, 1), {"background_grey": 162, "contrast_per_grey": 0.008})
-    return copy_search.map_space(folder, 32)
+    facts = {"background_grey": 162, "contrast_per_grey": 0.008, "input_size": 32}
+    resnet.save_classifier(folder, resnet.build_resnet(8, 1), facts)
+    return copy_search.map_space(folder)
 
 
 @pytest.mark.parametrize("name", ["pixels", "network maps"])

@@ -5,10 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from folder_run import with_images
 from scipy.ndimage import gaussian_filter
 
 from dsa_lib.audits import copy_search, memorisation, planted_copies
 from dsa_lib.core.conditions import CELLS
+from dsa_lib.fidelity import image_sets
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import load_profile
 from dsa_lib.run.sections import Privacy
@@ -154,6 +156,27 @@ def test_a_level_that_is_no_probability_is_refused():
         load_profile("phantom", {"privacy.level": 1.5})
 
 
-def test_false_alarms_are_told_as_the_benchmark_has_them():
-    text = memorisation.false_alarms()
-    assert "of 400 (" in text and "of 40 (" in text and "phantom archives" in text
+def test_false_alarms_are_those_of_the_benchmark():
+    table = memorisation.false_alarms()
+    assert table["audits"].tolist() == [400, 40, 40] and (table["flagged"] <= table["audits"]).all()
+    assert (table["low"] <= table["flagged"] / table["audits"]).all()
+    assert (table["flagged"] / table["audits"] <= table["high"]).all()
+
+
+def test_sets_of_a_run_have_the_features_that_notebook_07_kept(tmp_path):
+    study = with_images(tmp_path)
+    found = image_sets.of_run(study)
+    (tmp_path / "features").mkdir()
+    for n, (name, count) in enumerate((("generated", 12), ("held-out", 48), ("training", 24))):
+        np.save(tmp_path / "features" / f"{name}.npy", np.full((count, 2), n, np.float32))
+    sets = memorisation.sets_of_run(study, found)
+    assert [float(one.vectors[0, 0]) for one in sets.values()] == [0, 1, 2] and sets["generated"].patients is None
+    training = sets["training"]
+    assert training.frames is found.frames and training.rows.tolist() == found.rows["train"]["frame_id"].tolist()
+    assert set(training.patients) == {"p0", "p1"} and training.cells[0] == "Others"
+    assert sets["held-out"].rows.tolist() == found.held_out["frame_id"].tolist()
+    audit = memorisation.audit(SPACES, *sets.values(), SETTINGS, 0)
+    assert audit.table["training_images"].tolist() == [24, 24]
+    np.save(tmp_path / "features" / "training.npy", np.zeros((3, 2), np.float32))
+    with pytest.raises(StudyError, match="give the vectors of the 24 images"):
+        memorisation.audit(SPACES, *memorisation.sets_of_run(study, found).values(), SETTINGS, 0)

@@ -1,9 +1,12 @@
 """The model that is made to copy: trained on one latent alone it draws that one."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import torch
+from folder_run import with_images
 from scipy.ndimage import gaussian_filter
 
 from dsa_lib.audits import planted_copies
@@ -49,3 +52,30 @@ def test_training_on_one_frame_alone_draws_the_samples_to_it(tmp_path):
     images = planted_copies.sampled(pipeline, profile)
     assert images.shape == (6, 32, 32) and images.dtype == np.uint8
     assert (images == planted_copies.sampled(pipeline, profile)).all()  # the same images at every call
+
+
+def test_the_model_of_a_run_learns_frames_of_its_training_patients_alone(tmp_path):
+    torch.manual_seed(0)
+    privacy = replace(SMOKE.privacy, planted_steps=2, planted_frames=2, planted_images=3)
+    sampling = replace(SMOKE.sampling, steps=2)
+    study = with_images(tmp_path, profile=replace(SMOKE, privacy=privacy, sampling=sampling))
+    assert planted_copies.cannot_plant(study) == "this run has no ldm_unconditional"
+    study.ws = SimpleNamespace(checkpoints=lambda name: tmp_path / "checkpoints" / name)
+    study.digest = lambda *sections, code: "digest"
+    DSAPipeline(
+        build_autoencoder(SMALL).eval(),
+        diffusion.build_unet(SMOKE.diffusion, 3, 8, None),
+        diffusion.noise_schedule(SMOKE.diffusion),
+    ).save_pretrained(tmp_path / "ldm_unconditional")
+    index = pd.read_parquet(tmp_path / "arterial.parquet")
+    index["probability"] = np.linspace(0.5, 1, len(index))
+    (tmp_path / "latents").mkdir()
+    index.to_parquet(tmp_path / "latents" / "index.parquet")
+    for name, value in (("mean", 0.3), ("std", 0.01)):
+        np.save(tmp_path / "latents" / f"{name}.npy", np.full((len(index), 3, 8, 8), value, np.float16))
+    assert planted_copies.cannot_plant(study) is None
+    frames = np.load(tmp_path / "frames.npy")
+    learnt, made = planted_copies.model_of_run(study, frames)
+    allowed = frames[index.loc[index["split"] == "train", "frame_id"].to_numpy()]
+    assert len(learnt) == 2 and all((one == allowed).all(axis=(1, 2)).any() for one in learnt)
+    assert made.shape == (3, 32, 32) and made.dtype == np.uint8

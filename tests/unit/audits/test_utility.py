@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from folder_run import FolderRun
 from scipy import stats
 from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 from statsmodels.stats.weightstats import DescrStatsW
@@ -107,6 +108,12 @@ def test_arms_of_a_task_need_what_they_are_made_of():
     assert replace(task, decoded=None).arms() == [REAL, MIXED, ALONE]
     everything = replace(task, synthetic=task.real)  # every class generated: the look tells nothing
     assert everything.arms() == [REAL, MIXED, ALONE]
+
+
+def test_the_table_of_mixtures_has_every_arm_as_it_draws():
+    table = utility.mixtures(0.5)
+    assert list(table.index) == list(ARMS) and (table.T.groupby(level=0).sum() == 1).all(axis=None)
+    assert tuple(table.loc[MATCHED, "other class"]) == utility.mixture(MATCHED, False, 0.5) == (0.5, 0.5, 0.0)
 
 
 # --- scores and intervals ---------------------------------------------------------------------------------------------
@@ -383,19 +390,6 @@ def test_without_any_task_the_tables_are_empty_and_nothing_fails(tmp_path):
     assert utility.verdict(rows) == [] and len(utility.shortcut_table(rows)) == 0
 
 
-class SmallRun:
-    """As much of a `Study` as the tasks ask for: tables in a folder, no autoencoder, no phantom truth."""
-
-    def __init__(self, folder):
-        self.folder, self.profile, self.archive = folder, SMOKE, folder
-
-    def has(self, name):
-        return (self.folder / name).exists()
-
-    def read(self, name):
-        return self.folder / name
-
-
 def small_run(folder, labelled):
     n = 24
     frames = pd.DataFrame(
@@ -411,7 +405,7 @@ def small_run(folder, labelled):
     if labelled:
         frames.assign(label=np.arange(n) % 3 % 2.0).to_parquet(folder / "labelled.parquet")
     store = np.zeros((n, SIZE, SIZE), np.uint8)
-    return SmallRun(folder), store, frames, store[:4], ["AC A", "PC A", "AC B", "PC B"]
+    return FolderRun(folder, archive=folder), store, frames, store[:4], ["AC A", "PC A", "AC B", "PC B"]
 
 
 def test_tasks_of_a_run_take_labels_from_its_tables(tmp_path):

@@ -5,17 +5,20 @@ import hashlib
 import http.server
 import sys
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from folder_run import with_images
 
 from dsa_lib.core import images as core_images
-from dsa_lib.fidelity import dsa_network, features, public_features
+from dsa_lib.fidelity import dsa_network, features, image_sets, public_features
 from dsa_lib.fidelity import extractor as fidelity_extractor
 from dsa_lib.nn import public_weights, resnet
 from dsa_lib.run.errors import StudyError
+from dsa_lib.run.profiles import load_profile
 from dsa_lib.run.workspace import PROJECT
 
 sys.path.insert(0, str(PROJECT / "benchmarks"))
@@ -80,6 +83,52 @@ def test_dsa_features_are_the_stages_of_the_run_s_dsa_network(frames, tmp_path):
         )
     expected = (first - first.mean(0)) / np.sqrt(first.var(0, ddof=1).mean())
     np.testing.assert_allclose(extractor(frames)[:, :8], expected, atol=2e-3)
+
+
+def test_the_extractor_of_a_run_is_scaled_by_training_frames_and_keeps_what_it_computed(tmp_path):
+    study = with_images(tmp_path, profile=load_profile("smoke", {"fidelity.features": "phase-network"}))
+    study.ws = SimpleNamespace(checkpoints=lambda name: tmp_path / "checkpoints" / name)
+    torch.manual_seed(0)
+    resnet.save_classifier(tmp_path / "classifier", resnet.build_resnet(8, 1), {"input_size": 32})
+    images = image_sets.of_run(study)
+    train = np.sort(images.rows["train"]["frame_id"].to_numpy())
+    extractor = features.of_run(study, images, None)
+    expected = features.phase_extractor(
+        tmp_path / "classifier", 32, study.profile.fidelity.batch_size, images.frames[train]
+    )
+    assert extractor.name == "phase-network" and extractor.digest == expected.digest
+    values = extractor(images.generated)
+    np.testing.assert_array_equal(values, expected(images.generated))
+    assert list((tmp_path / "checkpoints" / "features").rglob("*.npy"))
+
+
+def test_the_dsa_network_of_a_run_is_opened_where_there_is_one(tmp_path):
+    study = with_images(tmp_path)
+    assert dsa_network.of_run(study) is None
+    facts = dsa_network.Facts(("phase", "plane"), {}, {}, 32, 4, 2)
+    model = resnet.build_resnet(8, 2).eval()
+    dsa_network.save(model, facts, tmp_path / "dsa_network")
+    opened, found = dsa_network.of_run(study)
+    assert found == facts and all(
+        (a == b).all() for a, b in zip(model.parameters(), opened.cpu().parameters(), strict=True)
+    )
+
+
+def test_labels_of_a_run_are_split_by_patient_and_take_the_phase_from_the_classifier(tmp_path):
+    study = with_images(tmp_path)
+    frames = pd.read_parquet(tmp_path / "arterial.parquet").drop(columns="cell")
+    frames.to_parquet(tmp_path / "frames.parquet")
+    phases = pd.DataFrame({"frame_id": frames["frame_id"][::-1], "arterial": np.arange(len(frames)) % 2 == 0})
+    phases.to_parquet(tmp_path / "phases.parquet")
+    parts = dsa_network.labelled_parts(study)
+    assert {name: set(rows["patient"]) for name, rows in parts.items()} == {
+        "train": {"p0", "p1"},
+        "val": {"p2", "p3"},
+        "test": {"p4", "p5"},
+    }
+    called = phases.set_index("frame_id")["arterial"]
+    for rows in parts.values():
+        assert (rows["arterial"].to_numpy() == called[rows["frame_id"]].to_numpy()).all()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from dsa_lib.report import readme
 from dsa_lib.run.artifacts import EVERY
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.session import begin
-from dsa_lib.run.workspace import PROJECT, Workspace
+from dsa_lib.run.workspace import LAYOUT, PROJECT, Workspace, write_json
 
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c4944415408d763f8ffff3f0005fe02fedccc59e70000000049454e44ae426082"
@@ -210,15 +210,18 @@ def test_readme_tells_the_quality_as_it_was_measured():
     assert readme.quality(json.loads(readme.QUALITY.read_text())) in (PROJECT / "docs" / "results.md").read_text()
 
 
-def test_readme_tells_what_notebook_07_noted():
+def test_readme_tells_what_the_audits_noted():
     ws = Workspace("t")
-    with pytest.raises(StudyError, match="07_fid of the run 't' has not finished"):
+    noted = {"11_condition_adherence": {"adherence": "Named right in 3 of 4.", "angles": ["One.", "Two."]}}
+    noted |= {"12_vessel_plausibility": {}, "13_memorisation": {"memorisation": "Not flagged."}}
+    for notebook, facts in noted.items():
+        write_json(ws.manifest_path(notebook), {"status": "finished", "layout": LAYOUT, "facts": facts})
+    with pytest.raises(StudyError, match="14_utility of the run 't' has not finished"):
         readme.findings(ws)
-    ws.manifest_path("07_fid").parent.mkdir(parents=True, exist_ok=True)
-    facts = {"faithfulness": "Named right in 3 of 4.", "angles": ["One.", "Two."]}
-    ws.manifest_path("07_fid").write_text(json.dumps({"status": "finished", "facts": facts}))
-    first, second, *_ = readme.findings(ws).splitlines()
+    write_json(ws.manifest_path("14_utility"), {"status": "finished", "layout": LAYOUT, "facts": {}})
+    first, second, _, fourth, *_ = readme.findings(ws).splitlines()
     assert first.endswith("* Named right in 3 of 4.") and second == "- *Angles.* One. Two."
+    assert fourth == "- *Memorisation.* Not flagged."
 
 
 def test_readme_tables_come_from_the_runs_files():

@@ -44,7 +44,7 @@ def test_lesions_are_told_with_their_table(ws):
 
 
 def test_a_notebook_that_has_not_finished_is_named(ws):
-    with pytest.raises(StudyError, match="07_fid of the run 'r' has not finished"):
+    with pytest.raises(StudyError, match="11_condition_adherence of the run 'r' has not finished"):
         readme.findings(ws)
 
 

@@ -104,8 +104,12 @@ def test_atomic_write_replaces_folders(tmp_path):
         ("tables/table5.csv", "07_fid"),
         ("tables/table5_context.csv", "07_fid"),
         ("fidelity_resampled.csv", "07_fid"),
+        ("features/held-out.npy", "07_fid"),
+        ("adherence.csv", "11_condition_adherence"),
         ("plausibility.csv", "12_vessel_plausibility"),
         ("figures/plausibility_spectra.png", "12_vessel_plausibility"),
+        ("figures/memorisation_pairs_pixels.png", "13_memorisation"),
+        ("utility.csv", "14_utility"),
         ("report.html", "90_report"),
     ],
 )

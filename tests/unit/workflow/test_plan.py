@@ -16,9 +16,9 @@ sys.path.insert(0, str(PROJECT / "workflow"))
 import plan as workflow
 
 
-def planned(overrides=None, archive=None, given=None, profile="smoke"):
+def planned(overrides=None, archive=None, given=None, profile="smoke", parts=()):
     overrides = overrides or {}
-    return workflow.plan("t", load_profile(profile, overrides), overrides, archive, given or {})["notebooks"]
+    return workflow.plan("t", load_profile(profile, overrides), overrides, archive, given or {}, parts)["notebooks"]
 
 
 def changed(first, second):
@@ -100,6 +100,26 @@ def test_an_override_concerns_the_notebooks_that_read_it(overrides, notebooks):
 )
 def test_an_override_always_reaches_the_notebook_it_is_for(overrides, first):
     assert first in changed(planned(), planned(overrides))
+
+
+@pytest.mark.parametrize(
+    "override, audits",
+    [
+        ({"sweep.seeds": 3}, {"11_condition_adherence"}),
+        ({"plausibility.images": 8}, {"12_vessel_plausibility"}),
+        ({"privacy.gallery": 3}, {"13_memorisation"}),
+        ({"utility.steps": 3}, {"14_utility"}),
+    ],
+)
+def test_a_number_of_one_audit_runs_that_audit_alone(override, audits):
+    assert changed(planned(parts=["audits"]), planned(override, parts=["audits"])) == audits
+
+
+def test_a_module_of_the_audits_concerns_one_audit_alone():
+    of = {name: set(workflow.modules_of(name)) for name in EVERY}
+    for path in (PROJECT / "dsa_lib" / "audits").glob("[a-z]*.py"):
+        users = [name for name, modules in of.items() if f"audits.{path.stem}" in modules]
+        assert len(users) == 1 and users[0] in AUDITS, (path.stem, users)
 
 
 def test_seed_and_precision_concern_every_notebook():
