@@ -23,6 +23,7 @@ from dsa_lib.fidelity.extractor import Extractor, identity
 from dsa_lib.nn import public_weights, resnet
 from dsa_lib.nn.processes import default_device
 from dsa_lib.run.errors import StudyError
+from dsa_lib.run.session import Study
 
 FID = "FID"
 DSA_DISTANCE = "DSA-feature distance"
@@ -32,6 +33,7 @@ INCEPTION_SIZE = 256  # §2.5: images resized to 256×256 before the network
 # strongly to layout and weakly to contrast and noise; with it the dimension more than doubles, and the ratio of dimension to
 # images sets the bias of a Fréchet distance.
 STAGES = (0, 1, 2)
+SCALED_ON = 2048  # real training frames of a run, at most, that set the scale of its own networks' stages
 
 
 def open_extractor(
@@ -62,6 +64,27 @@ def open_extractor(
     if name in ("dinov2", "radimagenet"):
         return public_features.open_public(name, batch_size, weights_sha256)
     raise StudyError(f"fidelity.features {name!r} is not inception, dsa-network, phase-network, dinov2 or radimagenet")
+
+
+def of_run(study: Study, frames: np.ndarray, train_rows: np.ndarray) -> Extractor:
+    """The extractor that the run's `fidelity.features` names, from the networks that notebooks 02 and 07 left; Inception's features read neither.
+
+    frames: uint8 [n, H, W], all of the run; train_rows: the rows of its training frames, of which SCALED_ON at most, drawn by the run's seed, set the scale.
+    """
+    settings = study.profile.fidelity
+    if settings.features == "inception":
+        return inception_extractor(settings.batch_size)
+    some = np.sort(np.random.default_rng(study.profile.seed).permutation(train_rows)[:SCALED_ON])
+    classifier = study.read("classifier")
+    return open_extractor(
+        settings.features,
+        classifier=classifier,
+        size=resnet.load_classifier(classifier)[1]["input_size"],
+        batch_size=settings.batch_size,
+        training_frames=frames[some],
+        network=study.read("dsa_network"),
+        weights_sha256=settings.weights_sha256,
+    )
 
 
 def check_weights(name: str, weights_sha256: str = "") -> None:

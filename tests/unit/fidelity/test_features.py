@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import sys
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -80,6 +81,29 @@ def test_dsa_features_are_the_stages_of_the_run_s_dsa_network(frames, tmp_path):
         )
     expected = (first - first.mean(0)) / np.sqrt(first.var(0, ddof=1).mean())
     np.testing.assert_allclose(extractor(frames)[:, :8], expected, atol=2e-3)
+
+
+def test_the_run_s_extractor_is_scaled_on_some_of_its_training_frames_alone(classifier, frames, tmp_path, monkeypatch):
+    resnet.save_classifier(tmp_path / "classifier", resnet.build_resnet(8, 1), {"input_size": 32})
+    monkeypatch.setattr(features, "SCALED_ON", 20)
+    read = []
+
+    def study(name):
+        settings = SimpleNamespace(features=name, batch_size=8, weights_sha256="")
+        profile = SimpleNamespace(fidelity=settings, seed=3)
+        return SimpleNamespace(profile=profile, read=lambda artifact: read.append(artifact) or tmp_path / artifact)
+
+    altered = frames.copy()
+    altered[25:] = 0  # held-out frames, which have no part in the scale
+    values = [features.of_run(study("phase-network"), some, np.arange(25))(frames) for some in (frames, altered)]
+    np.testing.assert_array_equal(*values)
+    assert set(read) == {"classifier", "dsa_network"}
+    drawn = np.sort(np.random.default_rng(3).permutation(25)[:20])
+    expected = features.phase_extractor(tmp_path / "classifier", 32, 8, frames[drawn])(frames)
+    np.testing.assert_array_equal(values[0], expected)
+    read.clear()
+    monkeypatch.setattr(features, "inception_extractor", lambda batch_size: f"pool3, {batch_size} at once")
+    assert features.of_run(study("inception"), frames, np.arange(25)) == "pool3, 8 at once" and not read
 
 
 @pytest.mark.parametrize(
