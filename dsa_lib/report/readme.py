@@ -140,28 +140,33 @@ def in_short(verdicts: list[str]) -> str:
 
 
 def lesions(ws: Workspace) -> str:
-    """What notebook 09 found in this run, as `anatomy`."""
-    facts = finished(ws, "09_lesion_post_training")
+    """What notebooks 23 and 24 found in this run, as `anatomy`."""
+    compared, asked = (finished(ws, name) for name in ("23_lesion_post_training", "24_peripheral_and_sentences"))
     frame = read_table(ws.root / "tables/lesions_scores.csv")
     columns = list(dict.fromkeys(frame["column"]))
     lines = ["| phantom | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
     for model, rows in frame.groupby("row", sort=False):
         value = rows.set_index("column")["this_run"]
         lines.append(f"| {model} | " + " | ".join(f"{value[name]:.3g}" for name in columns) + " |")
-    told = [f"- {sentence}" for sentence in (*facts["lesions"], *facts["peripheral"], facts["lesion_sentences"])]
+    told = [f"- {sentence}" for sentence in (*compared["lesions"], *asked["peripheral"], asked["lesion_sentences"])]
     return "\n".join([*lines, "", *told])
 
 
-EXTENSIONS = (("anatomy", "08_anatomy_conditioning", anatomy), ("lesions", "09_lesion_post_training", lesions))
+# The blocks of the extensions: marker, the notebooks that must have finished, what writes it.
+EXTENSIONS = (
+    ("anatomy", ("08_anatomy_conditioning",), anatomy),
+    ("lesions", ("23_lesion_post_training", "24_peripheral_and_sentences"), lesions),
+)
 
 
 def extensions(text: str, ws: Workspace) -> str:
-    """`text` with the blocks of those of notebooks 08 and 09 that have finished in this run."""
-    for name, notebook, block in EXTENSIONS:
-        if (ws.manifest(notebook) or {}).get("status") == "finished":
-            text = fill(text, name, block(ws))
+    """`text` with the blocks of those extensions whose notebooks have all finished in this run."""
+    for name, notebooks, block in EXTENSIONS:
+        missing = [each for each in notebooks if (ws.manifest(each) or {}).get("status") != "finished"]
+        if missing:
+            print(f"{missing[0]} has not finished in this run: what is said of it stays as it is.")
         else:
-            print(f"{notebook} has not finished in this run: what README says of it stays as it is.")
+            text = fill(text, name, block(ws))
     return text
 
 

@@ -1,4 +1,4 @@
-"""README's words on notebooks 08 and 09 come from the run's own files."""
+"""What the pages say of the extensions comes from the run's own files."""
 
 from types import SimpleNamespace
 
@@ -15,7 +15,8 @@ from dsa_lib.run.errors import StudyError
 def ws(tmp_path):
     facts = {
         "08_anatomy_conditioning": {"scores": ["A is better."], "use": "Of use.", "edits": ["It follows."]},
-        "09_lesion_post_training": {"lesions": ["Lower by 12 %."], "peripheral": [], "lesion_sentences": "Named in half."},
+        "23_lesion_post_training": {"lesions": ["Lower by 12 %."]},
+        "24_peripheral_and_sentences": {"peripheral": [], "lesion_sentences": "Named in half."},
     }  # fmt: skip
     (tmp_path / "tables").mkdir()
     ours = {("LDM", "DSA-feature distance, w/ edges"): 12.34, ("LDM", "SSIM, w/ edges"): 0.9}
@@ -55,6 +56,13 @@ def test_what_has_not_run_leaves_the_other_s_place_alone(ws):
     filled = readme.extensions(text, of_first)
     assert "It follows." in filled and "<!-- lesions:begin -->\nold\n" in filled
     assert "old" not in readme.extensions(text, ws)
+
+
+def test_a_block_of_two_notebooks_waits_for_both(ws, capsys):
+    text = "<!-- lesions:begin -->\nold\n<!-- lesions:end -->\n"
+    first = SimpleNamespace(**{**vars(ws), "manifest": lambda name: ws.manifest(name) if name[:2] == "23" else None})
+    assert readme.extensions(text, first) == text
+    assert "24_peripheral_and_sentences has not finished" in capsys.readouterr().out
 
 
 def test_in_short_counts_the_comparisons_that_hold_on_all_measures():
