@@ -239,7 +239,8 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
 def counts(pairs: TranslationSet) -> pd.DataFrame:
     """How many pairs show each kind of lesion (rows) in each part (columns)."""
     kinds = np.where(pairs.kinds == "", "no lesion", pairs.kinds.astype(str))
-    return pd.crosstab(kinds, pairs.part.astype(str)).reindex(columns=list(PARTS)).rename_axis("lesion", axis=0)
+    counted = pd.crosstab(kinds, pairs.part.astype(str)).reindex(columns=list(PARTS), fill_value=0)
+    return counted.rename_axis(index="lesion", columns="pairs")
 
 
 def sampled_rows(pairs: TranslationSet, part: str, count: int) -> np.ndarray:
