@@ -1,4 +1,4 @@
-"""The training of the weights of notebook 09 that ship (models/lesions).
+"""The training of the weights of notebook 23 that ship (models/lesions).
 
     python benchmarks/lesions.py --run lesions train     # pairs, base model, pix2pix; writes models/lesions; the same command continues
     python benchmarks/lesions.py --run lesions train --more 1000   # so many steps more of the base model in models/lesions, at the full rate again
@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from dsa_lib.core.pairs import TranslationSet
 from dsa_lib.ldm import autoencoder, diffusion
-from dsa_lib.lesions import lesion_weights, pix2pix, translation
+from dsa_lib.lesions import comparison, lesion_weights, pix2pix, translation
 from dsa_lib.nn import shipped
 from dsa_lib.phantom import lesion_archive
 from dsa_lib.run.profiles import Profile, load_profile
@@ -56,9 +56,7 @@ def prepared(arguments: argparse.Namespace):
     )
     print(f"{len(pairs)} pairs: {found}", flush=True)
     vae = autoencoder.AutoencoderKL.from_pretrained(shipped.FOLDER / "vae").float().eval()
-    data = {
-        part: translation.Pairs(pairs.at(pairs.rows(part)), vae, profile.lesions.source_as) for part in ("train", "val")
-    }
+    data = comparison.training_data(pairs, vae, profile.lesions.source_as)
     return profile, ws, pairs, data, vae, diffusion.noise_schedule(profile.diffusion)
 
 

@@ -5,11 +5,13 @@ The contract of `tables/table<n>.csv`: long form, columns row, column, published
 """
 
 from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
 
 import pandas as pd
 
 from dsa_lib.run.errors import StudyError
+from dsa_lib.run.profiles import PROFILES
 from dsa_lib.run.workspace import PROJECT, atomic_write
 
 COLUMNS = ["row", "column", "published", "this_run", "source"]
@@ -115,3 +117,13 @@ def side_by_side(frame: pd.DataFrame) -> pd.DataFrame:
     shown["difference"] = shown["this_run"] - shown["published"]
     sources = [source for source in frame["source"].dropna().unique() if source]
     return shown.rename(columns={"this_run": f"this run ({', '.join(sources) or 'nothing'})"})
+
+
+def left_open(reasons: Mapping[str, str]) -> pd.DataFrame:
+    """Numbers that the paper leaves open or gives in two ways: a row each (`section.field` of the profile), its value in every profile, and `why`."""
+
+    def shown(value: object) -> object:
+        return f"{value:g}" if isinstance(value, float) else value
+
+    values = {name: [shown(attrgetter(field)(profile)) for field in reasons] for name, profile in PROFILES.items()}
+    return pd.DataFrame(values | {"why": reasons.values()}, index=list(reasons))

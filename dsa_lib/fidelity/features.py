@@ -20,7 +20,6 @@ from torch import nn
 from dsa_lib.core.images import check_frames
 from dsa_lib.fidelity import dsa_network, public_features
 from dsa_lib.fidelity.extractor import Extractor, cached, identity
-from dsa_lib.fidelity.image_sets import RunImages
 from dsa_lib.nn import public_weights, resnet
 from dsa_lib.nn.processes import default_device
 from dsa_lib.run.errors import StudyError
@@ -37,17 +36,23 @@ STAGES = (0, 1, 2)
 SCALE_FRAMES = 2048  # training frames, at most, whose spread the stages are measured in
 
 
-def of_run(study: Study, images: RunImages, network: Path | None) -> Extractor:
-    """The extractor that `fidelity.features` names, of this run, with its cache in the run's `checkpoints/features`; otherwise as `open_extractor`."""
-    settings, classifier = study.profile.fidelity, study.read("classifier")
-    train = images.rows["train"]["frame_id"].to_numpy()
-    some = np.sort(np.random.default_rng(study.profile.seed).permutation(train)[:SCALE_FRAMES])
+def of_run(study: Study, frames: np.ndarray, train_rows: np.ndarray, network: Path | None) -> Extractor:
+    """The extractor that the run's `fidelity.features` names, with its cache in the run's `checkpoints/features`; otherwise as `open_extractor`.
+
+    frames: uint8 [n, H, W], all of the run; train_rows: the rows of its training frames, of which SCALE_FRAMES at most, drawn by the run's seed, set the
+    scale; network: folder of the run's DSA network, None where it has none. Inception's features need neither network.
+    """
+    settings = study.profile.fidelity
+    if settings.features == "inception":
+        return cached(inception_extractor(settings.batch_size), study.ws.checkpoints("features"))
+    some = np.sort(np.random.default_rng(study.profile.seed).permutation(train_rows)[:SCALE_FRAMES])
+    classifier = study.read("classifier")
     extractor = open_extractor(
         settings.features,
         classifier=classifier,
         size=resnet.load_classifier(classifier)[1]["input_size"],
         batch_size=settings.batch_size,
-        training_frames=images.frames[some],
+        training_frames=frames[some],
         network=network,
         weights_sha256=settings.weights_sha256,
     )

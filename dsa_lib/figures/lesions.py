@@ -1,4 +1,4 @@
-"""Pictures of notebook 09: pairs, translations, scores, timesteps of the image losses, peripheral arteries before and after, lesions on request."""
+"""Pictures of notebooks 23 and 24: pairs, translations, scores, timesteps of the image losses, peripheral arteries before and after, lesions on request."""
 
 from collections.abc import Mapping, Sequence
 
@@ -138,7 +138,7 @@ def timesteps(curve: pd.DataFrame, latest: float, estimates: Sequence[tuple[int,
 
 
 def before_after(table: pd.DataFrame, frames: Mapping[str, np.ndarray] | None = None) -> Figure:
-    """The table of `peripheral_post_training.compare`: a panel a measure, an arm a marker, 95 % intervals; below, images of one seed in every arm.
+    """The table of `peripheral.compare`: a panel a measure, an arm a marker, 95 % intervals; below, images of one seed in every arm.
 
     frames: arm → uint8 frames [n, H, W], the same sentences and seeds in each.
     """

@@ -2,7 +2,7 @@
 
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import nn
 
-from dsa_lib.ldm import autoencoder
-from dsa_lib.nn import public_weights
+from dsa_lib.nn import public_weights, resnet, shipped
 from dsa_lib.nn.discriminator import WithDiscriminator
 from dsa_lib.nn.processes import default_device
 from dsa_lib.nn.training import Draws, budget, fit
@@ -42,6 +41,20 @@ def build_autoencoder(config: Autoencoder) -> AutoencoderKL:
         mid_block_add_attention=False,
         sample_size=config.image_size,
         scaling_factor=1.0,  # set from the training latents once trained: the library's default belongs to another model
+    )
+
+
+def summary(model: AutoencoderKL, config: Autoencoder) -> pd.Series:
+    """The network in words: shapes of image and latent, channels, number of parameters, and the perceptual loss it is trained with."""
+    size = config.image_size
+    return pd.Series(
+        {
+            "image": f"1 × {size} × {size}",
+            "latent": " × ".join(map(str, latent_shape(config))),
+            "channels": ", ".join(map(str, config.block_channels)),
+            "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
+            "perceptual loss": config.perceptual,
+        }
     )
 
 
@@ -94,6 +107,16 @@ class Lpips(nn.Module):
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return self.network(x.expand(-1, 3, -1, -1), y.expand(-1, 3, -1, -1)).flatten()
+
+
+def open_perceptual(study: Study) -> nn.Module:
+    """The perceptual distance that `autoencoder.perceptual` names: on the run's classifier ("phase-network"), "lpips", or LPIPS at "random" weights."""
+    kind = study.profile.autoencoder.perceptual
+    if kind != "phase-network":
+        return Lpips(public_weights.load("vgg16") if kind == "lpips" else None)
+    network, _ = resnet.load_classifier(study.read("classifier"))
+    network.eval().requires_grad_(False)
+    return FeatureDistance(lambda x: resnet.stage_features(network, (x + 1) / 2), network)
 
 
 def _vgg_slice(layer: int) -> int:
@@ -262,6 +285,48 @@ def perceptual_distance(
     return total / len(frames)
 
 
+def fit_weights(
+    model: nn.Module,
+    images: np.ndarray,
+    rows: Mapping[str, np.ndarray],
+    config: Autoencoder,
+    perceptual: nn.Module | None,
+    profile: Profile,
+    *,
+    loss: Callable | None = None,
+    start: Path | None = None,
+    **options,
+) -> pd.DataFrame:
+    """Train `model`, the autoencoder or `WithDiscriminator` around it, on uint8 images [n, H, W]: `rows["train"]` of them; `rows["val"]` choose its weights.
+
+    How long and how follows `config`; from weights in the folder `start`, which `model` already holds, it is a short stretch (`shipped.stretch`).
+    loss: in the place of `training_loss`; `options` go to `training.fit`. Returns the log.
+    """
+    size = len(rows["train"])
+    whole = budget(size, config.batch_size, config.steps, config.epochs, config.accumulate) | {
+        "learning_rate": config.learning_rate,
+        "cosine": bool(config.steps),
+        "warmup_steps": config.warmup_steps,
+        "patience": config.patience if config.epochs else 0,
+    }
+    return fit(
+        model,
+        loss or training_loss(images, rows["train"], config, perceptual),
+        size=size,
+        batch_size=config.batch_size,
+        **shipped.stretch(start, config, whole),
+        validate=validation_loss(images, rows["val"], config, perceptual, profile.seed),
+        accumulate=config.accumulate,
+        ema_decay=config.ema_decay,
+        clip_norm=config.clip_norm,
+        seed=profile.seed,
+        precision=profile.precision,
+        log_every_s=profile.log_every_s,
+        checkpoint_every_s=profile.checkpoint_every_s,
+        **options,
+    )
+
+
 def settings_of(profile: Profile):
     """The profile's `autoencoder` section as it is for such images: a network of the DSA run says nothing of them, so that where no LPIPS is asked for the
     loss is L1 and KL."""
@@ -287,29 +352,18 @@ def train(
         )
     perceptual = None
     if config.perceptual == "lpips":
-        perceptual = autoencoder.Lpips(public_weights.load("vgg16"))
+        perceptual = Lpips(public_weights.load("vgg16"))
     torch.manual_seed(profile.seed)
-    model = autoencoder.build_autoencoder(config)
-    log = fit(
+    model = build_autoencoder(config)
+    log = fit_weights(
         model,
-        autoencoder.training_loss(images, train_rows, config, perceptual),
-        size=len(train_rows),
-        batch_size=config.batch_size,
-        **budget(len(train_rows), config.batch_size, config.steps, config.epochs, config.accumulate),
-        learning_rate=config.learning_rate,
-        cosine=bool(config.steps),
-        warmup_steps=config.warmup_steps,
-        patience=config.patience if config.epochs else 0,
-        validate=autoencoder.validation_loss(images, val_rows, config, perceptual, profile.seed),
-        accumulate=config.accumulate,
-        ema_decay=config.ema_decay,
-        clip_norm=config.clip_norm,
-        seed=profile.seed,
-        precision=profile.precision,
+        images,
+        {"train": train_rows, "val": val_rows},
+        config,
+        perceptual,
+        profile,
         folder=folder,
         digest=digest,
-        log_every_s=profile.log_every_s,
-        checkpoint_every_s=profile.checkpoint_every_s,
         what="autoencoder of the target images",
     )
     model.requires_grad_(False)
@@ -324,7 +378,7 @@ def train(
 def encode(model: AutoencoderKL, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Posterior mean and standard deviation, float32 [n, C, h, w], of uint8 images [n, H, W]."""
     device = next(model.parameters()).device
-    posterior = model.encode(autoencoder.to_model(images).to(device)).latent_dist
+    posterior = model.encode(to_model(images).to(device)).latent_dist
     return posterior.mean.float().cpu().numpy(), posterior.std.float().cpu().numpy()
 
 

@@ -68,7 +68,7 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, sentences: list[str]) -> dict[s
         finding = parse_sentence(sentence).finding
         if finding is not None and tokenizer.unk_token_id in tokenizer(sentence)["input_ids"]:
             raise StudyError(
-                f"this model was not trained on findings and cannot be asked for {finding.text()!r}: leave it out, or use a model that notebook 09 trained"
+                f"this model was not trained on findings and cannot be asked for {finding.text()!r}: leave it out, or use a model that notebook 24 trained"
             )
     encoded = tokenizer(list(sentences), padding=True, return_tensors="pt")
     return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}

@@ -34,7 +34,7 @@ RARE = 20.0  # weight of a lesion's pixels in the pixel loss: they are one in a 
 
 
 class Judge(nn.Module):
-    """[n, 1, s, s] as `vessel_network.to_input` makes them, s a multiple of 16 → (logits of KINDS [n, 5], pixel logits of the four lesions [n, 4, s, s])."""
+    """[n, 1, s, s] as `vessels.unet.to_input` makes them, s a multiple of 16 → (logits of KINDS [n, 5], pixel logits of the four lesions [n, 4, s, s])."""
 
     def __init__(self, channels: tuple[int, ...]):
         super().__init__()

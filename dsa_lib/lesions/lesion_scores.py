@@ -10,17 +10,20 @@ import numpy as np
 import pandas as pd
 from scipy.stats import wilcoxon
 
-from dsa_lib.core.pairs import TranslationSet
+from dsa_lib.core.pairs import PARTS, TranslationSet
 from dsa_lib.core.statistics import holm
 from dsa_lib.fidelity.distances import LEAST_IMAGES, frechet_distance, statistics
 from dsa_lib.fidelity.extractor import Extractor
 from dsa_lib.fidelity.image_scores import image_scores
-from dsa_lib.lesions import lesion_scores
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.workspace import atomic_write
 
+PIX2PIX, BASE, CONTROL, POST = "pix2pix", "cLDM", "cLDM, trained on", "cLDM-PT"
 LESION = "lesion_mae"
 MEASURES = {"mae": -1, "psnr": 1, "ms_ssim": 1, LESION: -1}  # and whether higher (1) or lower (−1) is better
+COLUMNS = {"mae": "MAE", "psnr": "PSNR", "ms_ssim": "MS-SSIM", LESION: "lesion MAE"}
+# Which models are compared with which: the control first, which takes away what more training alone does.
+AGAINST = {CONTROL: (PIX2PIX, BASE, POST), BASE: (POST,), PIX2PIX: (POST,)}
 TARGET_LESION, TARGET_WHOLE = (
     -0.10,
     0.02,
@@ -91,7 +94,7 @@ def paired(
     return found.assign(p_holm=holm(found["p"]))
 
 
-def paired_each(scores: pd.DataFrame, against: Mapping[str, Sequence[str]], seed: int = 0) -> pd.DataFrame:
+def paired_each(scores: pd.DataFrame, against: Mapping[str, Sequence[str]] = AGAINST, seed: int = 0) -> pd.DataFrame:
     """`paired` for every reference → models of `against`, one below the other, with Holm's correction over all of it."""
     found = pd.concat(
         [paired(scores, reference, models=models, seed=seed) for reference, models in against.items()],
@@ -168,17 +171,16 @@ def ranking(table: pd.DataFrame, model: str) -> list[str]:
     return [told + (f", another one in {', '.join(others)}." if others else ".")]
 
 
+def verdicts(table: pd.DataFrame, differences: pd.DataFrame, model: str = POST) -> list[str]:
+    """All that is said of `model`: its rank in `table`, then the two targets against each reference of `differences` (`paired_each`), in its order."""
+    told = ranking(table, model)
+    for _, rows in differences.groupby("reference", sort=False):
+        told += verdict(rows, model)
+    return told
+
+
 def _order(scores: pd.DataFrame) -> dict[str, int]:
     return {model: place for place, model in enumerate(dict.fromkeys(scores["model"]))}
-
-
-PIX2PIX, BASE, CONTROL, POST = "pix2pix", "cLDM", "cLDM, trained on", "cLDM-PT"
-
-
-MODELS = (PIX2PIX, BASE, CONTROL, POST)
-
-
-COLUMNS = {"mae": "MAE", "psnr": "PSNR", "ms_ssim": "MS-SSIM", "lesion_mae": "lesion MAE"}
 
 
 def of_images(pairs: TranslationSet, made: Mapping[str, np.ndarray]) -> pd.DataFrame:
@@ -209,7 +211,7 @@ def distances(pairs: TranslationSet, made: Mapping[str, np.ndarray], extractor: 
 
 
 def contract(table: pd.DataFrame, distance: Mapping[str, float], distance_name: str, source: str) -> pd.DataFrame:
-    """`lesion_scores.table` and the distances in the tables contract: columns row, column, published, this_run, source; `published` is empty throughout."""
+    """`table` and the distances in the tables contract: columns row, column, published, this_run, source; `published` is empty throughout."""
     rows = []
     for model in dict.fromkeys(table["model"]):
         of = table[table["model"] == model].set_index("measure")["mean"]
@@ -228,12 +230,17 @@ def write(path: Path, table: pd.DataFrame) -> None:
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:
-    """`lesion_scores.table` for the eye: models down, measures across, mean ± SD over patients."""
+    """`table` for the eye: models down, measures across, mean ± SD over patients."""
     cell = [f"{row.mean:.3f} ± {row.sd:.3f}" for row in table.itertuples()]
     wide = table.assign(cell=cell).pivot(index="model", columns="measure", values="cell")
-    return wide.reindex(index=list(dict.fromkeys(table["model"])), columns=list(lesion_scores.MEASURES)).rename(
-        columns=COLUMNS
-    )
+    return wide.reindex(index=list(dict.fromkeys(table["model"])), columns=list(MEASURES)).rename(columns=COLUMNS)
+
+
+def counts(pairs: TranslationSet) -> pd.DataFrame:
+    """How many pairs show each kind of lesion (rows) in each part (columns)."""
+    kinds = np.where(pairs.kinds == "", "no lesion", pairs.kinds.astype(str))
+    counted = pd.crosstab(kinds, pairs.part.astype(str)).reindex(columns=list(PARTS), fill_value=0)
+    return counted.rename_axis(index="lesion", columns="pairs")
 
 
 def sampled_rows(pairs: TranslationSet, part: str, count: int) -> np.ndarray:

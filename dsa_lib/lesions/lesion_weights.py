@@ -1,4 +1,4 @@
-"""Trained phantom weights of notebook 09 that ship with the project (models/lesions): the base image-to-image model and the pix2pix baseline.
+"""Trained phantom weights of notebook 23 that ship with the project (models/lesions): the base image-to-image model and the pix2pix baseline.
 
 Both were trained on phantom patients of their own in the latent space of the autoencoder of models/phantom. `benchmarks/lesions.py` writes them; card.json
 says how they were made and whom they have seen.
@@ -117,7 +117,7 @@ def log(name: str) -> pd.DataFrame:
     return pd.read_json(FOLDER / "logs" / f"{name}.jsonl", lines=True)
 
 
-README = """# Trained phantom weights of notebook 09
+README = """# Trained phantom weights of notebook 23
 
 Translation of **simulated** unsubtracted angiograms into subtracted ones that show a lesion. No patient's image was used, and nothing these networks make shows
 a patient: they are for trying the compendium and for testing methods, not for any clinical use.

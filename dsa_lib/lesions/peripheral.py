@@ -87,7 +87,7 @@ def train(
             "post_training.decoder_trained is set: the text-conditioned model shares its decoder, set it to false"
         )
     if not in_images:
-        settings = replace(settings, image_weight=0.0, lesion_weight=0.0)
+        settings = post_training.without_images(settings)
     log = fit(
         model,
         post_training.training_loss(
@@ -116,6 +116,27 @@ def train(
     )
     told = {"seen": pipeline.config.seen, "condition_dropout": pipeline.config.condition_dropout}
     return DSAPipeline(vae, model.unet, pipeline.scheduler, model.encoder, pipeline.tokenizer, **told), log
+
+
+def arms(
+    pipeline: DSAPipeline,
+    data: LatentSet,
+    targets: np.ndarray,
+    masks: np.ndarray,
+    profile: Profile,
+    *,
+    folders: Mapping[str, Path],
+    digest: str,
+) -> dict[str, DSAPipeline]:
+    """The pipeline as it is (BEFORE), trained on without the losses in the image (CONTROL), and with them (AFTER); arguments as of `train`.
+
+    folders: where CONTROL and AFTER keep their checkpoints.
+    """
+    found = {BEFORE: pipeline}
+    for name in (CONTROL, AFTER):
+        where = {"folder": folders[name], "digest": digest, "in_images": name == AFTER}
+        found[name], _ = train(pipeline, data, targets, masks, profile, **where)
+    return found
 
 
 def reading(data: LatentSet, condition_dropout: float) -> post_training.Predict:

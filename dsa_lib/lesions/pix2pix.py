@@ -195,6 +195,6 @@ def load(folder: Path) -> Pix2PixModel:
         model.load_state_dict(weights)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise StudyError(
-            f"the folder {Path(folder).name!r} holds no pix2pix model ({type(error).__name__}): give the one that notebook 09 wrote"
+            f"the folder {Path(folder).name!r} holds no pix2pix model ({type(error).__name__}): give the one that notebook 23 wrote"
         ) from None
     return model.eval()

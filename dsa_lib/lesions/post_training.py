@@ -8,6 +8,7 @@ lesion (Lee et al., Lesion-Aware Post-Training of Latent Diffusion Models, Fig. 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -32,6 +33,16 @@ class Latents(Protocol):
     mean: np.ndarray
 
     def latents(self, indices: np.ndarray, noise: torch.Tensor) -> torch.Tensor: ...
+
+
+def in_images(settings: PostTraining) -> bool:
+    """Whether any loss in the image is on."""
+    return settings.image_weight > 0 or settings.lesion_weight > 0
+
+
+def without_images(settings: PostTraining) -> PostTraining:
+    """The settings of the control: the same training by the latent loss alone."""
+    return replace(settings, image_weight=0.0, lesion_weight=0.0)
 
 
 class WithDecoder(nn.Module):
@@ -135,7 +146,7 @@ def training_loss(
     shape = data.mean.shape[1:]
     if not settings.decoder_trained:
         vae.requires_grad_(False)
-    in_images = settings.image_weight > 0 or settings.lesion_weight > 0
+    decoded = in_images(settings)
 
     def loss(model: nn.Module, indices: np.ndarray, draws: Draws) -> dict[str, torch.Tensor]:
         denoiser, decoder = (model.denoiser, model.vae) if isinstance(model, WithDecoder) else (model, vae)
@@ -149,7 +160,7 @@ def training_loss(
         if min_snr_gamma:
             squared = squared * min_snr_weights(t, schedule, min_snr_gamma).view(-1, 1, 1, 1)
         parts = {"latent": squared.mean()}
-        if not in_images:
+        if not decoded:
             return {"loss": parts["latent"], **parts}
         decoder.to(draws.device)
         images = to_model(targets[indices]).to(draws.device)

@@ -6,6 +6,7 @@ networks go on from what the run taught them.
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ from dsa_lib.ldm import diffusion
 from dsa_lib.ldm.autoencoder import to_model
 from dsa_lib.ldm.pipeline import DSAPipeline
 from dsa_lib.ldm.text import build_tokenizer
-from dsa_lib.lesions.judge import KINDS
+from dsa_lib.lesions import judge as lesion_judge
+from dsa_lib.lesions.judge import KINDS, Judge
 from dsa_lib.nn.training import fit
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import Profile
@@ -154,10 +156,61 @@ def generate(pipeline: DSAPipeline, sentences, seeds, profile: Profile) -> np.nd
 
 
 def kinds_asked(sentences) -> np.ndarray:
-    """The kind of lesion [n], of lesion_judge.KINDS, that each sentence asks for."""
+    """The kind of lesion [n], of `judge.KINDS`, that each sentence asks for."""
     found = [parse_sentence(str(sentence)).finding for sentence in sentences]
     short = {"arteriovenous malformation": "AVM"}
     return np.array(["none" if each is None else short.get(each.lesion, each.lesion) for each in found], object)
+
+
+def asked_table(sentences) -> pd.DataFrame:
+    """What is asked for: a row a kind of lesion, columns `images` and an `example` sentence, the first."""
+    table = pd.DataFrame({"lesion": kinds_asked(sentences), "example": sentences})
+    found = (
+        table.groupby("lesion")["example"]
+        .agg(["size", "first"])
+        .reindex([k for k in KINDS if k in set(table["lesion"])])
+    )
+    return found.set_axis(["images", "example"], axis=1)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the judge sees in sets of frames that were asked for by the same sentences.
+
+    asked: kind of lesion [n] of each sentence; named: set → number in KINDS [n] that the judge names; rates, located: the tables of these names; sides: the
+    injected side (`injected_sides`), a row a set.
+    """
+
+    asked: np.ndarray
+    named: dict[str, np.ndarray]
+    rates: pd.DataFrame
+    located: pd.DataFrame
+    sides: pd.DataFrame
+
+    def confusions(self) -> dict[str, pd.DataFrame]:
+        """`confusion` of each set."""
+        return {name: confusion(self.asked, named) for name, named in self.named.items()}
+
+    def verdict(self) -> str:
+        return " ".join([verdict(self.rates), located_verdict(self.located)])
+
+
+def judged(judge: Judge, size: int, frames: Mapping[str, np.ndarray], sentences, known: pd.DataFrame) -> Judged:
+    """Ask the judge, whose input has side `size`, what sets of uint8 frames [n, H, W] show that were asked for by `sentences` [n].
+
+    known: `known_places` of the training patients. Where a lesion lies is asked of the sentences with a finding alone.
+    """
+    asked, wanted = kinds_asked(sentences), np.asarray(sentences)
+    named = {name: lesion_judge.answers(judge, images, size).argmax(axis=1) for name, images in frames.items()}
+    ill = asked != "none"
+    found = {name: lesion_judge.places(judge, images[ill], asked[ill], size) for name, images in frames.items()}
+    return Judged(
+        asked,
+        named,
+        rates({name: (asked, numbers) for name, numbers in named.items()}),
+        located(found, wanted[ill], known),
+        pd.DataFrame({name: injected_sides(images, wanted) for name, images in frames.items()}).T,
+    )
 
 
 def rates(answers: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> pd.DataFrame:
@@ -233,7 +286,7 @@ def known_places(pairs: TranslationSet) -> pd.DataFrame:
 def located(places: Mapping[str, np.ndarray], sentences, known: pd.DataFrame) -> pd.DataFrame:
     """How often a lesion lies where the side and the artery that were asked for have theirs: one row a set and scope (SCOPES).
 
-    places: set → (row, column) [n, 2] in shares of the frame (`lesion_judge.places`), one for each of the `sentences` [n], all of which name a finding. A place
+    places: set → (row, column) [n, 2] in shares of the frame (`judge.places`), one for each of the `sentences` [n], all of which name a finding. A place
     belongs to the (side, artery) of the nearest mean place in `known` (`known_places`) among those of its circulation and plane. "side" counts plane A
     alone, where the sides do not lie over one another, and arteries with a side; "artery" counts all. Columns as in `rates`; the chance is that of answers
     given in the same numbers whatever is asked.

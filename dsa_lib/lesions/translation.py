@@ -1,4 +1,4 @@
-"""Image-to-image conditional latent diffusion: the target image's latent is denoised beside the source image (base model of notebook 09).
+"""Image-to-image conditional latent diffusion: the target image's latent is denoised beside the source image (base model of notebook 23).
 
 The source study conditions a latent diffusion model in the latent space of a VQGAN; ours takes the KL autoencoder that the run has (§4.3), whose latents every
 other model of the run shares. The source image enters at latent resolution as further input channels of the denoising network, at every step alike.
@@ -122,6 +122,10 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    @property
+    def source_channels(self) -> int:
+        return self._sources.shape[1]
 
     def _encode(self, vae: AutoencoderKL) -> torch.Tensor:
         device = next(vae.parameters()).device
@@ -312,7 +316,7 @@ def load(folder: Path) -> Translator:
         weights = load_file(Path(folder) / WEIGHTS)
     except (OSError, KeyError, ValueError):
         raise StudyError(
-            f"{Path(folder).name} holds no translation network: run notebooks/09_lesion_post_training.ipynb again"
+            f"{Path(folder).name} holds no translation network: run notebooks/23_lesion_post_training.ipynb again"
         ) from None
     model = Translator(UNet2DModel.from_config(config))
     model.load_state_dict({name: value.float() for name, value in weights.items()})
@@ -346,6 +350,21 @@ def estimates(
         z = clean_estimate(z_t, prediction, when, schedule)
         made.append(to_frames(vae.decode(z / vae.config.scaling_factor).sample))
     return np.concatenate(made)
+
+
+def examples(
+    model: Translator,
+    pairs: Pairs,
+    vae: AutoencoderKL,
+    schedule: DDPMScheduler,
+    times: Sequence[int],
+    seed: int,
+    count: int = 5,
+) -> list[tuple[int, np.ndarray]]:
+    """(t, estimate uint8 [H, W]) of one pair, the first with a lesion where there is one, at `count` of the `times` spread from the first to the last."""
+    row = [int(pairs.lesions.any(axis=(1, 2)).argmax())]
+    chosen = np.quantile(times, np.linspace(0, 1, count), method="nearest").astype(int)
+    return [(int(t), estimates(model, pairs, row, vae, schedule, int(t), seed)[0]) for t in chosen]
 
 
 def curve(

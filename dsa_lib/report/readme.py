@@ -143,22 +143,22 @@ def in_short(verdicts: list[str]) -> str:
 
 
 def lesions(ws: Workspace) -> str:
-    """What notebook 09 found in this run, as `maps`."""
-    facts = finished(ws, "09_lesion_post_training")
+    """What notebooks 23 and 24 found in this run, as `maps`."""
+    compared, asked = (finished(ws, name) for name in ("23_lesion_post_training", "24_peripheral_and_sentences"))
     frame = read_table(ws.root / "tables/lesions_scores.csv")
     columns = list(dict.fromkeys(frame["column"]))
     lines = ["| phantom | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
     for model, rows in frame.groupby("row", sort=False):
         value = rows.set_index("column")["this_run"]
         lines.append(f"| {model} | " + " | ".join(f"{value[name]:.3g}" for name in columns) + " |")
-    told = [f"- {sentence}" for sentence in (*facts["lesions"], *facts["peripheral"], facts["lesion_sentences"])]
+    told = [f"- {sentence}" for sentence in (*compared["lesions"], *asked["peripheral"], asked["lesion_sentences"])]
     return "\n".join([*lines, "", *told])
 
 
 # Block of the pages, the notebooks that it tells of, and what writes it.
 EXTENSIONS = (
     ("maps", ("21_maps_and_edges", "22_map_edits"), maps),
-    ("lesions", ("09_lesion_post_training",), lesions),
+    ("lesions", ("23_lesion_post_training", "24_peripheral_and_sentences"), lesions),
 )
 
 

@@ -46,7 +46,7 @@ UPSTREAM = {
     "21_maps_and_edges": ("07_fid",),
     "22_map_edits": ("21_maps_and_edges",),
     "23_lesion_post_training": ("07_fid",),
-    "24_peripheral_and_sentences": ("07_fid",),
+    "24_peripheral_and_sentences": ("23_lesion_post_training",),
     "31_paper_numbers": ("06_reader_analysis",),
     "90_report": EVERY[:-1],
 }

@@ -287,7 +287,7 @@ def _check_anatomy(profile, need) -> None:
 
 
 def _check_lesion_extras(profile, need) -> None:
-    """Sections ct_perfusion, pix2pix and lesion_sentences (notebook 09)."""
+    """Sections ct_perfusion, pix2pix (notebook 23) and lesion_sentences (notebook 24)."""
     scan, gan, asked, size = (
         profile.ct_perfusion,
         profile.pix2pix,

@@ -1,4 +1,4 @@
-"""Profile sections of the two neighbouring systems (notebooks 08 and 09), as `profile_sections` has those of the study: every number a typed field.
+"""Profile sections of the two neighbouring systems (notebooks 21 to 24), as `sections` has those of the study: every number a typed field.
 
 The defaults are of full size (`paper`). The sources give few of them; where a number is this project's own its comment says so.
 """
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Lesions:
-    """Pairs of unsubtracted and subtracted frames, and the image-to-image diffusion between them (notebook 09)."""
+    """Pairs of unsubtracted and subtracted frames, and the image-to-image diffusion between them (notebook 23)."""
 
     # The phantom's pairs; a user's own CT-perfusion studies have neither number.
     patients: int = 817  # as many as the source has
@@ -37,7 +37,7 @@ class Lesions:
 
 @dataclass(frozen=True)
 class PostTraining:
-    """Image-space losses through the decoder (notebook 09). The source's text has the terms, not their weights: all numbers are this project's."""
+    """Image-space losses through the decoder (notebooks 23 and 24). The source's text has the terms, not their weights: all numbers are this project's."""
 
     image_weight: float = 1.0  # λ_image, on the mean absolute error over the image (grey range −1 to 1)
     lesion_weight: float = 1.0  # λ_lesion, on the mean absolute error inside the lesion
@@ -73,7 +73,7 @@ class CtPerfusion:
 
 @dataclass(frozen=True)
 class Pix2Pix:
-    """The GAN baseline of notebook 09 (dsa_lib.pix2pix); the numbers of Isola et al., CVPR 2017, unless it says otherwise."""
+    """The GAN baseline of notebook 23 (lesions.pix2pix); the numbers of Isola et al., CVPR 2017, unless it says otherwise."""
 
     channels: tuple[int, ...] = (
         64,

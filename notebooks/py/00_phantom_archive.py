@@ -106,7 +106,7 @@ per_series.round(2).rename("frames per kept series").to_frame()
 # Simulated frames of the four conditions over time, subtracted for show only (notebook 01 does it by the DICOM rules), and one raw run with its artery mask.
 # How near this comes to clinical frames is measured, not claimed: `python -m dsa_lib.phantom.realism --real FOLDER --picture OUT.png` curates a folder of real
 # angiography and phantom runs alike, draws them side by side and prints grey, noise, vessel area by calibre, contrast and phases of both. Its last result is
-# `benchmarks/phantom_realism.csv`.
+# `benchmarks/phantom_realism.csv`. The phantom run's frames: [figures/phantom_conditions.png](../figures/phantom_conditions.png).
 
 # %%
 figure = draw_conditions(plan, truth, study.ws.root / "archive")
@@ -115,6 +115,11 @@ style.save(figure, study.write("figures/phantom_conditions.png"))
 # %%
 figure = draw_run(plan, truth, study.ws.root / "archive", study.ws.root / "archive_truth_masks.npz")
 style.save(figure, study.write("figures/phantom_run.png"))
+
+# %% [markdown]
+# ## What this can and cannot say
+# The archive tests every step of the method, from the DICOM header to the table, against a truth that is known. It says nothing of patients: whatever is found on it is a
+# finding about simulated vessels.
 
 # %%
 for name in ("archive_truth.parquet", "archive_truth_masks.npz", "annotations.csv"):

@@ -185,5 +185,10 @@ pd.crosstab(cells["split"], cells["cell"], margins=True, margins_name="series").
 # %% tags=["nbval-check-output"]
 print(cohort.balance(found).to_string())
 
+# %% [markdown]
+# ## What this can and cannot say
+# The flow counts what the rules leave out, not what a person would have left out: whether a header tells the truth about its images only a look at them can say. The paper's counts and those of the phantom
+# run stand side by side in [Figure 1](../figures/figure1.png), which notebook 02 completes; whether one set of rules can give all of the paper's counts is asked in notebook 31.
+
 # %%
 study.finish()

@@ -31,9 +31,7 @@ profile: str = "smoke"  # smoke, phantom or paper
 archive: str = ""  # "" is the phantom archive of notebook 00
 overrides: dict = {}  # dotted profile names, e.g. {"autoencoder.steps": 3000}, from shipped weights {"autoencoder.steps_continued": 500}
 processes: int = 1  # that train together, one a GPU; a batch is split over them
-from_scratch: bool = (
-    False  # True: train from random weights where profile phantom would go on from those that ship with the project
-)
+from_scratch: bool = False  # True: no shipped weights, which profile phantom would go on from
 
 # %%
 import numpy as np
@@ -41,14 +39,13 @@ import pandas as pd
 import torch
 from IPython.display import display
 
+from dsa_lib.core import published
 from dsa_lib.curation import annotations, cohort, phase
 from dsa_lib.figures import samples, style
 from dsa_lib.ldm import autoencoder as ae
 from dsa_lib.ldm import decoder_quality, latents
-from dsa_lib.nn import discriminator, resnet, shipped, training
+from dsa_lib.nn import discriminator, shipped, training
 from dsa_lib.nn.curve import training_curve
-from dsa_lib.nn.public_weights import load
-from dsa_lib.run.profiles import PROFILES
 from dsa_lib.run.progress import track
 from dsa_lib.run.session import begin
 
@@ -58,7 +55,8 @@ config = study.profile.autoencoder
 
 # %% [markdown]
 # ## Frames
-# Patients are split once (notebook 01). Training patients train, validation patients choose the weights, test patients (validation patients, where there is no test frame) are for the figures below.
+# Patients are split once (notebook 01). Training patients train, validation patients choose the weights. Test patients are for the figures below, or validation
+# patients where there is no test frame.
 
 # %%
 if why := study.skipped_upstream("arterial.parquet", "classifier"):
@@ -82,16 +80,7 @@ pd.Series({split: len(chosen) for split, chosen in rows.items()}, name="arterial
 # %%
 torch.manual_seed(study.profile.seed)
 model = ae.build_autoencoder(config)
-pd.Series(
-    {
-        "image": f"1 × {config.image_size} × {config.image_size}",
-        "latent": " × ".join(map(str, ae.latent_shape(config))),
-        "channels": ", ".join(map(str, config.block_channels)),
-        "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
-        "perceptual loss": config.perceptual,
-    },
-    name=study.profile.name,
-).to_frame()
+ae.summary(model, config).to_frame(study.profile.name)
 
 # %% [markdown]
 # ## Loss (Eq. 2, §4.5)
@@ -107,9 +96,9 @@ pd.Series(
 # are downloaded. With the optional patch discriminator $D$ the terms $-\lambda_D\,\mathbb{E}[D(\hat x)]$ and, for $D$ itself,
 # $\tfrac12\mathbb{E}[\max(0, 1 - D(x))] + \tfrac12\mathbb{E}[\max(0, 1 + D(\hat x))]$ are added; each network learns from its own alone.
 #
-# What the paper leaves open or says in two ways is a switch; its `paper` default and why:
+# What the paper leaves open or says in two ways is a switch; its value in each profile, and why:
 
-# %%
+# %% tags=["nbval-check-output"]
 reasons = {
     "perceptual": "§4.5 names LPIPS; the others need no download (phase-network) or measure speed alone (random: nothing is kept)",
     "l1_weight": "§4.5, which states the training in full, has LPIPS and KL; Eq. 2 has L1. On phantoms L1 is on: a phase network's features are coarse",
@@ -123,23 +112,8 @@ reasons = {
     "clip_norm": "none mentioned",
     "accumulate": "1 is the published batch of 20; more where a GPU is too small for it, with a smaller batch_size",
 }  # fmt: skip
-defaults = {
-    name: [
-        f"{value:g}" if isinstance(value, float) else value
-        for value in (getattr(p.autoencoder, key) for key in reasons)
-    ]
-    for name, p in PROFILES.items()
-}
 with pd.option_context("display.max_colwidth", None):
-    display(pd.DataFrame(defaults | {"why": reasons.values()}, index=list(reasons)))
-
-# %%
-if config.perceptual == "phase-network":
-    network, _ = resnet.load_classifier(study.read("classifier"))
-    network.eval().requires_grad_(False)
-    perceptual = ae.FeatureDistance(lambda x: resnet.stage_features(network, (x + 1) / 2), network)
-else:
-    perceptual = ae.Lpips(load("vgg16") if config.perceptual == "lpips" else None)
+    display(published.left_open({f"autoencoder.{name}": why for name, why in reasons.items()}))
 
 # %% [markdown]
 # ## Training
@@ -148,35 +122,25 @@ else:
 # `from_scratch` trains from random weights, as `smoke` and `paper` always do.
 
 # %%
+perceptual = ae.open_perceptual(study)
 start = shipped.start(study, from_scratch)
 if start:
     shipped.load(model, start / "vae")
-whole = training.budget(len(rows["train"]), config.batch_size, config.steps, config.epochs, config.accumulate) | {
-    "learning_rate": config.learning_rate,
-    "cosine": bool(config.steps),
-    "warmup_steps": config.warmup_steps,
-    "patience": config.patience if config.epochs else 0,
-}
 trained = discriminator.WithDiscriminator(model) if config.discriminator_weight else model
 loss = ae.Timed(ae.training_loss(frames, rows["train"], config, perceptual))
-log = training.fit(
+log = ae.fit_weights(
     trained,
-    loss,
-    size=len(rows["train"]),
-    batch_size=config.batch_size,
-    **shipped.stretch(start, config, whole),
-    validate=ae.validation_loss(frames, rows["val"], config, perceptual, study.profile.seed),
+    frames,
+    rows,
+    config,
+    perceptual,
+    study.profile,
+    loss=loss,
+    start=start,
     sample=ae.samples(frames, rows["val"]),
-    accumulate=config.accumulate,
-    ema_decay=config.ema_decay,
-    clip_norm=config.clip_norm,
     processes=processes,
-    seed=study.profile.seed,
-    precision=study.profile.precision,
     folder=study.ws.checkpoints("vae"),
     digest=study.digest("autoencoder", code=[ae, discriminator, phase, training]) + shipped.digest(start),
-    log_every_s=study.profile.log_every_s,
-    checkpoint_every_s=study.profile.checkpoint_every_s,
     what="autoencoder",
 )
 figure = training_curve(log, "Autoencoder", shipped.log("vae") if start else None)
@@ -230,7 +194,7 @@ print(
 # On test patients, who were used for nothing above; an archive without test frames shows validation patients, who chose the weights. PSNR over all pixels is
 # dominated by background and says little of vessels, so their contrast is measured apart, by calibre: how far the decoded vessel lies below its
 # surroundings, as a share of the original's. *ridge* is measured on the vessels' darkest lines alone and is the stricter one, *area* over all their
-# pixels (`reconstruction.contrast_kept`). Calibre is found in the original frame itself (`vessels.calibres`), so that any archive can be measured.
+# pixels (`decoder_quality.contrast_kept`). Calibre is found in the original frame itself (`vessels.filters.calibres`), so that any archive can be measured.
 
 # %%
 held_out = arterial[arterial["split"] == ("test" if len(rows["test"]) else "val")]
@@ -273,6 +237,12 @@ figure = samples.image_grid(
     [original[picked], decoded[picked], difference], ["original", "decoded", "difference + 128"]
 )
 style.save(figure, study.write("figures/vae_reconstructions.png"))
+
+# %% [markdown]
+# ## What this can and cannot say
+# What the autoencoder loses no later model can bring back: its numbers are the ceiling of everything that notebooks 04 to 07 generate. They are of one training of one
+# network, and without LPIPS's weights they are no statement on the paper's autoencoder. PSNR and contrast say how near the grey values come, not whether a reader would miss what is gone.
+# What the phantom run keeps stands in [docs/results.md](../docs/results.md).
 
 # %%
 study.finish()

@@ -31,25 +31,22 @@ profile: str = "smoke"  # smoke, phantom or paper
 archive: str = ""  # "" is the phantom archive of notebook 00
 overrides: dict = {}  # dotted profile names, e.g. {"diffusion.steps_conditional": 5000}, from shipped weights {"diffusion.steps_continued": 500}
 processes: int = 1  # that train together, one a GPU; a batch is split over them
-from_scratch: bool = (
-    False  # True: train from random weights where profile phantom would go on from those that ship with the project
-)
+from_scratch: bool = False  # True: no shipped weights, which profile phantom would go on from
 
 # %%
 from dataclasses import replace
-from operator import attrgetter
 
 import numpy as np
 import pandas as pd
 import torch
 from IPython.display import display
 
+from dsa_lib.core import published
 from dsa_lib.core.conditions import CANONICAL, SeenConditions
 from dsa_lib.figures import samples, style
 from dsa_lib.ldm import autoencoder, diffusion, pipeline, sampling, text
 from dsa_lib.nn import shipped, training
 from dsa_lib.nn.curve import training_curve
-from dsa_lib.run.profiles import PROFILES
 from dsa_lib.run.session import begin
 
 study = begin("04_ldm", globals())
@@ -61,8 +58,8 @@ config = study.profile.diffusion
 # §4.3–4.5 give the network, the noise schedule's ends, the batch, the rate and the epochs. The rest are switches; `paper` takes what the text says
 # or, where it says nothing, nothing.
 
-# %%
-arguments = {
+# %% tags=["nbval-check-output"]
+reasons = {
     "diffusion.beta_schedule": "§4.5: “β_t linearly increasing” is linear in β; what the reference code calls linear is linear in √β (scaled_linear)",
     "diffusion.prediction": "Eq. 4 predicts ε; v learns faster in few steps, as the phantom profiles have",
     "diffusion.min_snr_gamma": "Eq. 4 weighs all timesteps alike; 5 (Hang et al. 2023) takes weight off nearly clean latents",
@@ -76,9 +73,8 @@ arguments = {
     "text.dropout": "not mentioned; BERT's own. Without it two processes draw no other masks than one",
     "text.pooled": "§4.4 speaks of one vector, §4.5 of cross-attention with context 512: over one vector that has nothing to choose from",
 }  # fmt: skip
-defaults = {name: [attrgetter(dotted)(values) for dotted in arguments] for name, values in PROFILES.items()}
 with pd.option_context("display.max_colwidth", None):
-    display(pd.DataFrame(defaults | {"why": arguments.values()}, index=list(arguments)))
+    display(published.left_open(reasons))
 
 # %% [markdown]
 # ## Latents (§4.3)
@@ -95,18 +91,9 @@ part = {split: np.flatnonzero(index["split"] == split) for split in ("train", "v
 latent_channels, latent_size = mean.shape[1:3]
 
 
-def latent_sets(with_text):
-    return {
-        split: diffusion.LatentSet(
-            mean,
-            std,
-            vae.config.scaling_factor,
-            index["sentence"].tolist() if with_text else None,
-            tokenizer,
-            rows,
-        )
-        for split, rows in part.items()
-    }
+def latent_sets(sentences=None):
+    stored = mean, std, vae.config.scaling_factor, sentences, tokenizer
+    return {split: diffusion.LatentSet(*stored, rows) for split, rows in part.items()}
 
 
 index.iloc[part["train"]].groupby("cell").agg(frames=("frame_id", "size"), sentences=("sentence", "nunique"))
@@ -164,7 +151,7 @@ if start:
     shipped.load(unet, start / "unet_unconditional")
 log = diffusion.train(
     diffusion.UnconditionalDenoiser(unet),
-    latent_sets(with_text=False),
+    latent_sets(),
     schedule,
     study.profile,
     steps=config.steps_unconditional,
@@ -194,7 +181,7 @@ if start:
     shipped.load(encoder, start / "text_encoder")
 log = diffusion.train(
     diffusion.ConditionalDenoiser(unet, encoder),
-    latent_sets(with_text=True),
+    latent_sets(index["sentence"].tolist()),
     schedule,
     study.profile,
     steps=config.steps_conditional,
@@ -246,6 +233,11 @@ style.save(
     samples.image_grid([frames, free], ["conditional", "unconditional"], titles=[each.cell() for each in asked]),
     study.write("figures/ldm_first_look.png"),
 )
+
+# %% [markdown]
+# ## What this can and cannot say
+# The loss of held-out patients chooses the weights; it does not say how good the images are. A few images at one seed do not either: notebook 05 samples the sets that readers and
+# distances judge. On phantoms the networks are far smaller than the paper's. What their images are worth stands in [docs/results.md](../docs/results.md).
 
 # %%
 study.finish()

@@ -239,5 +239,10 @@ style.save(figure3, study.write("figures/figure3.png"))
 # %%
 style.save(samples.figure5(dsa), study.write("figures/figure5.png"))
 
+# %% [markdown]
+# ## What this can and cannot say
+# Figure 2 shows what was not selected, and no more than its few images: how near the sets come to real frames is measured in notebook 07, how they look to readers in notebook 06,
+# what they keep of their condition, their vessels and their training patients in notebooks 11 to 14. The phantom run's [Figure 2](../figures/figure2.png).
+
 # %%
 study.finish()

@@ -212,7 +212,7 @@ readable(comparisons["kappa"])
 # %% [markdown]
 # ## Figure 4
 #
-# a raw grades · b image-wise scores · c their means · d raters · e real data of a condition, against the quality of its images.
+# a raw grades · b image-wise scores · c their means · d raters · e real data of a condition, against the quality of its images ([of the phantom run](../figures/figure4.png)).
 
 # %%
 richness = None

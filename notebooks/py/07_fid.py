@@ -128,7 +128,9 @@ if trained := len(absent) < len(dsa_network.HEADS):
 # the same ones.
 
 # %%
-extractor = features.of_run(study, images, study.ws.path("dsa_network") if trained else None)
+extractor = features.of_run(
+    study, images.frames, images.rows["train"]["frame_id"].to_numpy(), study.ws.path("dsa_network") if trained else None
+)
 sets = images.features(extractor, origin)
 for name, one in sets.items():
     np.save(study.write(f"features/{name}.npy"), one.features)

@@ -134,7 +134,7 @@ if no_audit is None:
     copied = planted_copies.chosen(training.cells, training.patients, count, seed + 1)
     planted |= planted_copies.by_hand(images.frames[training.rows[copied]], autoencoder.round_trip(study), seed)
     network = study.read("dsa_network") if study.has("dsa_network") else None
-    extractor = features.of_run(study, images, network)
+    extractor = features.of_run(study, images.frames, images.rows["train"]["frame_id"].to_numpy(), network)
     controls = planted_copies.controls(audit, spaces, *three, planted, extractor, seed)
     controls.to_csv(study.write("memorisation_controls.csv"), index=False)
     display(controls.round(4))

@@ -53,8 +53,8 @@ def test_diffusion_from_ct_perfusion(tmp_path, monkeypatch):
     for name in "abcdef":
         test_ct_perfusion.write_patient(tmp_path / "ctp" / name)
     given = {"ct_perfusion": tmp_path / "ctp"}
-    ws = execute("09_lesion_post_training", "ctp", tmp_path, tmp_path / "runs", monkeypatch, **given)
-    assert ws.manifest("09_lesion_post_training")["status"] == "finished"
+    ws = execute("23_lesion_post_training", "ctp", tmp_path, tmp_path / "runs", monkeypatch, **given)
+    assert ws.manifest("23_lesion_post_training")["status"] == "finished"
     table = read_table(ws.root / "tables" / "lesions_scores.csv")
     ours = table[table["column"] == "lesion MAE"].set_index("row")
     assert set(ours["source"]) == {"CT perfusion to DWI"} and (ours["this_run"] > 0).all() and len(ours) == 4

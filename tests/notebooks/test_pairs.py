@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 from pathlib import Path
 
 import jupytext
@@ -81,6 +82,21 @@ def test_opening_and_closing(name):
     code = ["".join(cell["source"]) for cell in found if cell["cell_type"] == "code"]
     assert any(f'begin("{name}", globals())' in source for source in code[:3])
     assert code[-1].rstrip().endswith("study.finish()")
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_what_is_only_read_tells_something(name):
+    """A table of the committed notebook, and a link to what the phantom run made: a picture, or a page of docs/."""
+    assert any(CHECKED in tags(cell) for cell in cells(name))
+    text = "".join("".join(cell["source"]) for cell in cells(name) if cell["cell_type"] == "markdown")
+    links = re.findall(r"\]\((\.\./[^)#]+)", text)
+    assert any(link.startswith(("../docs/", "../figures/")) for link in links)
+    assert [link for link in links if not (FOLDER / link).exists()] == []
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_notebook_has_the_length_of_one_question(name):
+    assert len((TWINS / f"{name}.py").read_text().splitlines()) <= 250
 
 
 @pytest.mark.parametrize("name", EVERY)

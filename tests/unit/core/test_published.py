@@ -5,6 +5,7 @@ import pytest
 
 from dsa_lib.core import published
 from dsa_lib.run.errors import StudyError
+from dsa_lib.run.profiles import PAPER
 
 
 def cells(number):
@@ -85,3 +86,12 @@ def test_side_by_side_shows_the_difference_and_the_source():
 def test_published_text_keeps_the_printed_digits():
     text = published.published(4, text=True).set_index(["row", "column"])["published"]
     assert text["Proximal", "All raters ICC(2,k)"] == "0.80"
+
+
+def test_what_the_paper_leaves_open_stands_beside_the_values_of_every_profile():
+    table = published.left_open({"autoencoder.kl_weight": "§4.5", "classifier.contiguous": "the paper's"})
+    assert list(table.columns) == ["smoke", "phantom", "paper", "why"]
+    assert table.loc["autoencoder.kl_weight", "paper"] == f"{PAPER.autoencoder.kl_weight:g}"
+    assert table.loc["classifier.contiguous", ["paper", "why"]].tolist() == [PAPER.classifier.contiguous, "the paper's"]
+    with pytest.raises(AttributeError):
+        published.left_open({"classifier.no_such_number": ""})

@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import sys
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -92,7 +93,7 @@ def test_the_extractor_of_a_run_is_scaled_by_training_frames_and_keeps_what_it_c
     resnet.save_classifier(tmp_path / "classifier", resnet.build_resnet(8, 1), {"input_size": 32})
     images = image_sets.of_run(study)
     train = np.sort(images.rows["train"]["frame_id"].to_numpy())
-    extractor = features.of_run(study, images, None)
+    extractor = features.of_run(study, images.frames, images.rows["train"]["frame_id"].to_numpy(), None)
     expected = features.phase_extractor(
         tmp_path / "classifier", 32, study.profile.fidelity.batch_size, images.frames[train]
     )
@@ -129,6 +130,33 @@ def test_labels_of_a_run_are_split_by_patient_and_take_the_phase_from_the_classi
     called = phases.set_index("frame_id")["arterial"]
     for rows in parts.values():
         assert (rows["arterial"].to_numpy() == called[rows["frame_id"]].to_numpy()).all()
+
+
+def test_the_run_s_extractor_is_scaled_on_some_of_its_training_frames_alone(classifier, frames, tmp_path, monkeypatch):
+    resnet.save_classifier(tmp_path / "classifier", resnet.build_resnet(8, 1), {"input_size": 32})
+    monkeypatch.setattr(features, "SCALE_FRAMES", 20)
+    read = []
+
+    def study(name):
+        settings = SimpleNamespace(features=name, batch_size=8, weights_sha256="")
+        profile = SimpleNamespace(fidelity=settings, seed=3)
+        ws = SimpleNamespace(checkpoints=lambda folder: tmp_path / "checkpoints" / folder)
+        return SimpleNamespace(
+            profile=profile, ws=ws, read=lambda artifact: read.append(artifact) or tmp_path / artifact
+        )
+
+    altered = frames.copy()
+    altered[25:] = 0  # held-out frames, which have no part in the scale
+    values = [features.of_run(study("phase-network"), some, np.arange(25), None)(frames) for some in (frames, altered)]
+    np.testing.assert_array_equal(*values)
+    assert set(read) == {"classifier"}
+    drawn = np.sort(np.random.default_rng(3).permutation(25)[:20])
+    expected = features.phase_extractor(tmp_path / "classifier", 32, 8, frames[drawn])(frames)
+    np.testing.assert_array_equal(values[0], expected)
+    read.clear()
+    named = features.Extractor("pool3, 8 at once", features.FID, compute=None)
+    monkeypatch.setattr(features, "inception_extractor", lambda batch_size: replace(named, batch_size=batch_size))
+    assert features.of_run(study("inception"), frames, np.arange(25), None).batch_size == 8 and not read
 
 
 @pytest.mark.parametrize(

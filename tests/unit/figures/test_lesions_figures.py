@@ -1,4 +1,4 @@
-"""The pictures of notebook 09 hold what they are given."""
+"""The pictures of notebooks 23 and 24 hold what they are given."""
 
 import matplotlib.pyplot as plt
 import numpy as np

@@ -2,11 +2,13 @@
 
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from dsa_lib.ldm import autoencoder
 from dsa_lib.ldm.autoencoder import (
     CROPS_AT_VESSELS,
     FeatureDistance,
@@ -23,6 +25,7 @@ from dsa_lib.ldm.autoencoder import (
     vae_loss,
     validation_loss,
 )
+from dsa_lib.nn import resnet
 from dsa_lib.nn.discriminator import WithDiscriminator
 from dsa_lib.run.profiles import SMOKE
 
@@ -33,6 +36,30 @@ CONFIG = SMOKE.autoencoder
 def model():
     torch.manual_seed(0)
     return build_autoencoder(CONFIG).eval()
+
+
+def test_the_network_in_words(model):
+    told = autoencoder.summary(model, CONFIG)
+    assert (told["image"], told["latent"]) == ("1 × 64 × 64", "3 × 16 × 16")
+    assert int(told["parameters"].replace(",", "")) == sum(p.numel() for p in model.parameters())
+
+
+def test_the_perceptual_distance_is_the_one_that_the_profile_names(tmp_path, monkeypatch):
+    def study(kind):
+        profile = SimpleNamespace(autoencoder=replace(CONFIG, perceptual=kind))
+        return SimpleNamespace(profile=profile, read=lambda name: tmp_path / name)
+
+    torch.manual_seed(0)
+    network = resnet.build_resnet(8, 1).eval()
+    resnet.save_classifier(tmp_path / "classifier", network, {"input_size": 32})
+    x, y = torch.rand(2, 3, 1, 64, 64) * 2 - 1
+    own = FeatureDistance(lambda image: resnet.stage_features(network, (image + 1) / 2), network)
+    with torch.no_grad():
+        torch.testing.assert_close(autoencoder.open_perceptual(study("phase-network"))(x, y), own(x, y))
+    monkeypatch.setattr(autoencoder, "Lpips", lambda weights: ("LPIPS", weights))
+    monkeypatch.setattr(autoencoder.public_weights, "load", lambda name: f"weights of {name}")
+    assert autoencoder.open_perceptual(study("lpips")) == ("LPIPS", "weights of vgg16")
+    assert autoencoder.open_perceptual(study("random")) == ("LPIPS", None)
 
 
 def test_grey_values_survive_the_round_trip():

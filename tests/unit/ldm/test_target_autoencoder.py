@@ -33,3 +33,17 @@ def test_latents_of_the_trained_model_have_unit_variance_at_its_scale(tmp_path):
     assert (model.config.scaling_factor * drawn).std() == pytest.approx(1.0, rel=0.15)
     with pytest.raises(StudyError, match="8×8 pixels for an autoencoder of 16²"):
         autoencoder.train(images[:, :8, :8], np.arange(9), np.arange(9, 12), TINY, folder=tmp_path, digest="b")
+
+
+def test_weights_that_were_trained_before_get_a_short_stretch_and_cannot_end_worse(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (12, 16, 16)).astype(np.uint8)
+    config = replace(autoencoder.settings_of(TINY), steps_continued=2)
+    rows = {"train": np.arange(9), "val": np.arange(9, 12)}
+    model = autoencoder.build_autoencoder(config)
+    judge = torch.no_grad()(autoencoder.validation_loss(images, rows["val"], config, None, TINY.seed))
+    before = judge(model)["loss"]
+    how = {"folder": tmp_path, "digest": "a", "start": tmp_path, "live": False}
+    log = autoencoder.fit_weights(model, images, rows, config, None, TINY, **how)
+    assert log["step"].tolist()[0] == 0 and log["step"].iloc[-1] == 2
+    assert judge(model)["loss"] <= before + 1e-6

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import wilcoxon
 
 from dsa_lib.core.statistics import holm
-from dsa_lib.lesions.lesion_scores import by_kind, of_patients, paired, paired_each, ranking, table, verdict
+from dsa_lib.lesions.lesion_scores import by_kind, of_patients, paired, paired_each, ranking, table, verdict, verdicts
 from dsa_lib.run.errors import StudyError
 
 
@@ -100,3 +100,10 @@ def test_the_ranking_names_every_measure_in_which_another_model_is_first():
     given = table(scores({"base": 1.0, "new": 0.8}))
     (said,) = ranking(given, "new")
     assert "here new is first in lesion_mae, another one in mae (base)" in said
+
+
+def test_all_that_is_said_is_the_rank_and_then_both_targets_against_each_reference():
+    given = scores({"base": 1.0, "gan": 1.2, "new": 0.8})
+    told = verdicts(table(given), paired_each(given, {"base": ["gan", "new"], "gan": ["new"]}), "new")
+    assert [line.split(":")[0] for line in told[1:]] == ["new against base"] * 2 + ["new against gan"] * 2
+    assert told[0] == ranking(table(given), "new")[0]

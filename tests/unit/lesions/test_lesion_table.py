@@ -1,4 +1,4 @@
-"""The table of notebook 09 by hand, which pairs are scored and shown, and the one-step estimate's error over time."""
+"""The table of notebook 23 by hand, which pairs are scored and shown, and the one-step estimate's error over time."""
 
 from dataclasses import replace
 
@@ -66,6 +66,12 @@ def test_patients_take_turns_in_what_is_scored():
     assert lesion_scores.sampled_rows(given, "test", 5).tolist() == [0, 1, 3, 4, 5]
 
 
+def test_pairs_are_counted_by_kind_and_part():
+    counted = lesion_scores.counts(replace(pairs(), part=np.array(["train"] * 3 + ["test"] * 3)))
+    assert list(counted.columns) == ["train", "val", "test"] and counted["val"].eq(0).all()
+    assert counted["train"].to_dict() == {"AVM": 2, "no lesion": 1} and counted["test"].sum() == 3
+
+
 def test_a_figure_shows_every_kind_and_a_pair_without_lesion_last():
     given = pairs()
     rows = lesion_scores.panel_rows(given)
@@ -89,6 +95,8 @@ def test_the_estimate_is_the_autoencoder_s_image_at_first_and_noise_hurts_a_deno
     curve = translation.curve(model, data, vae, schedule, when, seed=1)
     assert isinstance(curve, pd.DataFrame) and curve["t"].tolist() == [1, 500, 1000]
     assert np.isfinite(curve[["mae", "lesion_mae"]].to_numpy()).all()
+    (first, frame), *_, (at_end, _) = translation.examples(model, data, vae, schedule, curve["t"], seed=1, count=2)
+    assert (first, at_end) == (1, 1000) and frame.shape == (32, 32)
     # The network says v = 0, so that the estimate is √ᾱ z_t: at t = 1 the latent as it is nearly, the autoencoder's own image; at T nothing of it is left.
     rows = np.array([0, 1])
     made = translation.estimates(model, data, rows, vae, schedule, 1, seed=1)

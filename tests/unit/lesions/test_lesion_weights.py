@@ -1,4 +1,4 @@
-"""Weights of notebook 09 that ship: written whole with a card, refused where they would not fit or know the patients, and when a run takes them."""
+"""Weights of notebook 23 that ship: written whole with a card, refused where they would not fit or know the patients, and when a run takes them."""
 
 import json
 from dataclasses import replace

@@ -13,7 +13,7 @@ from dsa_lib.ldm.diffusion import LatentSet, build_unet, noise_schedule, sampler
 from dsa_lib.ldm.pipeline import DSAPipeline
 from dsa_lib.ldm.text import build_encoder, build_tokenizer
 from dsa_lib.lesions import peripheral
-from dsa_lib.lesions.peripheral import AFTER, AREA, BEFORE, CONTRAST, DISTANCE, RATE, Looked
+from dsa_lib.lesions.peripheral import AFTER, AREA, BEFORE, CONTRAST, CONTROL, DISTANCE, RATE, Looked
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import SMOKE
 
@@ -64,6 +64,16 @@ def test_training_changes_a_copy_and_the_control_is_another(tmp_path):
     with pytest.raises(StudyError, match="shares its decoder"):
         open_decoder = replace(PROFILE, post_training=replace(PROFILE.post_training, decoder_trained=True))
         peripheral.train(base, data, frames, masks, open_decoder, in_images=True, **where)
+
+
+def test_the_arms_are_the_model_as_it_is_its_control_and_the_post_trained_one(tmp_path):
+    base = pipeline()
+    data, frames, masks = training_set(base.tokenizer)
+    profile = replace(PROFILE, peripheral=replace(PROFILE.peripheral, steps=1))
+    folders = {name: tmp_path / name for name in (CONTROL, AFTER)}
+    arms = peripheral.arms(base, data, frames, masks, profile, folders=folders, digest="a")
+    assert list(arms) == [BEFORE, CONTROL, AFTER] and arms[BEFORE] is base
+    assert not torch.equal(weights(arms[CONTROL]), weights(arms[AFTER]))
 
 
 def test_every_arm_is_asked_for_the_same():

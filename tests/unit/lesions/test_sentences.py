@@ -154,3 +154,42 @@ def test_what_is_said_of_places_says_what_real_frames_give():
     assert lesion_sentences.located_verdict(sure).endswith("above chance.")
     blind = sure.assign(low=[0.6, 0.4])
     assert "not decidable" in lesion_sentences.located_verdict(blind)
+
+
+def test_what_is_asked_for_is_shown_with_an_example_of_each_kind():
+    table = lesion_sentences.asked_table([PLAIN.sentence(), RIGHT.sentence(), LEFT.sentence(), RIGHT.sentence()])
+    assert table["images"].to_dict() == {"none": 1, "aneurysm": 1, "stenosis": 2}
+    assert table.loc["stenosis", "example"] == RIGHT.sentence() and list(table.index) == [
+        "none",
+        "aneurysm",
+        "stenosis",
+    ]
+
+
+def test_the_judge_is_asked_once_for_all_that_is_told(monkeypatch):
+    """A judge that names an aneurysm in every frame, at the place of the left ones."""
+    given = pairs()
+    given.lesions[:] = False
+    given.lesions[1::4, 20:24, 40:44] = True
+    given.lesions[2::4, 20:24, 10:14] = True
+    given.lesions[3::4, 50:54, 30:34] = True
+    sizes = []
+
+    def says(judge, frames, size):
+        sizes.append(size)
+        return np.tile([0.1, 0.6, 0.1, 0.1, 0.1], (len(frames), 1))
+
+    monkeypatch.setattr(lesion_sentences.lesion_judge, "answers", says)
+    monkeypatch.setattr(lesion_sentences.lesion_judge, "places", lambda judge, frames, kinds, size: np.full((len(frames), 2), (22 / 64, 42 / 64)))  # fmt: skip
+    wanted = given.sentences[:4]
+    frames = {"held-out": given.targets[:4], "generated": given.targets[4:8]}
+    found = lesion_sentences.judged(None, 64, frames, wanted, lesion_sentences.known_places(given))
+    assert sizes == [64, 64] and found.asked.tolist() == ["none", "aneurysm", "stenosis", "occlusion"]
+    assert found.named["generated"].tolist() == [1] * 4
+    overall = found.rates.query("scope == 'overall'").set_index("set")
+    assert overall["named_right"].to_dict() == {"held-out": 1, "generated": 1}
+    assert found.confusions()["generated"].loc["stenosis", "aneurysm"] == 1
+    side = found.located.query("set == 'generated' and scope == 'side'").iloc[0]
+    assert (side["images"], side["named_right"]) == (2, 1)  # of a left and a right lesion in frontal frames
+    assert list(found.sides.index) == ["held-out", "generated"]
+    assert found.verdict().startswith("The judge names") and "The side that was asked for" in found.verdict()

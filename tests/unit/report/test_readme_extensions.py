@@ -16,7 +16,8 @@ def ws(tmp_path):
     facts = {
         "21_maps_and_edges": {"scores": ["A is better."]},
         "22_map_edits": {"use": "Of use.", "edits": ["It follows."]},
-        "09_lesion_post_training": {"lesions": ["Lower by 12 %."], "peripheral": [], "lesion_sentences": "Named in half."},
+        "23_lesion_post_training": {"lesions": ["Lower by 12 %."]},
+        "24_peripheral_and_sentences": {"peripheral": [], "lesion_sentences": "Named in half."},
     }  # fmt: skip
     (tmp_path / "tables").mkdir()
     ours = {("LDM", "DSA-feature distance, w/ edges"): 12.34, ("LDM", "SSIM, w/ edges"): 0.9}
@@ -60,6 +61,13 @@ def test_what_has_not_run_leaves_the_other_s_place_alone(ws):
     assert "It follows." in filled and "<!-- lesions:begin -->\nold\n" in filled
     assert readme.extensions(text, ran("21_maps_and_edges")) == text, "a block tells of both its notebooks or stays"
     assert "old" not in readme.extensions(text, ws)
+
+
+def test_a_block_of_two_notebooks_waits_for_both(ws, capsys):
+    text = "<!-- lesions:begin -->\nold\n<!-- lesions:end -->\n"
+    first = SimpleNamespace(**{**vars(ws), "manifest": lambda name: ws.manifest(name) if name[:2] == "23" else None})
+    assert readme.extensions(text, first) == text
+    assert "24_peripheral_and_sentences has not finished" in capsys.readouterr().out
 
 
 def test_in_short_counts_the_comparisons_that_hold_on_all_measures():
