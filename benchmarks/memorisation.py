@@ -29,7 +29,7 @@ from dsa_lib.audits.copy_search import Nearest, Space
 from dsa_lib.core.conditions import CELLS
 from dsa_lib.core.images import read_images
 from dsa_lib.fidelity import features
-from dsa_lib.ldm import autoencoder, diffusion, sampling
+from dsa_lib.ldm import autoencoder, sampler, sampling
 from dsa_lib.ldm.pipeline import DSAPipeline
 from dsa_lib.nn import resnet
 from dsa_lib.run.profiles import Profile, load_profile
@@ -110,7 +110,7 @@ def sample(ws: Workspace, profile: Profile, batch: int, path: Path) -> None:
     """Write a batch of EXTRA images of the run's model, as its profile samples, and their conditions to `path`."""
     dsa = DSAPipeline.from_pretrained(ws.root / "ldm").to("cuda" if torch.cuda.is_available() else "cpu")
     dsa.set_progress_bar_config(disable=True)
-    dsa.scheduler = diffusion.sampler(profile.sampling.scheduler, dsa.scheduler)
+    dsa.scheduler = sampler.make_scheduler(profile.sampling.scheduler, dsa.scheduler)
     plan = sampling.stratified_plan(1000 + batch, EXTRA // len(CELLS))
     parts = [
         dsa(some["sentence"].tolist(), seeds=some["seed"].tolist(), num_inference_steps=profile.sampling.steps, allow_unseen=True)

@@ -25,7 +25,7 @@ import torch
 from dsa_lib.curation import annotations
 from dsa_lib.fidelity import distances as fidelity_distances
 from dsa_lib.fidelity import features
-from dsa_lib.ldm import autoencoder, decoder_quality, diffusion
+from dsa_lib.ldm import autoencoder, decoder_quality, sampler
 from dsa_lib.ldm.pipeline import DSAPipeline
 from dsa_lib.nn import resnet, shipped
 from dsa_lib.phantom import truth
@@ -112,7 +112,7 @@ def generated(folder: Path, held_out: pd.DataFrame, count: int, settings) -> np.
     """uint8 frames [count, H, W]; of the conditional model with sentences drawn from those of the held-out frames."""
     dsa = DSAPipeline.from_pretrained(folder).to("cuda" if torch.cuda.is_available() else "cpu")
     dsa.set_progress_bar_config(disable=True)
-    dsa.scheduler = diffusion.sampler(settings.scheduler, dsa.scheduler)
+    dsa.scheduler = sampler.make_scheduler(settings.scheduler, dsa.scheduler)
     rng = np.random.default_rng(SEED)
     asked = rng.choice(held_out["sentence"].to_numpy(), count)
     seeds = rng.integers(2**31, size=count)

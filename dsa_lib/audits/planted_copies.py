@@ -14,7 +14,7 @@ import torch
 from dsa_lib.audits import memorisation
 from dsa_lib.audits.copy_search import Space, embed, search
 from dsa_lib.core.conditions import CELLS
-from dsa_lib.ldm import diffusion
+from dsa_lib.ldm import diffusion, sampler
 from dsa_lib.ldm.pipeline import DSAPipeline
 from dsa_lib.nn.training import fit
 from dsa_lib.run.errors import StudyError
@@ -97,7 +97,7 @@ def train_to_copy(
 def sampled(pipeline: DSAPipeline, profile: Profile) -> np.ndarray:
     """uint8 frames [privacy.planted_images, H, W] of the unconditional `pipeline`, by the sampler of the profile's `sampling` section."""
     settings, count = profile.sampling, profile.privacy.planted_images
-    pipeline.scheduler = diffusion.sampler(settings.scheduler, pipeline.scheduler)
+    pipeline.scheduler = sampler.make_scheduler(settings.scheduler, pipeline.scheduler)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
     seeds = np.random.default_rng([profile.seed, 63]).integers(2**31, size=count).tolist()

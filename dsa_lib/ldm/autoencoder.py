@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import nn
 
-from dsa_lib.ldm import autoencoder
 from dsa_lib.nn import public_weights
 from dsa_lib.nn.discriminator import WithDiscriminator
 from dsa_lib.nn.training import Draws, budget, fit
@@ -252,8 +251,8 @@ def perceptual_distance(
 
 
 def settings_of(profile: Profile):
-    """The profile's `autoencoder` section as it is for such images: a network of the DSA run says nothing of them, so that where no LPIPS is asked for the
-    loss is L1 and KL."""
+    """The profile's `autoencoder` section for images of another kind than the run's: no network of the run judges those, so that where no LPIPS is asked
+    for the loss is L1 and KL."""
     config = profile.autoencoder
     if config.perceptual == "lpips":
         return config
@@ -276,12 +275,12 @@ def train(
         )
     perceptual = None
     if config.perceptual == "lpips":
-        perceptual = autoencoder.Lpips(public_weights.load("vgg16"))
+        perceptual = Lpips(public_weights.load("vgg16"))
     torch.manual_seed(profile.seed)
-    model = autoencoder.build_autoencoder(config)
+    model = build_autoencoder(config)
     log = fit(
         model,
-        autoencoder.training_loss(images, train_rows, config, perceptual),
+        training_loss(images, train_rows, config, perceptual),
         size=len(train_rows),
         batch_size=config.batch_size,
         **budget(len(train_rows), config.batch_size, config.steps, config.epochs, config.accumulate),
@@ -289,7 +288,7 @@ def train(
         cosine=bool(config.steps),
         warmup_steps=config.warmup_steps,
         patience=config.patience if config.epochs else 0,
-        validate=autoencoder.validation_loss(images, val_rows, config, perceptual, profile.seed),
+        validate=validation_loss(images, val_rows, config, perceptual, profile.seed),
         accumulate=config.accumulate,
         ema_decay=config.ema_decay,
         clip_norm=config.clip_norm,
@@ -311,10 +310,16 @@ def train(
 
 @torch.no_grad()
 def encode(model: AutoencoderKL, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Posterior mean and standard deviation, float32 [n, C, h, w], of uint8 images [n, H, W]."""
+    """Posterior mean and standard deviation, float32 [n, C, h, w], of one batch of uint8 images [n, H, W]; `latents.posteriors` takes any number."""
     device = next(model.parameters()).device
-    posterior = model.encode(autoencoder.to_model(images).to(device)).latent_dist
+    posterior = model.encode(to_model(images).to(device)).latent_dist
     return posterior.mean.float().cpu().numpy(), posterior.std.float().cpu().numpy()
+
+
+@torch.no_grad()
+def decode(model: AutoencoderKL, z: torch.Tensor) -> np.ndarray:
+    """Eq. 6: uint8 frames [n, H, W] of latents [n, C, h, w] at the scale of the diffusion."""
+    return to_frames(model.decode((z / model.config.scaling_factor).to(model.dtype)).sample)
 
 
 def latent_scale(mean: np.ndarray, std: np.ndarray, rows: np.ndarray) -> float:

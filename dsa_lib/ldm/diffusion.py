@@ -9,12 +9,9 @@ import pandas as pd
 import torch
 from diffusers import (
     AutoencoderKL,
-    DDIMScheduler,
     DDPMScheduler,
-    DPMSolverMultistepScheduler,
     UNet2DConditionModel,
     UNet2DModel,
-    UniPCMultistepScheduler,
 )
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -22,19 +19,11 @@ from transformers import BertModel, PreTrainedTokenizerFast
 
 from dsa_lib.core.conditions import Condition
 from dsa_lib.ldm.pipeline import DSAPipeline
+from dsa_lib.ldm.sampler import make_scheduler
 from dsa_lib.ldm.text import EMPTY, encode, tokenize
 from dsa_lib.nn import shipped
 from dsa_lib.nn.training import Draws, budget, fit
-from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import Diffusion, Profile
-
-SAMPLERS = {
-    "ddpm": DDPMScheduler,
-    "ddim": DDIMScheduler,
-    "dpmsolver++": DPMSolverMultistepScheduler,
-    "unipc": UniPCMultistepScheduler,
-}
-_SPACING = {"dpmsolver++": {"use_lu_lambdas": True}, "unipc": {"use_exponential_sigmas": True}}
 
 
 def build_unet(
@@ -83,18 +72,6 @@ def noise_schedule(config: Diffusion) -> DDPMScheduler:
         clip_sample=False,
         timestep_spacing="trailing",  # the first sampling step then starts from pure noise, t = T
     )
-
-
-def sampler(name: str, schedule: DDPMScheduler):
-    """A sampling scheduler with the noise schedule of `schedule`: ddpm (Eq. 5), ddim, dpmsolver++ or unipc.
-
-    The two solvers of high order take steps that are even in log-SNR (Lu et al. 2022, §5). Evenly spaced timesteps would end 20 steps with a jump
-    from t = 50, where the noise's SD is 0.3, to a mean over all latents it could have been: detail fainter than that noise, as small vessels are, is lost.
-    """
-    if name not in SAMPLERS:
-        raise StudyError(f"the sampler {name!r} does not exist: choose one of {', '.join(SAMPLERS)}")
-    config = {key: value for key, value in schedule.config.items() if not key.startswith("_")}
-    return SAMPLERS[name].from_config(config, clip_sample=False, timestep_spacing="trailing", **_SPACING.get(name, {}))
 
 
 def _attention_kernel(unet: nn.Module, z_t: torch.Tensor) -> AbstractContextManager:
@@ -334,7 +311,9 @@ def fixed_samples(
 
     def sample(model: nn.Module) -> np.ndarray:
         vae.to(next(model.parameters()).device)
-        pipeline = DSAPipeline(vae, model.unet, sampler(name, schedule), getattr(model, "encoder", None), tokenizer)
+        pipeline = DSAPipeline(
+            vae, model.unet, make_scheduler(name, schedule), getattr(model, "encoder", None), tokenizer
+        )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline(asked, seeds=range(count), num_inference_steps=steps, guidance_scale=guidance)
 

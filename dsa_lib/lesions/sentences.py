@@ -19,7 +19,7 @@ from dsa_lib.core.conditions import SeenConditions, parse_sentence
 from dsa_lib.core.pairs import TranslationSet
 from dsa_lib.core.statistics import wilson_interval
 from dsa_lib.ldm import diffusion
-from dsa_lib.ldm.autoencoder import to_model
+from dsa_lib.ldm.latents import posteriors
 from dsa_lib.ldm.pipeline import DSAPipeline
 from dsa_lib.ldm.text import build_tokenizer
 from dsa_lib.lesions.judge import KINDS
@@ -60,21 +60,14 @@ def enlarged(
     return found.to(encoder.dtype).eval()
 
 
-@torch.no_grad()
 def latents(
     vae: AutoencoderKL, pairs: TranslationSet, tokenizer: PreTrainedTokenizerFast, part: str
 ) -> diffusion.LatentSet:
     """Posteriors of the target frames of `part`, with their sentences, as the diffusion trains on them."""
-    rows, device = pairs.rows(part), next(vae.parameters()).device
-    means, stds = [], []
-    for first in range(0, len(rows), 32):
-        posterior = vae.encode(to_model(pairs.targets[rows[first : first + 32]]).to(device)).latent_dist
-        means.append(posterior.mean.float().cpu().numpy())
-        stds.append(posterior.std.float().cpu().numpy())
+    rows = pairs.rows(part)
+    mean, std = posteriors(vae, pairs.targets, rows, np.float32)
     sentences = [str(sentence) for sentence in pairs.sentences[rows]]
-    return diffusion.LatentSet(
-        np.concatenate(means), np.concatenate(stds), vae.config.scaling_factor, sentences, tokenizer
-    )
+    return diffusion.LatentSet(mean, std, vae.config.scaling_factor, sentences, tokenizer)
 
 
 def train(

@@ -5,9 +5,9 @@ other model of the run shares. The source image enters at latent resolution as f
 """
 
 import dataclasses
-import inspect
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dsa_lib.core.pairs import TranslationSet
-from dsa_lib.ldm.autoencoder import to_frames, to_model
-from dsa_lib.ldm.diffusion import LatentSet, UnconditionalDenoiser, build_unet, sampler
+from dsa_lib.ldm import autoencoder, sampler
+from dsa_lib.ldm.diffusion import LatentSet, UnconditionalDenoiser, build_unet
+from dsa_lib.ldm.latents import posteriors
 from dsa_lib.lesions.post_training import WithDecoder, clean_estimate, training_loss
 from dsa_lib.nn import shipped
 from dsa_lib.nn.training import Draws, fit
@@ -95,18 +96,6 @@ def condition(sources: torch.Tensor, vae: AutoencoderKL, latent_size: int, sourc
 def source_images(sources: np.ndarray) -> torch.Tensor:
     """uint8 [n, C, H, W] → float32 in −1 to 1."""
     return torch.from_numpy(np.ascontiguousarray(sources)).float().div_(127.5).sub_(1.0)
-
-
-@torch.no_grad()
-def posteriors(vae: AutoencoderKL, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Latent means and standard deviations of uint8 target images [n, H, W], float16 [n, c, h, w] each."""
-    device = next(vae.parameters()).device
-    found = []
-    for first in range(0, len(targets), BATCH):
-        posterior = vae.encode(to_model(targets[first : first + BATCH]).to(device)).latent_dist
-        found.append([value.float().cpu().numpy().astype(np.float16) for value in (posterior.mean, posterior.std)])
-    mean, std = zip(*found, strict=True)
-    return np.concatenate(mean), np.concatenate(std)
 
 
 class Pairs:
@@ -277,19 +266,13 @@ def translate(
     device, unet = next(model.parameters()).device, model.unet
     model.eval()
     vae.to(device)
-    size, channels = unet.config.sample_size, unet.config.out_channels
-    frames = []
+    size, solver, frames = unet.config.sample_size, sampler.make_scheduler(scheduler, schedule), []
     for first in track(range(0, len(seeds), batch_size), what="batches of frames translated"):
-        generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds[first : first + batch_size]]
-        y = condition(source_images(sources[first : first + batch_size]).to(device), vae, size, source_as)
-        solver = sampler(scheduler, schedule)
-        solver.set_timesteps(steps, device=device)
-        z = torch.stack([torch.randn((channels, size, size), generator=each) for each in generators]).to(device)
-        extra = {"generator": generators} if "generator" in inspect.signature(solver.step).parameters else {}
-        for t in solver.timesteps:
-            prediction = model(solver.scale_model_input(z, t), t, y).float()
-            z = solver.step(prediction, t, z, **extra).prev_sample
-        frames.append(to_frames(vae.decode(z / vae.config.scaling_factor).sample))
+        here = slice(first, first + batch_size)
+        y = condition(source_images(sources[here]).to(device), vae, size, source_as)
+        predict = partial(model, condition=y)
+        z = sampler.sample(predict, solver, seeds[here], (unet.config.out_channels, size, size), steps, device)
+        frames.append(autoencoder.decode(vae, z))
     return np.concatenate(frames)
 
 
@@ -344,7 +327,7 @@ def estimates(
         z_t = schedule.add_noise(z_0, draws.normal(*shape), when)
         prediction = model(z_t, when, pairs.condition(here, device))
         z = clean_estimate(z_t, prediction, when, schedule)
-        made.append(to_frames(vae.decode(z / vae.config.scaling_factor).sample))
+        made.append(autoencoder.decode(vae, z))
     return np.concatenate(made)
 
 

@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from dsa_lib.core.pairs import AnatomySet
-from dsa_lib.ldm import autoencoder, diffusion, text
+from dsa_lib.ldm import autoencoder, diffusion, latents, text
 from dsa_lib.maps import map_diffusion, spade
 from dsa_lib.nn import public_weights, resnet, shipped, training
 from dsa_lib.run.profiles import Profile
@@ -71,7 +71,7 @@ def material(
     own = profile.anatomy
     vae = vae.to("cuda" if torch.cuda.is_available() else "cpu").eval().requires_grad_(False)
     edge_maps = map_diffusion.edges(data.frames, own.edge_sigma, own.edge_low, own.edge_high)
-    mean, std = map_diffusion.encode(vae, data.frames) if posteriors is None else posteriors
+    mean, std = latents.posteriors(vae, data.frames) if posteriors is None else posteriors
     return Material(data, edge_maps, vae, mean, std, profile)
 
 

@@ -71,7 +71,7 @@ from dsa_lib.curation import annotations
 from dsa_lib.fidelity import dsa_network, features
 from dsa_lib.figures import adherence as reading_figures
 from dsa_lib.figures import lesions as figures
-from dsa_lib.ldm import autoencoder, diffusion, pipeline
+from dsa_lib.ldm import autoencoder, diffusion, pipeline, sampler
 from dsa_lib.lesions import ct_perfusion as volumes
 from dsa_lib.lesions import judge as lesion_judge
 from dsa_lib.lesions import lesion_scores, lesion_weights, peripheral, pix2pix, post_training, translation
@@ -345,7 +345,7 @@ if study.archive is None and not ct_perfusion:
 
     posterior = [np.load(study.read(f"latents/{name}.npy"), mmap_mode="r") for name in ("mean", "std")]
     reads = pipeline.DSAPipeline.from_pretrained(study.read("ldm")).to(device)
-    reads.scheduler = diffusion.sampler(study.profile.sampling.scheduler, reads.scheduler)
+    reads.scheduler = sampler.make_scheduler(study.profile.sampling.scheduler, reads.scheduler)
     chosen = peripheral.filled_rows(index, study.profile.anatomy, study.profile.peripheral.frames)
     latents = diffusion.LatentSet(
         *posterior, reads.vae.config.scaling_factor, index["sentence"].tolist(), reads.tokenizer, chosen

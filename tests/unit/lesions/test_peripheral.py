@@ -9,8 +9,9 @@ import torch
 
 from dsa_lib.core.conditions import CANONICAL, CELLS
 from dsa_lib.ldm.autoencoder import build_autoencoder
-from dsa_lib.ldm.diffusion import LatentSet, build_unet, noise_schedule, sampler
+from dsa_lib.ldm.diffusion import LatentSet, build_unet, noise_schedule
 from dsa_lib.ldm.pipeline import DSAPipeline
+from dsa_lib.ldm.sampler import make_scheduler
 from dsa_lib.ldm.text import build_encoder, build_tokenizer
 from dsa_lib.lesions import peripheral
 from dsa_lib.lesions.peripheral import AFTER, AREA, BEFORE, CONTRAST, DISTANCE, RATE, Looked
@@ -28,7 +29,7 @@ def pipeline():
     return DSAPipeline(
         build_autoencoder(SMOKE.autoencoder),
         build_unet(SMOKE.diffusion, 3, 16, SMOKE.text.width),
-        sampler("ddim", noise_schedule(SMOKE.diffusion)),
+        make_scheduler("ddim", noise_schedule(SMOKE.diffusion)),
         build_encoder(SMOKE.text, len(tokenizer)),
         tokenizer,
         condition_dropout=0.1,
