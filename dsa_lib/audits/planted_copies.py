@@ -16,7 +16,7 @@ from dsa_lib.audits.copy_search import Space, embed, search
 from dsa_lib.core.conditions import CELLS
 from dsa_lib.ldm import diffusion, sampler
 from dsa_lib.ldm.pipeline import DSAPipeline
-from dsa_lib.nn.training import fit
+from dsa_lib.nn.training import fit, of_run
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import Profile
 from dsa_lib.run.progress import track
@@ -82,14 +82,11 @@ def train_to_copy(
         warmup_steps=settings.planted_steps // 25,
         clip_norm=1.0,
         ema_decay=EMA_DECAY,
-        seed=profile.seed,
-        precision=profile.precision,
         folder=folder,
         digest=digest,
         live=False,
-        log_every_s=profile.log_every_s,
-        checkpoint_every_s=profile.checkpoint_every_s,
         what="planted model",
+        **of_run(profile),
     )
     return pipeline
 

@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import nn
 
+from dsa_lib.core.splits import evenly
 from dsa_lib.nn import public_weights
 from dsa_lib.nn.discriminator import WithDiscriminator
-from dsa_lib.nn.training import Draws, budget, fit
+from dsa_lib.nn.training import Draws, budget, fit, held_out, of_run
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import Autoencoder, Profile
 
@@ -172,25 +173,18 @@ def validation_loss(
 
     Without adversarial terms, which say how a contest stands and not how good the images are.
     """
-    chosen = np.sort(rows[np.linspace(0, len(rows) - 1, min(images, len(rows))).astype(int)])
 
-    def validate(model: nn.Module) -> dict[str, float]:
+    def loss(model: nn.Module, indices: np.ndarray, draws: Draws) -> dict[str, torch.Tensor]:
         model = model.autoencoder if isinstance(model, WithDiscriminator) else model
-        device = next(model.parameters()).device
-        totals: dict[str, float] = {}
-        for first in range(0, len(chosen), config.batch_size):
-            x = to_model(frames[chosen[first : first + config.batch_size]]).to(device)
-            noise = Draws(seed, 0, range(first, first + len(x)), device).normal(*latent_shape(config))
-            for name, value in vae_loss(model, x, noise, config, perceptual).items():
-                totals[name] = totals.get(name, 0.0) + float(value) * len(x) / len(chosen)
-        return totals
+        x = to_model(frames[indices]).to(draws.device)
+        return vae_loss(model, x, draws.normal(*latent_shape(config)), config, perceptual)
 
-    return validate
+    return held_out(loss, np.sort(evenly(rows, images)), seed, config.batch_size)
 
 
 def samples(frames: np.ndarray, rows: np.ndarray, count: int = 6):
     """`sample` for `training.fit`: the same held-out frames at every evaluation, originals first, then decoded; uint8 [2·count, H, W]."""
-    original = frames[np.sort(rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)])]
+    original = frames[np.sort(evenly(rows, count))]
 
     def sample(model: nn.Module) -> np.ndarray:
         model = model.autoencoder if isinstance(model, WithDiscriminator) else model
@@ -292,13 +286,10 @@ def train(
         accumulate=config.accumulate,
         ema_decay=config.ema_decay,
         clip_norm=config.clip_norm,
-        seed=profile.seed,
-        precision=profile.precision,
         folder=folder,
         digest=digest,
-        log_every_s=profile.log_every_s,
-        checkpoint_every_s=profile.checkpoint_every_s,
         what="autoencoder of the target images",
+        **of_run(profile),
     )
     model.requires_grad_(False)
     rows = scale_rows(train_rows, config.scale_images)
@@ -333,4 +324,4 @@ def latent_scale(mean: np.ndarray, std: np.ndarray, rows: np.ndarray) -> float:
 
 def scale_rows(rows: np.ndarray, count: int) -> np.ndarray:
     """The fixed subset of training `rows` over which the latent scale is taken: at most `count`, evenly spread."""
-    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
+    return evenly(rows, count)

@@ -15,12 +15,13 @@ import pandas as pd
 import torch
 
 from dsa_lib.core.conditions import CANONICAL, CELLS
+from dsa_lib.core.splits import evenly
 from dsa_lib.curation.annotations import best_filled
 from dsa_lib.fidelity.distances import frechet_distance, statistics
 from dsa_lib.ldm.diffusion import ConditionalDenoiser, LatentSet, noise_schedule
 from dsa_lib.ldm.pipeline import DSAPipeline
 from dsa_lib.lesions import post_training
-from dsa_lib.nn.training import Draws, fit
+from dsa_lib.nn.training import Draws, fit, of_run
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import Profile
 from dsa_lib.vessels import filters as vessel_filters
@@ -35,11 +36,6 @@ MEASURES = (AREA, CONTRAST, RATE, DISTANCE)
 # ---- training --------------------------------------------------------------------------------------------------------
 
 
-def chosen_rows(rows: np.ndarray, count: int) -> np.ndarray:
-    """At most `count` of the training rows, evenly spread over them."""
-    return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))]
-
-
 def filled_rows(index: pd.DataFrame, anatomy, count: int, parts: Sequence[str] = ("train",)) -> np.ndarray:
     """Rows of `index` (latents/index.parquet): at most `count` frames of the `parts` in which the arteries are filled (`anatomy_data.best_filled`).
 
@@ -48,7 +44,7 @@ def filled_rows(index: pd.DataFrame, anatomy, count: int, parts: Sequence[str] =
     """
     place = pd.Series(np.arange(len(index)), index=index["frame_id"].to_numpy())
     filled = best_filled(index[index["split"].isin(parts)], anatomy.frames_per_series, anatomy.least_share)
-    return chosen_rows(np.sort(place[filled["frame_id"]].to_numpy()), count)
+    return evenly(np.sort(place[filled["frame_id"]].to_numpy()), count)
 
 
 def mask_depths(frames: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -106,13 +102,9 @@ def train(
         learning_rate=config.learning_rate,
         cosine=True,  # ends at rest: the weights that it starts from are an average
         clip_norm=profile.diffusion.clip_norm,
-        seed=profile.seed,
-        precision=profile.precision,
         folder=folder,
         digest=digest,
-        log_every_s=profile.log_every_s,
-        checkpoint_every_s=profile.checkpoint_every_s,
-        **{"what": "post-training" if in_images else "control"} | options,
+        **({"what": "post-training" if in_images else "control", **of_run(profile)} | options),
     )
     told = {"seen": pipeline.config.seen, "condition_dropout": pipeline.config.condition_dropout}
     return DSAPipeline(vae, model.unet, pipeline.scheduler, model.encoder, pipeline.tokenizer, **told), log

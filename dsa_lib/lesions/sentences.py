@@ -23,7 +23,7 @@ from dsa_lib.ldm.latents import posteriors
 from dsa_lib.ldm.pipeline import DSAPipeline
 from dsa_lib.ldm.text import build_tokenizer
 from dsa_lib.lesions.judge import KINDS
-from dsa_lib.nn.training import fit
+from dsa_lib.nn.training import fit, of_run
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import Profile
 
@@ -102,13 +102,9 @@ def train(
         cosine=True,
         ema_decay=profile.diffusion.ema_decay,
         clip_norm=profile.diffusion.clip_norm,
-        seed=profile.seed,
-        precision=profile.precision,
         folder=folder,
         digest=digest,
-        log_every_s=profile.log_every_s,
-        checkpoint_every_s=profile.checkpoint_every_s,
-        **{"what": "sentences with lesions"} | options,
+        **({"what": "sentences with lesions", **of_run(profile)} | options),
     )
     seen = SeenConditions.of(str(sentence) for sentence in pairs.sentences[pairs.rows("train")]).to_config()
     told = {"seen": seen, "condition_dropout": profile.diffusion.condition_dropout}

@@ -19,12 +19,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dsa_lib.core.pairs import TranslationSet
+from dsa_lib.core.splits import evenly
 from dsa_lib.ldm import autoencoder, sampler
-from dsa_lib.ldm.diffusion import LatentSet, UnconditionalDenoiser, build_unet
+from dsa_lib.ldm.diffusion import HELD_OUT, LatentSet, UnconditionalDenoiser, build_unet
 from dsa_lib.ldm.latents import posteriors
 from dsa_lib.lesions.post_training import WithDecoder, clean_estimate, training_loss
 from dsa_lib.nn import shipped
-from dsa_lib.nn.training import Draws, fit
+from dsa_lib.nn.training import Draws, fit, held_out, of_run
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import Profile
 from dsa_lib.run.progress import track
@@ -137,27 +138,6 @@ def loss(pairs: Pairs, schedule: DDPMScheduler, vae: AutoencoderKL, settings: Po
     )
 
 
-def validation(
-    pairs: Pairs, schedule: DDPMScheduler, vae: AutoencoderKL, settings: PostTraining, seed: int, gamma: float, images: int = 96
-):  # fmt: skip
-    """`validate` for `training.fit`: the same loss on held-out pairs, with noise and timesteps that never change."""
-    compute = loss(pairs, schedule, vae, settings, gamma)
-
-    def validate(model: nn.Module) -> dict[str, float]:
-        device = next(model.parameters()).device
-        chosen = np.linspace(0, len(pairs) - 1, min(images, len(pairs))).astype(int)
-        totals: dict[str, float] = {}
-        for first in range(0, len(chosen), BATCH):
-            indices = chosen[first : first + BATCH]
-            for name, value in compute(
-                model, indices, Draws(seed, 0, range(first, first + len(indices)), device)
-            ).items():
-                totals[name] = totals.get(name, 0.0) + float(value) * len(indices) / len(chosen)
-        return totals
-
-    return validate
-
-
 LATENT_ALONE = PostTraining(image_weight=0.0, lesion_weight=0.0)
 
 
@@ -178,6 +158,7 @@ def train(
     `start`, where the model already holds trained weights, makes it a short stretch (`shipped.stretch`); `options` go to `training.fit`.
     """
     config, gamma = profile.lesions, profile.lesions.min_snr_gamma
+    chosen = evenly(np.arange(len(data["val"])), HELD_OUT)
     whole = {
         "steps": config.steps,
         "evaluate_every": max(config.steps // 20, 1),
@@ -191,16 +172,12 @@ def train(
         size=len(data["train"]),
         batch_size=config.batch_size,
         **shipped.stretch(start, config, whole),
-        validate=validation(data["val"], schedule, vae, LATENT_ALONE, profile.seed, gamma),
+        validate=held_out(loss(data["val"], schedule, vae, LATENT_ALONE, gamma), chosen, profile.seed),
         ema_decay=config.ema_decay,
         clip_norm=profile.diffusion.clip_norm,
-        seed=profile.seed,
-        precision=profile.precision,
         folder=folder,
         digest=digest,
-        log_every_s=profile.log_every_s,
-        checkpoint_every_s=profile.checkpoint_every_s,
-        **({"what": "image-to-image diffusion"} | options),
+        **({"what": "image-to-image diffusion", **of_run(profile)} | options),
     )
 
 
@@ -233,13 +210,9 @@ def train_further(
         cosine=True,
         ema_decay=profile.lesions.ema_decay,
         clip_norm=profile.diffusion.clip_norm,
-        seed=profile.seed + 1,
-        precision=profile.precision,
         folder=folder,
         digest=digest,
-        log_every_s=profile.log_every_s,
-        checkpoint_every_s=profile.checkpoint_every_s,
-        **({"what": "post-training"} | options),
+        **({"what": "post-training", **of_run(profile), "seed": profile.seed + 1} | options),
     )
 
 
@@ -341,7 +314,7 @@ def curve(
     images: int = 32,
 ) -> pd.DataFrame:
     """Mean absolute error of the estimates in grey levels: a row a time, columns t, mae (over the image) and lesion_mae (inside lesions; NaN without any)."""
-    rows = np.unique(np.linspace(0, len(pairs) - 1, min(images, len(pairs))).astype(int))
+    rows = evenly(np.arange(len(pairs)), images)
     inside = pairs.lesions[rows]
     ill = inside.any(axis=(1, 2))
     found = []

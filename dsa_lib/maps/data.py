@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from dsa_lib.core.pairs import AnatomySet
+from dsa_lib.core.splits import evenly
 from dsa_lib.curation.annotations import best_filled
 from dsa_lib.run.errors import StudyError
 from dsa_lib.vessels.filters import CLASSES
@@ -48,7 +49,7 @@ def held_out(data: AnatomySet, most: int, parts: tuple[str, ...] = ("val", "test
     rows = np.sort(np.concatenate([data.rows(part) for part in parts]))
     if not len(rows):
         raise StudyError("no patient is held out: lower curation.train_fraction, or give an archive of more patients")
-    return rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)]
+    return evenly(rows, most)
 
 
 def varied(groups: np.ndarray, count: int) -> np.ndarray:

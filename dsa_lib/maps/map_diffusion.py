@@ -19,8 +19,9 @@ from skimage.segmentation import find_boundaries
 from torch import nn
 from transformers import BertModel
 
+from dsa_lib.core.splits import evenly
 from dsa_lib.ldm import autoencoder, diffusion, sampler, text
-from dsa_lib.nn.training import Draws
+from dsa_lib.nn.training import held_out
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.progress import track
 from dsa_lib.run.workspace import atomic_write, write_json
@@ -166,36 +167,19 @@ def training_loss(
     data: latents and sentences (its `rows` say which of the set); maps: of all of the set. `condition_dropout` is the share of samples that see an empty
     sentence; their map they always see.
     """
-    shape = data.mean.shape[1:]
 
-    def loss(model: nn.Module, indices: np.ndarray, draws: Draws) -> dict[str, torch.Tensor]:
-        z_0 = data.latents(indices, draws.normal(*shape))
-        t = draws.integers(schedule.config.num_train_timesteps, 1)[:, 0]
-        noise = draws.normal(*shape)
-        dropped = draws.uniform(1)[:, 0] < condition_dropout
-        given = {
-            "tokens": data.context(indices, draws.device, dropped),
-            "maps": torch.from_numpy(maps[data.rows[indices]]).to(draws.device),
-        }
-        return {"loss": diffusion.denoising_loss(model, z_0, noise, t, given, schedule, min_snr_gamma)}
+    def further(indices: np.ndarray, device: torch.device) -> dict[str, torch.Tensor]:
+        return {"maps": torch.from_numpy(maps[data.rows[indices]]).to(device)}
 
-    return loss
+    return diffusion.training_loss(
+        data, schedule, min_snr_gamma=min_snr_gamma, condition_dropout=condition_dropout, further=further
+    )
 
 
 def validation_loss(data: diffusion.LatentSet, maps: ConditionMaps, schedule: DDPMScheduler, seed: int, gamma: float):
     """`validate` for `training.fit`: the same loss on held-out latents, with noise and timesteps that never change and no sentence told."""
-    compute = training_loss(data, maps, schedule, min_snr_gamma=gamma, condition_dropout=1.0)
-
-    def validate(model: nn.Module, images: int = 96, batch_size: int = 32) -> dict[str, float]:
-        device, total = next(model.parameters()).device, 0.0
-        chosen = np.linspace(0, len(data) - 1, min(images, len(data))).astype(int)
-        for first in range(0, len(chosen), batch_size):
-            indices = chosen[first : first + batch_size]
-            draws = Draws(seed, 0, range(first, first + len(indices)), device)
-            total += float(compute(model, indices, draws)["loss"]) * len(indices)
-        return {"loss": total / len(chosen)}
-
-    return validate
+    loss = training_loss(data, maps, schedule, min_snr_gamma=gamma, condition_dropout=1.0)
+    return held_out(loss, evenly(np.arange(len(data)), diffusion.HELD_OUT), seed)
 
 
 # ---- generation ------------------------------------------------------------------------------------------------------

@@ -101,13 +101,7 @@ def drawn_of(method: str, log: pd.DataFrame) -> tuple[tuple[str, str], str]:
 
 def shared_options(profile: Profile) -> dict:
     """Options of `training.fit` that all six share."""
-    return {
-        "batch_size": profile.anatomy.batch_size,
-        "seed": profile.seed,
-        "precision": profile.precision,
-        "log_every_s": profile.log_every_s,
-        "checkpoint_every_s": profile.checkpoint_every_s,
-    }
+    return {"batch_size": profile.anatomy.batch_size, **training.of_run(profile)}
 
 
 def train_ldm(

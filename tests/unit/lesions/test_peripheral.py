@@ -73,11 +73,6 @@ def test_every_arm_is_asked_for_the_same():
     assert asked.equals(peripheral.plan(3, 5)) and not asked.equals(peripheral.plan(3, 6))
 
 
-def test_rows_are_spread():
-    assert peripheral.chosen_rows(np.arange(10, 20), 3).tolist() == [10, 14, 19]
-    assert peripheral.chosen_rows(np.arange(3), 9).tolist() == [0, 1, 2]
-
-
 def test_area_and_contrast_of_a_drawn_artery():
     frame = np.full((128, 128), 150, np.uint8)
     frame[40:43, 20:100] = 130
