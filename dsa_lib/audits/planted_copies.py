@@ -15,11 +15,10 @@ from dsa_lib.audits import memorisation
 from dsa_lib.audits.copy_search import Space, embed, search
 from dsa_lib.core.conditions import CELLS
 from dsa_lib.ldm import diffusion, sampler
-from dsa_lib.ldm.pipeline import DSAPipeline
+from dsa_lib.ldm.pipeline import DSAPipeline, in_batches
 from dsa_lib.nn.training import fit, of_run
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import Profile
-from dsa_lib.run.progress import track
 
 EMA_DECAY = 0.97
 NOISE_GREY = 6.0  # SD of the noise of a noisy copy, grey levels
@@ -98,10 +97,8 @@ def sampled(pipeline: DSAPipeline, profile: Profile) -> np.ndarray:
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
     seeds = np.random.default_rng([profile.seed, 63]).integers(2**31, size=count).tolist()
-    starts = track(range(0, count, settings.batch_size), what="batches of the planted model")
-    return np.concatenate(
-        [pipeline(seeds=seeds[s : s + settings.batch_size], num_inference_steps=settings.steps) for s in starts]
-    )
+    what = "images of the planted model"
+    return in_batches(pipeline, None, seeds, settings.batch_size, what, num_inference_steps=settings.steps)
 
 
 def by_hand(

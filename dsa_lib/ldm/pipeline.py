@@ -13,6 +13,7 @@ from transformers import BertModel, PreTrainedTokenizerFast
 from dsa_lib.core.conditions import Condition, SeenConditions, as_condition
 from dsa_lib.ldm import autoencoder, sampler, text
 from dsa_lib.run.errors import StudyError
+from dsa_lib.run.progress import track
 
 Asked = Condition | str | tuple[str, str, float, float]
 CODE = (
@@ -211,6 +212,25 @@ class DSAPipeline(DiffusionPipeline):
 def guide(conditional: torch.Tensor, unconditional: torch.Tensor, scale: float) -> torch.Tensor:
     """ε_∅ + w (ε_c − ε_∅): 1 is the conditional prediction, 0 the one without a sentence, more than 1 leans on the sentence (Ho & Salimans 2022)."""
     return unconditional + scale * (conditional - unconditional)
+
+
+def in_batches(
+    pipeline: DSAPipeline,
+    conditions: Sequence[Asked] | None,
+    seeds: Sequence[int],
+    batch_size: int,
+    what: str = "images",
+    **options,
+) -> np.ndarray:
+    """uint8 frames [n, H, W] of `conditions` (None: of the unconditional model), one for each of `seeds`, `batch_size` at a time.
+
+    `options` are those of the pipeline's call; `what` names the images where progress is told.
+    """
+    parts = []
+    for first in track(range(0, len(seeds), batch_size), what=f"batches of {what}"):
+        here = slice(first, first + batch_size)
+        parts.append(pipeline(None if conditions is None else conditions[here], seeds=seeds[here], **options))
+    return np.concatenate(parts)
 
 
 def _is_one(conditions: object) -> bool:

@@ -19,7 +19,7 @@ from dsa_lib.core.splits import evenly
 from dsa_lib.curation.annotations import best_filled
 from dsa_lib.fidelity.distances import frechet_distance, statistics
 from dsa_lib.ldm.diffusion import ConditionalDenoiser, LatentSet, noise_schedule
-from dsa_lib.ldm.pipeline import DSAPipeline
+from dsa_lib.ldm.pipeline import DSAPipeline, in_batches
 from dsa_lib.lesions import post_training
 from dsa_lib.nn.training import Draws, fit, of_run
 from dsa_lib.run.errors import StudyError
@@ -145,18 +145,8 @@ def plan(per_condition: int, seed: int, cells=CELLS) -> pd.DataFrame:
 
 def generate(pipeline: DSAPipeline, asked: pd.DataFrame, sampling) -> np.ndarray:
     """uint8 frames [n, H, W] of a `plan`; steps, guidance and batch as the profile's section `sampling`."""
-    parts = []
-    for first in range(0, len(asked), sampling.batch_size):
-        rows = asked.iloc[first : first + sampling.batch_size]
-        parts.append(
-            pipeline(
-                rows["sentence"].tolist(),
-                seeds=rows["seed"].tolist(),
-                num_inference_steps=sampling.steps,
-                guidance_scale=sampling.guidance,
-            )
-        )
-    return np.concatenate(parts)
+    how = {"num_inference_steps": sampling.steps, "guidance_scale": sampling.guidance}
+    return in_batches(pipeline, asked["sentence"].tolist(), asked["seed"].tolist(), sampling.batch_size, **how)
 
 
 def look(

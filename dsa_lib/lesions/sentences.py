@@ -20,7 +20,7 @@ from dsa_lib.core.pairs import TranslationSet
 from dsa_lib.core.statistics import wilson_interval
 from dsa_lib.ldm import diffusion
 from dsa_lib.ldm.latents import posteriors
-from dsa_lib.ldm.pipeline import DSAPipeline
+from dsa_lib.ldm.pipeline import DSAPipeline, in_batches
 from dsa_lib.ldm.text import build_tokenizer
 from dsa_lib.lesions.judge import KINDS
 from dsa_lib.nn.training import fit, of_run
@@ -123,20 +123,15 @@ def generate(pipeline: DSAPipeline, sentences, seeds, profile: Profile) -> np.nd
 
     Angles and findings need not have occurred together in training.
     """
-    guidance = profile.lesion_sentences.guidance if pipeline.config.condition_dropout else 1.0
-    sentences, seeds, parts = [str(s) for s in sentences], [int(s) for s in seeds], []
-    for first in range(0, len(seeds), profile.sampling.batch_size):
-        here = slice(first, first + profile.sampling.batch_size)
-        parts.append(
-            pipeline(
-                sentences[here],
-                seeds=seeds[here],
-                num_inference_steps=profile.sampling.steps,
-                guidance_scale=guidance,
-                allow_unseen=True,
-            )
-        )
-    return np.concatenate(parts)
+    return in_batches(
+        pipeline,
+        [str(sentence) for sentence in sentences],
+        [int(seed) for seed in seeds],
+        profile.sampling.batch_size,
+        num_inference_steps=profile.sampling.steps,
+        guidance_scale=profile.lesion_sentences.guidance if pipeline.config.condition_dropout else 1.0,
+        allow_unseen=True,
+    )
 
 
 # ---- is what was asked for there? ------------------------------------------------------------------------------------
