@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.stats import wilcoxon
 
 from dsa_lib.core.pairs import TranslationSet
-from dsa_lib.core.statistics import holm
+from dsa_lib.core.statistics import holm, times_drawn
 from dsa_lib.fidelity.distances import LEAST_IMAGES, frechet_distance, statistics
 from dsa_lib.fidelity.extractor import Extractor
 from dsa_lib.fidelity.image_scores import image_scores
@@ -108,7 +108,7 @@ def _compared(a: np.ndarray, b: np.ndarray, draws: int, rng: np.random.Generator
     out = {"difference": float((a - b).mean()), "relative": float(a.mean() / b.mean() - 1)}
     low = high = relative_low = relative_high = NAN
     if len(a) > 1:
-        weight = rng.multinomial(len(a), np.full(len(a), 1 / len(a)), draws) / len(a)
+        weight = times_drawn(len(a), draws, rng) / len(a)
         low, high = np.percentile(weight @ (a - b), [2.5, 97.5])
         relative_low, relative_high = np.percentile(weight @ a / (weight @ b) - 1, [2.5, 97.5])
     p = float(wilcoxon(a, b).pvalue) if (a != b).any() else NAN

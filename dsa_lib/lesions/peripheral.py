@@ -16,6 +16,7 @@ import torch
 
 from dsa_lib.core.conditions import CANONICAL, CELLS
 from dsa_lib.core.splits import evenly
+from dsa_lib.core.statistics import interval, whole_and_drawn
 from dsa_lib.curation.annotations import best_filled
 from dsa_lib.fidelity.distances import frechet_distance, statistics
 from dsa_lib.ldm.diffusion import ConditionalDenoiser, LatentSet, noise_schedule
@@ -25,7 +26,6 @@ from dsa_lib.nn.training import Draws, fit, of_run
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import Profile
 from dsa_lib.vessels import filters as vessel_filters
-from dsa_lib.vessels.overlap import interval
 
 PERIPHERAL = 1 + vessel_filters.CLASSES.index("peripheral")  # in class maps
 BEFORE, CONTROL, AFTER = "before", "trained on", "post-trained"
@@ -216,8 +216,7 @@ def _of(one: Looked, groups: np.ndarray) -> np.ndarray:
 def _weights(groups: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
     """[1 + draws, n]: how often each image counts, first as it is, then with its groups drawn with replacement."""
     names, of = np.unique(groups, return_inverse=True)
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), draws)
-    return np.concatenate([np.ones((1, len(groups))), drawn[:, of]])
+    return whole_and_drawn(len(names), draws, rng)[:, of]
 
 
 def _balanced(one: Looked, measure: str, cells: list[str], weights: np.ndarray) -> np.ndarray:
