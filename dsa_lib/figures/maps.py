@@ -122,7 +122,7 @@ def spectra(
 
 
 def compliance(table: pd.DataFrame, ceiling: pd.DataFrame | None = None) -> Figure:
-    """Dice against the asked map: columns method, half, of, score, low, high (`compliance.compliance` of each model); with edges filled, without open.
+    """Dice against the asked map: columns method, half, of, score, low, high (`compliance.of_maps` of each model); with edges filled, without open.
 
     ceiling: what the segmenter reaches on the true images of the same maps (columns of, score), a dashed line.
     """

@@ -42,9 +42,14 @@ def build_autoencoder(config: Autoencoder) -> AutoencoderKL:
     )
 
 
+def to_floats(images: np.ndarray) -> torch.Tensor:
+    """uint8 images of any shape → float32 in [−1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(images)).float().div_(127.5).sub_(1.0)
+
+
 def to_model(frames: np.ndarray) -> torch.Tensor:
     """uint8 frames [n, H, W] → float32 [n, 1, H, W] in [−1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(frames)).float().div_(127.5).sub_(1.0)[:, None]
+    return to_floats(frames)[:, None]
 
 
 def to_frames(images: torch.Tensor) -> np.ndarray:

@@ -94,11 +94,6 @@ def condition(sources: torch.Tensor, vae: AutoencoderKL, latent_size: int, sourc
     return mean.reshape(n, channels * mean.shape[1], *mean.shape[2:])
 
 
-def source_images(sources: np.ndarray) -> torch.Tensor:
-    """uint8 [n, C, H, W] → float32 in −1 to 1."""
-    return torch.from_numpy(np.ascontiguousarray(sources)).float().div_(127.5).sub_(1.0)
-
-
 class Pairs:
     """The pairs of one part as `training.fit` draws from them: target latents, source images at latent size, target images and lesion masks."""
 
@@ -116,13 +111,15 @@ class Pairs:
     def _encode(self, vae: AutoencoderKL) -> torch.Tensor:
         device = next(vae.parameters()).device
         parts = np.array_split(self._sources, -(-len(self._sources) // BATCH))
-        return torch.cat([condition(source_images(part).to(device), vae, self.size, "latent").cpu() for part in parts])
+        return torch.cat(
+            [condition(autoencoder.to_floats(part).to(device), vae, self.size, "latent").cpu() for part in parts]
+        )
 
     def condition(self, indices: np.ndarray, device: torch.device) -> torch.Tensor:
         """The source images at latent size, [n, further, h, w]."""
         if self._encoded is not None:
             return self._encoded[torch.from_numpy(np.asarray(indices))].to(device)
-        return condition(source_images(self._sources[indices]).to(device), None, self.size, self.source_as)
+        return condition(autoencoder.to_floats(self._sources[indices]).to(device), None, self.size, self.source_as)
 
     def predict(
         self, model: nn.Module, z_t: torch.Tensor, t: torch.Tensor, indices: np.ndarray, draws: Draws
@@ -242,7 +239,7 @@ def translate(
     size, solver, frames = unet.config.sample_size, sampler.make_scheduler(scheduler, schedule), []
     for first in track(range(0, len(seeds), batch_size), what="batches of frames translated"):
         here = slice(first, first + batch_size)
-        y = condition(source_images(sources[here]).to(device), vae, size, source_as)
+        y = condition(autoencoder.to_floats(sources[here]).to(device), vae, size, source_as)
         predict = partial(model, condition=y)
         z = sampler.sample(predict, solver, seeds[here], (unet.config.out_channels, size, size), steps, device)
         frames.append(autoencoder.decode(vae, z))

@@ -4,7 +4,7 @@ Dice by class and centre-line Dice (Shit et al., CVPR 2021) are those of `overla
 that the image was generated from. The segmenter errs too: what it reaches on the true images of the same maps is the ceiling, to be shown beside.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -20,25 +20,6 @@ ANY, CENTRE_LINE = "any class", "centre line"
 # Pixels at vessels.REFERENCE_SIDE: the ring in which a region's surroundings are measured, and how far around it nothing counts as "elsewhere".
 RING, MARGIN = 4, 6
 
-Segment = Callable[[np.ndarray, str], np.ndarray]
-
-
-def compliance(
-    segment: Segment,
-    generated: np.ndarray,
-    labels: np.ndarray,
-    patients: np.ndarray,
-    classes: Sequence[str] = vessel_filters.CLASSES,
-    what: str = "generated images",
-    draws: int = 2000,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Agreement of what `segment(frames, what)` finds in uint8 images [n, H, W] with the label maps uint8 [n, H, W] that they were generated from.
-
-    Rows: ANY, each of `classes`, CENTRE_LINE; columns: `score` of all images pooled, `low` and `high` of its 95 % bootstrap interval over `patients` [n].
-    """
-    return of_maps(segment(generated, what), labels, patients, classes, draws, seed)
-
 
 def of_maps(
     found: np.ndarray,
@@ -48,7 +29,10 @@ def of_maps(
     draws: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """`compliance` of maps that were `found` already, uint8 [n, H, W]."""
+    """Agreement of the maps `found` in generated images, uint8 [n, H, W], with the label maps that these were generated from, of the same shape.
+
+    Rows: ANY, each of `classes`, CENTRE_LINE; columns: `score` of all images pooled, `low` and `high` of its 95 % bootstrap interval over `patients` [n].
+    """
     return overlap.summary(overlap.counts(found, labels, len(classes)), patients, draws, seed, _rows(classes))
 
 
@@ -61,7 +45,7 @@ def difference(
     draws: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """How much better map set `one` agrees with `labels` than `other` does: rows as in `compliance`, columns `difference`, `low`, `high`.
+    """How much better map set `one` agrees with `labels` than `other` does: rows as in `of_maps`, columns `difference`, `low`, `high`.
 
     Both were found in images of the same label maps, so that patients are drawn for both together: the interval is that of the paired difference.
     """
