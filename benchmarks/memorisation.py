@@ -29,8 +29,8 @@ from dsa_lib.audits.copy_search import Nearest, Space
 from dsa_lib.core.conditions import CELLS
 from dsa_lib.core.images import read_images
 from dsa_lib.fidelity import features
-from dsa_lib.ldm import autoencoder, diffusion, sampling
-from dsa_lib.ldm.pipeline import DSAPipeline
+from dsa_lib.ldm import autoencoder, sampler, sampling
+from dsa_lib.ldm.pipeline import DSAPipeline, in_batches
 from dsa_lib.nn import resnet
 from dsa_lib.run.profiles import Profile, load_profile
 from dsa_lib.run.progress import track
@@ -110,14 +110,12 @@ def sample(ws: Workspace, profile: Profile, batch: int, path: Path) -> None:
     """Write a batch of EXTRA images of the run's model, as its profile samples, and their conditions to `path`."""
     dsa = DSAPipeline.from_pretrained(ws.root / "ldm").to("cuda" if torch.cuda.is_available() else "cpu")
     dsa.set_progress_bar_config(disable=True)
-    dsa.scheduler = diffusion.sampler(profile.sampling.scheduler, dsa.scheduler)
+    dsa.scheduler = sampler.make_scheduler(profile.sampling.scheduler, dsa.scheduler)
     plan = sampling.stratified_plan(1000 + batch, EXTRA // len(CELLS))
-    parts = [
-        dsa(some["sentence"].tolist(), seeds=some["seed"].tolist(), num_inference_steps=profile.sampling.steps, allow_unseen=True)
-        for some in (plan.iloc[start : start + 20] for start in range(0, len(plan), 20))
-    ]  # fmt: skip
+    sentences, seeds = plan["sentence"].tolist(), plan["seed"].tolist()
+    frames = in_batches(dsa, sentences, seeds, 20, num_inference_steps=profile.sampling.steps, allow_unseen=True)
     with atomic_write(path) as temporary:
-        np.savez(temporary, frames=np.concatenate(parts), cells=plan["cell"].to_numpy().astype(str))
+        np.savez(temporary, frames=frames, cells=plan["cell"].to_numpy().astype(str))
 
 
 class Archive:

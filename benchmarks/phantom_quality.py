@@ -25,8 +25,8 @@ import torch
 from dsa_lib.curation import annotations
 from dsa_lib.fidelity import distances as fidelity_distances
 from dsa_lib.fidelity import features
-from dsa_lib.ldm import autoencoder, decoder_quality, diffusion
-from dsa_lib.ldm.pipeline import DSAPipeline
+from dsa_lib.ldm import autoencoder, decoder_quality, sampler
+from dsa_lib.ldm.pipeline import DSAPipeline, in_batches
 from dsa_lib.nn import resnet, shipped
 from dsa_lib.phantom import truth
 from dsa_lib.run.errors import StudyError
@@ -112,18 +112,15 @@ def generated(folder: Path, held_out: pd.DataFrame, count: int, settings) -> np.
     """uint8 frames [count, H, W]; of the conditional model with sentences drawn from those of the held-out frames."""
     dsa = DSAPipeline.from_pretrained(folder).to("cuda" if torch.cuda.is_available() else "cpu")
     dsa.set_progress_bar_config(disable=True)
-    dsa.scheduler = diffusion.sampler(settings.scheduler, dsa.scheduler)
+    dsa.scheduler = sampler.make_scheduler(settings.scheduler, dsa.scheduler)
     rng = np.random.default_rng(SEED)
     asked = rng.choice(held_out["sentence"].to_numpy(), count)
     seeds = rng.integers(2**31, size=count)
-    out = []
-    for first in track(range(0, count, BATCH), what=f"batches of {folder.name}"):
-        some = slice(first, first + BATCH)
-        sentences = asked[some].tolist() if dsa.text_encoder is not None else None
-        # Held-out obliquities may lie between those of the training frames: they are asked for on purpose here.
-        scale = settings.guidance if sentences else 1.0
-        out.append(dsa(sentences, seeds=seeds[some], num_inference_steps=settings.steps, guidance_scale=scale, allow_unseen=True))  # fmt: skip
-    return np.concatenate(out)
+    told = dsa.text_encoder is not None
+    # Held-out obliquities may lie between those of the training frames: they are asked for on purpose here.
+    how = {"num_inference_steps": settings.steps, "allow_unseen": True}
+    how["guidance_scale"] = settings.guidance if told else 1.0
+    return in_batches(dsa, asked.tolist() if told else None, seeds, BATCH, folder.name, **how)
 
 
 def distances(ws, arterial, held_out, frames, made) -> dict[str, object]:

@@ -31,7 +31,7 @@ from dsa_lib.fidelity import distances as fidelity_distances
 from dsa_lib.fidelity import features
 from dsa_lib.figures import style
 from dsa_lib.figures.samples import quality_against_steps
-from dsa_lib.ldm import autoencoder, diffusion, pipeline, sampling, text
+from dsa_lib.ldm import pipeline, sampler, sampling
 from dsa_lib.nn import resnet
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.progress import track
@@ -68,12 +68,12 @@ def main() -> None:
     dsa = pipeline.DSAPipeline.from_pretrained(ws.root / "ldm").to("cuda" if torch.cuda.is_available() else "cpu")
     schedule, model = dsa.scheduler, sha256(ws.root / "ldm")
     guidance = profile_of(ws).sampling.guidance
-    code = sampling.code_digest([autoencoder, diffusion, pipeline, text])
+    code = sampling.code_digest(pipeline.CODE)
     machine = f"{processor()}; {environment()['device']}; Python {platform.python_version()}, torch {torch.__version__}"
     rows, values = [], {}
     for steps in sorted(request.steps):
         for name in request.samplers if steps < max(request.steps) else request.longest:
-            dsa.scheduler = diffusion.sampler(name, schedule)
+            dsa.scheduler = sampler.make_scheduler(name, schedule)
             # The machine too: the seconds of another one are not to stand under this one's name.
             key = hashlib.sha256(json.dumps([model, code, name, steps, guidance, machine]).encode()).hexdigest()[:16]
             made = images_of(dsa, steps, guidance, cells, ws.checkpoints(f"sampling_benchmark/{name}-{steps}-{key}"))
@@ -81,7 +81,9 @@ def main() -> None:
             distance = fidelity_distances.frechet_distance(fidelity_distances.statistics(values[name, steps]), real)
             rows.append({"sampler": name, "steps": steps, "distance": distance})
             print(f"{name:12} {steps:5} steps  distance {distance:8.4f}", flush=True)
-    paces = {name: pace(dsa, diffusion.sampler(name, schedule), guidance, cells[:BLOCK]) for name in request.samplers}
+    paces = {
+        name: pace(dsa, sampler.make_scheduler(name, schedule), guidance, cells[:BLOCK]) for name in request.samplers
+    }
     for row in rows:
         fixed, each = paces[row["sampler"]]
         row["s_per_image"] = fixed + each * row["steps"]
@@ -254,11 +256,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--run", default="phantom", help="a finished run, a folder under runs/")
     parser.add_argument("--images", type=int, default=256, help="images a sampler and number of steps")
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
-    parser.add_argument("--samplers", nargs="+", default=list(diffusion.SAMPLERS), choices=list(diffusion.SAMPLERS))
+    parser.add_argument("--samplers", nargs="+", default=list(sampler.SAMPLERS), choices=list(sampler.SAMPLERS))
     parser.add_argument(
         "--longest",
         nargs="+",
-        choices=list(diffusion.SAMPLERS),
+        choices=list(sampler.SAMPLERS),
         help="samplers that take the most steps too (all; ddpm, the reference, must be one)",
     )
     parser.add_argument(

@@ -25,7 +25,7 @@ import torch
 from dsa_lib.audits import utility, utility_tasks
 from dsa_lib.audits.utility_tasks import MIXED, REAL
 from dsa_lib.core.images import read_images
-from dsa_lib.ldm import autoencoder, diffusion, pipeline, sampling, text
+from dsa_lib.ldm import autoencoder, diffusion, pipeline, sampler, sampling, text
 from dsa_lib.ldm.pipeline import SeenConditions
 from dsa_lib.nn import shipped
 from dsa_lib.run.errors import StudyError
@@ -112,7 +112,7 @@ class Bench:
         config, device = self.study.profile.sampling, "cuda" if torch.cuda.is_available() else "cpu"
         dsa = pipeline.DSAPipeline.from_pretrained(folder).to(device)
         dsa.set_progress_bar_config(disable=True)
-        dsa.scheduler = diffusion.sampler(config.scheduler, dsa.scheduler)
+        dsa.scheduler = sampler.make_scheduler(config.scheduler, dsa.scheduler)
         target = self.study.ws.checkpoints(f"benchmark_utility/{name}_images")
         manifest = sampling.generate(
             dsa,
@@ -122,7 +122,7 @@ class Bench:
             guidance=config.guidance,
             batch_size=config.batch_size,
             model=sha256(folder),
-            digest=sampling.code_digest([autoencoder, diffusion, pipeline, text]),
+            digest=sampling.code_digest(pipeline.CODE),
             allow_unseen=True,  # a few patients do not show every condition
             track=partial(track, what=f"batches of {name}"),
         )

@@ -17,7 +17,7 @@ from dsa_lib.audits.adherence import named_cells
 from dsa_lib.core import images
 from dsa_lib.core.conditions import CANONICAL, Condition, SeenConditions
 from dsa_lib.fidelity.dsa_network import ANGLE_HEADS, answers
-from dsa_lib.ldm import autoencoder, diffusion, pipeline, sampling, text
+from dsa_lib.ldm import pipeline, sampler, sampling
 from dsa_lib.run.progress import track
 from dsa_lib.run.sections import Sweep
 from dsa_lib.run.session import Study
@@ -83,7 +83,7 @@ def make(study: Study, sentences: Iterable[str], device: torch.device) -> tuple[
     source, settings = study.read("ldm"), study.profile.sampling
     dsa = pipeline.DSAPipeline.from_pretrained(source).to(device)
     dsa.set_progress_bar_config(disable=True)
-    dsa.scheduler = diffusion.sampler(settings.scheduler, dsa.scheduler)
+    dsa.scheduler = sampler.make_scheduler(settings.scheduler, dsa.scheduler)
     seeds = np.random.default_rng([study.profile.seed, 7]).integers(2**31, size=study.profile.sweep.seeds)
     rows = plan(positions(study.profile.sweep, SeenConditions.of(sentences)), seeds.tolist())
     folder = study.ws.checkpoints("angle_sweep")
@@ -95,7 +95,7 @@ def make(study: Study, sentences: Iterable[str], device: torch.device) -> tuple[
         guidance=settings.guidance,
         batch_size=settings.batch_size,
         model=sha256(source),
-        digest=sampling.code_digest([autoencoder, diffusion, pipeline, text]),
+        digest=sampling.code_digest(pipeline.CODE),
         allow_unseen=True,
         track=lambda batches: track(batches, what="batches of the angle sweep"),
     )

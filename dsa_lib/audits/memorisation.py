@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
 
 from dsa_lib.audits import copy_tests
 from dsa_lib.audits.copy_search import Nearest, Space, embed, search
 from dsa_lib.core.conditions import CELLS
+from dsa_lib.core.statistics import holm
 from dsa_lib.fidelity.image_sets import GENERATED, HELD_OUT, TRAINING, RunImages
 from dsa_lib.nn import shipped
 from dsa_lib.run.errors import StudyError
@@ -278,10 +278,7 @@ def judged(table: pd.DataFrame, level: float) -> pd.DataFrame:
     """
     tests = table[["p_nearer", "p_near_copies"]]
     table = table.assign(p=(tests.min(axis=1) * tests.notna().sum(axis=1)).clip(upper=1.0))
-    adjusted = np.full(len(table), np.nan)
-    tested = table["p"].notna().to_numpy()
-    if tested.any():
-        adjusted[tested] = multipletests(table["p"][tested], method="holm")[1]
+    adjusted = holm(table["p"])
     return table.assign(p_adjusted=adjusted, flagged=adjusted < level)
 
 

@@ -15,13 +15,12 @@ import torch
 from dsa_lib.audits import memorisation
 from dsa_lib.audits.copy_search import Space, embed, search
 from dsa_lib.core.conditions import CELLS
-from dsa_lib.ldm import diffusion
-from dsa_lib.ldm.pipeline import DSAPipeline
+from dsa_lib.ldm import diffusion, sampler
+from dsa_lib.ldm.pipeline import DSAPipeline, in_batches
 from dsa_lib.nn import training
-from dsa_lib.nn.training import fit
+from dsa_lib.nn.training import fit, of_run
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import Profile
-from dsa_lib.run.progress import track
 from dsa_lib.run.session import Study
 
 EMA_DECAY = 0.97
@@ -88,14 +87,11 @@ def train_to_copy(
         warmup_steps=settings.planted_steps // 25,
         clip_norm=1.0,
         ema_decay=EMA_DECAY,
-        seed=profile.seed,
-        precision=profile.precision,
         folder=folder,
         digest=digest,
         live=False,
-        log_every_s=profile.log_every_s,
-        checkpoint_every_s=profile.checkpoint_every_s,
         what="planted model",
+        **of_run(profile),
     )
     return pipeline
 
@@ -103,14 +99,12 @@ def train_to_copy(
 def sampled(pipeline: DSAPipeline, profile: Profile) -> np.ndarray:
     """uint8 frames [privacy.planted_images, H, W] of the unconditional `pipeline`, by the sampler of the profile's `sampling` section."""
     settings, count = profile.sampling, profile.privacy.planted_images
-    pipeline.scheduler = diffusion.sampler(settings.scheduler, pipeline.scheduler)
+    pipeline.scheduler = sampler.make_scheduler(settings.scheduler, pipeline.scheduler)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
     seeds = np.random.default_rng([profile.seed, 63]).integers(2**31, size=count).tolist()
-    starts = track(range(0, count, settings.batch_size), what="batches of the planted model")
-    return np.concatenate(
-        [pipeline(seeds=seeds[s : s + settings.batch_size], num_inference_steps=settings.steps) for s in starts]
-    )
+    what = "images of the planted model"
+    return in_batches(pipeline, None, seeds, settings.batch_size, what, num_inference_steps=settings.steps)
 
 
 def model_of_run(study: Study, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ from scipy.stats import wasserstein_distance
 
 from dsa_lib.core.conditions import CELLS
 from dsa_lib.core.images import check_frames
-from dsa_lib.core.statistics import interval
+from dsa_lib.core.statistics import interval, whole_and_drawn
 from dsa_lib.fidelity import distances as fidelity_distances
 from dsa_lib.fidelity.image_sets import GENERATED, HELD_OUT, TRAINING, RunImages
 from dsa_lib.run.errors import StudyError
@@ -145,20 +145,11 @@ def _draw(images: Measured, draws: int, rng: np.random.Generator, by_image: bool
     blocks = [np.flatnonzero(cell == k) for k in range(len(CELLS))]
     moments = np.stack([valid, np.where(valid, values, 0), np.where(valid, values, 0) ** 2]).astype(float)
     sums = np.full((3, 1 + draws, len(CELLS), values.shape[1]), np.nan)
-    chosen = (
-        np.vstack([np.ones(len(names)), rng.multinomial(len(names), np.full(len(names), 1 / len(names)), draws)])
-        if not by_image
-        else None
-    )
+    chosen = None if by_image else whole_and_drawn(len(names), draws, rng)
     for k, rows in enumerate(blocks):
         if len(rows) == 0:
             continue
-        if by_image:
-            weight = np.vstack(
-                [np.ones(len(rows)), rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), draws)]
-            )
-        else:
-            weight = chosen[:, group[rows]]
+        weight = whole_and_drawn(len(rows), draws, rng) if by_image else chosen[:, group[rows]]
         sums[:, :, k] = np.einsum("dn,mnv->mdv", weight, moments[:, rows])
     with np.errstate(invalid="ignore", divide="ignore"):
         count = np.where(sums[0] >= LEAST_IMAGES, sums[0], np.nan)

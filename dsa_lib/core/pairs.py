@@ -1,15 +1,18 @@
 """The two kinds of paired data of the neighbouring systems: label maps with images, and source with target images. Where they come from, no model knows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
+from dsa_lib.core.splits import SPLITS
 from dsa_lib.run.errors import StudyError
+from dsa_lib.run.progress import track
 from dsa_lib.run.workspace import atomic_write
 
-PARTS = ("train", "val", "test")
+LEAST_PATIENTS = 3  # one to train on, one to choose the weights, one to test
 
 
 class _Set:
@@ -50,8 +53,8 @@ class _Set:
         lengths = {len(each) for each in arrays}
         if lengths != {len(self.patients)} or not len(self.patients):
             raise StudyError(f"{what}: arrays of {sorted(lengths)} images: give as many of each, at least one")
-        if unknown := set(self.part) - set(PARTS):
-            raise StudyError(f"{what}: unknown part {sorted(unknown)[0]!r}: choose {', '.join(PARTS)}")
+        if unknown := set(self.part) - set(SPLITS):
+            raise StudyError(f"{what}: unknown part {sorted(unknown)[0]!r}: choose {', '.join(SPLITS)}")
         homes: dict[object, str] = {}
         for patient, part in zip(self.patients, self.part, strict=True):
             if homes.setdefault(patient, part) != part:
@@ -62,7 +65,7 @@ class _Set:
 class AnatomySet(_Set):
     """Images with label maps.
 
-    frames: uint8 [n, H, W]; labels: uint8 [n, H, W], 0 nothing, k the k-th of `classes`; patients [n]; part [n] of PARTS; sentences [n], or "" where there is
+    frames: uint8 [n, H, W]; labels: uint8 [n, H, W], 0 nothing, k the k-th of `classes`; patients [n]; part [n] of SPLITS; sentences [n], or "" where there is
     none; classes: names of the labels from 1 on. Raises StudyError where shapes, types or the split by patient are not so.
     """
 
@@ -88,7 +91,7 @@ class TranslationSet(_Set):
     """Source images, the target images that belong to them, and where a lesion lies in the target.
 
     sources: uint8 [n, C, H, W]; targets: uint8 [n, H, W]; lesions: bool [n, H, W], empty where there is none; kinds [n]: name of the lesion, "" for none;
-    patients [n]; part [n] of PARTS; sentences [n], or "". Raises StudyError where shapes, types or the split by patient are not so.
+    patients [n]; part [n] of SPLITS; sentences [n], or "". Raises StudyError where shapes, types or the split by patient are not so.
     """
 
     sources: np.ndarray
@@ -109,3 +112,24 @@ class TranslationSet(_Set):
             raise StudyError(
                 f"pairs of images: sources {self.sources.shape}, targets {self.targets.shape}, lesions {self.lesions.shape}: give one height and width"
             )
+
+
+def read_patients(
+    folders: Iterable[Path], read: Callable[[Path], object], what: str, mend: str
+) -> tuple[dict[str, object], pd.DataFrame]:
+    """(what `read` makes of each patient's folder, by its name; quarantine [patient, reason]: one row a patient that it refused with a StudyError).
+
+    Raises StudyError where fewer than LEAST_PATIENTS remain; `what` names the patients there, `mend` says what to do.
+    """
+    found, refused = {}, []
+    for folder in track(list(folders), what=what):
+        try:
+            found[folder.name] = read(folder)
+        except StudyError as error:
+            refused.append({"patient": folder.name, "reason": str(error)})
+    if len(found) < LEAST_PATIENTS:
+        why = f" (the first of {len(refused)} left out: {refused[0]['reason']})" if refused else ""
+        raise StudyError(
+            f"{len(found)} {what} can be used, and {LEAST_PATIENTS} are needed to train, choose and test{why}: {mend}"
+        )
+    return found, pd.DataFrame(refused, columns=["patient", "reason"])

@@ -11,6 +11,11 @@ from dsa_lib.run.profiles import Curation
 SPLITS = ("train", "val", "test")
 
 
+def evenly(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most `most` of `rows` [n], evenly spread from the first to the last."""
+    return rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)]
+
+
 def split_patients(
     cells: pd.DataFrame, settings: Curation, seed: int, trials: int = 2000
 ) -> tuple[dict[str, str], str]:

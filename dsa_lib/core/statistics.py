@@ -1,4 +1,4 @@
-"""Statistics that several packages share: bootstrap over patients, Wilson's interval, Holm's correction.
+"""Statistics that several packages share: bootstrap and subsamples of patients, Wilson's interval, Holm's correction.
 
 Images of one patient are alike, so a bootstrap draws patients, each with all of its images.
 """
@@ -12,13 +12,29 @@ import pingouin
 from dsa_lib.run.errors import StudyError
 
 
+def times_drawn(count: int, draws: int, rng: np.random.Generator, one_by_one: bool = False) -> np.ndarray:
+    """How often each of `count` units is drawn with replacement, as many as there are: int [draws, count].
+
+    `one_by_one` draws unit after unit in the place of all counts at once. The distribution is the same and the numbers are others; results that were
+    published with either stay as they are.
+    """
+    if not one_by_one:
+        return rng.multinomial(count, np.full(count, 1 / count), draws)
+    chosen = rng.integers(0, count, size=(draws, count)) + count * np.arange(draws)[:, None]
+    return np.bincount(chosen.ravel(), minlength=draws * count).reshape(draws, count)
+
+
+def whole_and_drawn(count: int, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """`times_drawn` after a first row of ones, which stands for the units as they are: float [1 + draws, count]."""
+    return np.concatenate([np.ones((1, count)), times_drawn(count, draws, rng)])
+
+
 def draw(patients: np.ndarray, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """(index of each image's patient [n], how often each patient is drawn [draws, patients]): with replacement, as many as there are."""
     names, group = np.unique(np.asarray(patients), return_inverse=True)
     if not len(names):
         raise StudyError("there is no patient to draw: an interval needs at least one image")
-    rng = np.random.default_rng(seed)
-    return group, rng.multinomial(len(names), np.full(len(names), 1 / len(names)), draws)
+    return group, times_drawn(len(names), draws, np.random.default_rng(seed))
 
 
 def interval(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -57,6 +73,17 @@ def of_means(
     return found, low, high
 
 
+def standard_error(values: pd.Series, patients: int, of_patients: int) -> float:
+    """Standard error of a statistic of all `of_patients`, from its values in subsamples of `patients` of them: √(m / (n − m)) times their SD.
+
+    NaN with fewer than two values. Subsamples are drawn without replacement; they serve statistics that read a patient held twice as a difference.
+    """
+    values = values.dropna()
+    if len(values) < 2:
+        return float("nan")
+    return float(values.std(ddof=1) * np.sqrt(patients / (of_patients - patients)))
+
+
 def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
     """Wilson's score interval of a proportion (Wilson 1927), 95 % by default; (nan, nan) without trials."""
     if trials == 0:
@@ -67,9 +94,6 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[f
     return float(max(centre - half, 0.0)), float(min(centre + half, 1.0))
 
 
-def holm(p: pd.Series) -> np.ndarray:
-    """Holm's correction over the p values that are defined; NaN stays."""
-    adjusted, defined = np.full(len(p), np.nan), p.notna().to_numpy()
-    if defined.any():
-        adjusted[defined] = pingouin.multicomp(p[defined].to_numpy(float), method="holm")[1]
-    return adjusted
+def holm(p: pd.Series | np.ndarray) -> np.ndarray:
+    """Holm's correction (Holm 1979) over the p values [n] that are defined; NaN stays."""
+    return pingouin.multicomp(np.asarray(p, float), method="holm")[1]

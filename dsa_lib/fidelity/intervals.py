@@ -16,6 +16,7 @@ import pandas as pd
 from scipy import stats
 
 from dsa_lib.core.conditions import CELLS
+from dsa_lib.core.statistics import standard_error
 from dsa_lib.fidelity.distances import (
     FLOOR,
     LEAST_IMAGES,
@@ -145,14 +146,6 @@ def infinity(resampled: pd.DataFrame) -> dict[str, float]:
     everyone = resampled["of_patients"].iloc[0]
     line = stats.linregress(everyone / means.index, means)
     return dict(zip(names, (line.intercept, line.intercept_stderr, line.rvalue**2), strict=True))
-
-
-def standard_error(values: pd.Series, patients: int, of_patients: int) -> float:
-    """Standard error of a statistic of all `of_patients`, from its values in subsamples of `patients` of them."""
-    values = values.dropna()
-    if len(values) < 2:
-        return float("nan")
-    return float(values.std(ddof=1) * np.sqrt(patients / (of_patients - patients)))
 
 
 def intervals(results: pd.DataFrame, resampled: pd.DataFrame, subsamples: int) -> pd.DataFrame:

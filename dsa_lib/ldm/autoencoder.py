@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import nn
 
+from dsa_lib.core.splits import evenly
 from dsa_lib.nn import public_weights, resnet, shipped
 from dsa_lib.nn.discriminator import WithDiscriminator
 from dsa_lib.nn.processes import default_device
-from dsa_lib.nn.training import Draws, budget, fit
+from dsa_lib.nn.training import Draws, budget, fit, held_out, of_run
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import Autoencoder, Profile
 from dsa_lib.run.session import Study
@@ -58,9 +59,14 @@ def summary(model: AutoencoderKL, config: Autoencoder) -> pd.Series:
     )
 
 
+def to_floats(images: np.ndarray) -> torch.Tensor:
+    """uint8 images of any shape → float32 in [−1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(images)).float().div_(127.5).sub_(1.0)
+
+
 def to_model(frames: np.ndarray) -> torch.Tensor:
     """uint8 frames [n, H, W] → float32 [n, 1, H, W] in [−1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(frames)).float().div_(127.5).sub_(1.0)[:, None]
+    return to_floats(frames)[:, None]
 
 
 def to_frames(images: torch.Tensor) -> np.ndarray:
@@ -199,25 +205,18 @@ def validation_loss(
 
     Without adversarial terms, which say how a contest stands and not how good the images are.
     """
-    chosen = np.sort(rows[np.linspace(0, len(rows) - 1, min(images, len(rows))).astype(int)])
 
-    def validate(model: nn.Module) -> dict[str, float]:
+    def loss(model: nn.Module, indices: np.ndarray, draws: Draws) -> dict[str, torch.Tensor]:
         model = model.autoencoder if isinstance(model, WithDiscriminator) else model
-        device = next(model.parameters()).device
-        totals: dict[str, float] = {}
-        for first in range(0, len(chosen), config.batch_size):
-            x = to_model(frames[chosen[first : first + config.batch_size]]).to(device)
-            noise = Draws(seed, 0, range(first, first + len(x)), device).normal(*latent_shape(config))
-            for name, value in vae_loss(model, x, noise, config, perceptual).items():
-                totals[name] = totals.get(name, 0.0) + float(value) * len(x) / len(chosen)
-        return totals
+        x = to_model(frames[indices]).to(draws.device)
+        return vae_loss(model, x, draws.normal(*latent_shape(config)), config, perceptual)
 
-    return validate
+    return held_out(loss, np.sort(evenly(rows, images)), seed, config.batch_size)
 
 
 def samples(frames: np.ndarray, rows: np.ndarray, count: int = 6):
     """`sample` for `training.fit`: the same held-out frames at every evaluation, originals first, then decoded; uint8 [2·count, H, W]."""
-    original = frames[np.sort(rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)])]
+    original = frames[np.sort(evenly(rows, count))]
 
     def sample(model: nn.Module) -> np.ndarray:
         model = model.autoencoder if isinstance(model, WithDiscriminator) else model
@@ -319,17 +318,14 @@ def fit_weights(
         accumulate=config.accumulate,
         ema_decay=config.ema_decay,
         clip_norm=config.clip_norm,
-        seed=profile.seed,
-        precision=profile.precision,
-        log_every_s=profile.log_every_s,
-        checkpoint_every_s=profile.checkpoint_every_s,
+        **of_run(profile),
         **options,
     )
 
 
 def settings_of(profile: Profile):
-    """The profile's `autoencoder` section as it is for such images: a network of the DSA run says nothing of them, so that where no LPIPS is asked for the
-    loss is L1 and KL."""
+    """The profile's `autoencoder` section for images of another kind than the run's: no network of the run judges those, so that where no LPIPS is asked
+    for the loss is L1 and KL."""
     config = profile.autoencoder
     if config.perceptual == "lpips":
         return config
@@ -376,10 +372,16 @@ def train(
 
 @torch.no_grad()
 def encode(model: AutoencoderKL, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Posterior mean and standard deviation, float32 [n, C, h, w], of uint8 images [n, H, W]."""
+    """Posterior mean and standard deviation, float32 [n, C, h, w], of one batch of uint8 images [n, H, W]; `latents.posteriors` takes any number."""
     device = next(model.parameters()).device
     posterior = model.encode(to_model(images).to(device)).latent_dist
     return posterior.mean.float().cpu().numpy(), posterior.std.float().cpu().numpy()
+
+
+@torch.no_grad()
+def decode(model: AutoencoderKL, z: torch.Tensor) -> np.ndarray:
+    """Eq. 6: uint8 frames [n, H, W] of latents [n, C, h, w] at the scale of the diffusion."""
+    return to_frames(model.decode((z / model.config.scaling_factor).to(model.dtype)).sample)
 
 
 def latent_scale(mean: np.ndarray, std: np.ndarray, rows: np.ndarray) -> float:
@@ -393,4 +395,4 @@ def latent_scale(mean: np.ndarray, std: np.ndarray, rows: np.ndarray) -> float:
 
 def scale_rows(rows: np.ndarray, count: int) -> np.ndarray:
     """The fixed subset of training `rows` over which the latent scale is taken: at most `count`, evenly spread."""
-    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
+    return evenly(rows, count)

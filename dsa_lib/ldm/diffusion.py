@@ -1,6 +1,6 @@
 """Latent diffusion: noise schedule, denoising networks, objective and training (§4.3–4.5, Eqs. 3–4). Sampling (Eqs. 5–6) is in `pipeline`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -9,32 +9,24 @@ import pandas as pd
 import torch
 from diffusers import (
     AutoencoderKL,
-    DDIMScheduler,
     DDPMScheduler,
-    DPMSolverMultistepScheduler,
     UNet2DConditionModel,
     UNet2DModel,
-    UniPCMultistepScheduler,
 )
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import BertModel, PreTrainedTokenizerFast
 
 from dsa_lib.core.conditions import Condition
+from dsa_lib.core.splits import evenly
 from dsa_lib.ldm.pipeline import DSAPipeline
+from dsa_lib.ldm.sampler import make_scheduler
 from dsa_lib.ldm.text import EMPTY, encode, tokenize
 from dsa_lib.nn import shipped
-from dsa_lib.nn.training import Draws, budget, fit
-from dsa_lib.run.errors import StudyError
+from dsa_lib.nn.training import Draws, budget, fit, held_out, of_run
 from dsa_lib.run.profiles import Diffusion, Profile
 
-SAMPLERS = {
-    "ddpm": DDPMScheduler,
-    "ddim": DDIMScheduler,
-    "dpmsolver++": DPMSolverMultistepScheduler,
-    "unipc": UniPCMultistepScheduler,
-}
-_SPACING = {"dpmsolver++": {"use_lu_lambdas": True}, "unipc": {"use_exponential_sigmas": True}}
+HELD_OUT = 96  # latents that the held-out loss is the mean of, at most
 
 
 def build_unet(
@@ -83,18 +75,6 @@ def noise_schedule(config: Diffusion) -> DDPMScheduler:
         clip_sample=False,
         timestep_spacing="trailing",  # the first sampling step then starts from pure noise, t = T
     )
-
-
-def sampler(name: str, schedule: DDPMScheduler):
-    """A sampling scheduler with the noise schedule of `schedule`: ddpm (Eq. 5), ddim, dpmsolver++ or unipc.
-
-    The two solvers of high order take steps that are even in log-SNR (Lu et al. 2022, §5). Evenly spaced timesteps would end 20 steps with a jump
-    from t = 50, where the noise's SD is 0.3, to a mean over all latents it could have been: detail fainter than that noise, as small vessels are, is lost.
-    """
-    if name not in SAMPLERS:
-        raise StudyError(f"the sampler {name!r} does not exist: choose one of {', '.join(SAMPLERS)}")
-    config = {key: value for key, value in schedule.config.items() if not key.startswith("_")}
-    return SAMPLERS[name].from_config(config, clip_sample=False, timestep_spacing="trailing", **_SPACING.get(name, {}))
 
 
 def _attention_kernel(unet: nn.Module, z_t: torch.Tensor) -> AbstractContextManager:
@@ -201,28 +181,46 @@ def denoising_loss(
     z_0: torch.Tensor,
     noise: torch.Tensor,
     t: torch.Tensor,
-    tokens: dict[str, torch.Tensor] | None,
+    told: Mapping | None,
     schedule: DDPMScheduler,
     min_snr_gamma: float = 0.0,
 ) -> torch.Tensor:
-    """Eq. 4 (L_cond with `tokens`): mean squared error of the predicted noise, or of v = √ᾱ ε − √(1−ᾱ) z_0 (Salimans & Ho 2022).
+    """Eq. 4 (L_cond where the model is `told` something): mean squared error of the predicted noise, or of v = √ᾱ ε − √(1−ᾱ) z_0 (Salimans & Ho 2022).
 
     z_0, noise: [n, C, h, w]; t: [n], 0 to T−1 for the paper's 1 to T. `min_snr_gamma` above 0 weighs the timesteps, see `min_snr_weights`.
     """
     z_t = schedule.add_noise(z_0, noise, t)  # Eq. 3
+    return squared_error(model(z_t, t, told), z_0, noise, t, schedule, min_snr_gamma)
+
+
+def squared_error(
+    prediction: torch.Tensor,
+    z_0: torch.Tensor,
+    noise: torch.Tensor,
+    t: torch.Tensor,
+    schedule: DDPMScheduler,
+    min_snr_gamma: float = 0.0,
+) -> torch.Tensor:
+    """`denoising_loss` of a `prediction` [n, C, h, w] that is there already."""
     target = noise if schedule.config.prediction_type == "epsilon" else schedule.get_velocity(z_0, noise, t)
-    squared = (model(z_t, t, tokens).float() - target).square()
+    squared = (prediction.float() - target).square()
     if min_snr_gamma:
         squared = squared * min_snr_weights(t, schedule, min_snr_gamma).view(-1, 1, 1, 1)
     return squared.mean()
 
 
 def training_loss(
-    data: LatentSet, schedule: DDPMScheduler, *, min_snr_gamma: float = 0.0, condition_dropout: float = 0.0
+    data: LatentSet,
+    schedule: DDPMScheduler,
+    *,
+    min_snr_gamma: float = 0.0,
+    condition_dropout: float = 0.0,
+    further: Callable[[np.ndarray, torch.device], Mapping[str, torch.Tensor]] | None = None,
 ):
     """The loss closure that `training.fit` wants.
 
     `condition_dropout` is the share of samples that see the empty sentence instead of their own (Ho & Salimans 2022), for guidance later.
+    `further(indices, device)` is what else the model is told: it then gets a mapping of that and its "tokens" in the place of the tokens.
     """
     shape = data.mean.shape[1:]
 
@@ -231,8 +229,10 @@ def training_loss(
         t = draws.integers(schedule.config.num_train_timesteps, 1)[:, 0]
         noise = draws.normal(*shape)
         dropped = draws.uniform(1)[:, 0] < condition_dropout if condition_dropout else None
-        tokens = data.context(indices, draws.device, dropped)
-        return {"loss": denoising_loss(model, z_0, noise, t, tokens, schedule, min_snr_gamma)}
+        told = data.context(indices, draws.device, dropped)
+        if further is not None:
+            told = {"tokens": told, **further(indices, draws.device)}
+        return {"loss": denoising_loss(model, z_0, noise, t, told, schedule, min_snr_gamma)}
 
     return loss
 
@@ -241,25 +241,14 @@ def validation_loss(
     data: LatentSet,
     schedule: DDPMScheduler,
     seed: int,
-    images: int = 96,
-    batch_size: int = 32,
+    images: int = HELD_OUT,
     *,
     min_snr_gamma: float = 0.0,
 ):
     """`validate` for `training.fit`: the same loss on held-out latents with noise and timesteps that never change, and every sentence told."""
-    compute = training_loss(data, schedule, min_snr_gamma=min_snr_gamma)
-
-    def validate(model: nn.Module) -> dict[str, float]:
-        device = next(model.parameters()).device
-        chosen = np.linspace(0, len(data) - 1, min(images, len(data))).astype(int)
-        total = 0.0
-        for first in range(0, len(chosen), batch_size):
-            indices = chosen[first : first + batch_size]
-            draws = Draws(seed, 0, range(first, first + len(indices)), device)
-            total += float(compute(model, indices, draws)["loss"]) * len(indices)
-        return {"loss": total / len(chosen)}
-
-    return validate
+    return held_out(
+        training_loss(data, schedule, min_snr_gamma=min_snr_gamma), evenly(np.arange(len(data)), images), seed
+    )
 
 
 def train(
@@ -305,13 +294,10 @@ def train(
         ema_decay=config.ema_decay,
         clip_norm=config.clip_norm,
         weights=weights,
-        seed=profile.seed,
-        precision=profile.precision,
         folder=folder,
         digest=digest,
-        log_every_s=profile.log_every_s,
-        checkpoint_every_s=profile.checkpoint_every_s,
         what=what,
+        **of_run(profile),
         **options,
     )
 
@@ -334,7 +320,9 @@ def fixed_samples(
 
     def sample(model: nn.Module) -> np.ndarray:
         vae.to(next(model.parameters()).device)
-        pipeline = DSAPipeline(vae, model.unet, sampler(name, schedule), getattr(model, "encoder", None), tokenizer)
+        pipeline = DSAPipeline(
+            vae, model.unet, make_scheduler(name, schedule), getattr(model, "encoder", None), tokenizer
+        )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline(asked, seeds=range(count), num_inference_steps=steps, guidance_scale=guidance)
 

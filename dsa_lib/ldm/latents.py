@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from diffusers import AutoencoderKL
 
-from dsa_lib.ldm.autoencoder import to_model
+from dsa_lib.ldm import autoencoder
+from dsa_lib.run.progress import track
 from dsa_lib.run.workspace import atomic_write, runs_folder, sha256, write_json
 
 PARTS = ("mean", "std")
@@ -51,7 +51,16 @@ def stores(weights: str) -> list[Path]:
     return found
 
 
-@torch.no_grad()
+def posteriors(
+    model: AutoencoderKL, frames: np.ndarray, rows: np.ndarray | None = None, dtype: type = np.float16
+) -> tuple[np.ndarray, np.ndarray]:
+    """Posterior mean and standard deviation of uint8 frames [N, H, W] or of their `rows` [n] alone: `dtype` [n, C, h, w] each, all in memory."""
+    rows = np.arange(len(frames)) if rows is None else np.asarray(rows)
+    starts = track(range(0, len(rows), BATCH), what="batches encoded")
+    parts = [[part.astype(dtype) for part in autoencoder.encode(model, frames[rows[k : k + BATCH]])] for k in starts]
+    return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+
+
 def encode(
     model: AutoencoderKL,
     frames: np.ndarray,
@@ -77,11 +86,9 @@ def encode(
     for store in known:
         counts["copied"] += unfinished.copy(Path(store), digests)
     missing = np.flatnonzero(~unfinished.done)
-    device = next(model.parameters()).device
     for first in progress(range(0, len(missing), BATCH)):
         here = missing[first : first + BATCH]
-        posterior = model.encode(to_model(frames[rows[here]]).to(device)).latent_dist
-        unfinished.put(here, *(value.float().cpu().numpy() for value in (posterior.mean, posterior.std)))
+        unfinished.put(here, *autoencoder.encode(model, frames[rows[here]]))
     unfinished.finish(Path(folder), digests, {"weights": weights, "frames": len(rows), "shape": list(shape)})
     return counts | {"encoded": len(missing)}
 

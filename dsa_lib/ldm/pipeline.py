@@ -1,6 +1,5 @@
 """From sentence to image: BERT → denoising UNet → sampler → decoder (Fig. 5, Eqs. 5–6), as one diffusers pipeline that can be saved and opened."""
 
-import inspect
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +11,17 @@ from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, UNet2DCon
 from transformers import BertModel, PreTrainedTokenizerFast
 
 from dsa_lib.core.conditions import Condition, SeenConditions, as_condition
-from dsa_lib.ldm.autoencoder import to_frames
-from dsa_lib.ldm.text import EMPTY, encode, tokenize
+from dsa_lib.ldm import autoencoder, sampler, text
 from dsa_lib.run.errors import StudyError
+from dsa_lib.run.progress import track
 
 Asked = Condition | str | tuple[str, str, float, float]
+CODE = (
+    sys.modules[__name__],
+    autoencoder,
+    sampler,
+    text,
+)  # what decides an image besides the weights: for `sampling.code_digest`
 
 # Saved beside the weights. diffusers looks for the class that model_index.json names in this file, so that `DiffusionPipeline.from_pretrained`
 # finds one that is not its own.
@@ -124,37 +129,38 @@ class DSAPipeline(DiffusionPipeline):
         sentences = self._sentences(conditions, len(seeds), allow_unseen)
         guided = self._guided(guidance_scale, sentences)
         device = self._execution_device
-        generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
-        context = self._context(sentences + [EMPTY] * len(seeds) if guided else sentences)
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
-        z = self.noise(generators).to(device) * self.scheduler.init_noise_sigma
-        takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
-        extra = {"generator": generators} if takes_generator else {}
-        with self.progress_bar(total=len(self.scheduler.timesteps)) as bar:
-            for step, t in enumerate(self.scheduler.timesteps):
-                z_in = self.scheduler.scale_model_input(torch.cat([z, z]) if guided else z, t)
-                prediction = self.unet(z_in.to(self.unet.dtype), t, **context).sample.float()
-                if guided:
-                    prediction = guide(*prediction.chunk(2), guidance_scale)
-                z = self.scheduler.step(prediction, t, z, **extra).prev_sample  # Eq. 5
-                if callback_on_step_end is not None:
-                    z = callback_on_step_end(self, step, t, {"latents": z}).get("latents", z)
-                bar.update()
+        context = self._context(sentences + [text.EMPTY] * len(seeds) if guided else sentences)
+
+        def predict(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            z = torch.cat([z, z]) if guided else z
+            prediction = self.unet(z.to(self.unet.dtype), t, **context).sample.float()
+            return guide(*prediction.chunk(2), guidance_scale) if guided else prediction
+
+        def after_step(step: int, t: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+            return callback_on_step_end(self, step, t, {"latents": z}).get("latents", z)
+
+        z = sampler.sample(
+            predict,
+            self.scheduler,
+            seeds,
+            self.latent_shape,
+            num_inference_steps,
+            device,
+            after_step=None if callback_on_step_end is None else after_step,
+            progress=self.progress_bar,
+        )
         frames = self.decode(z)
         self.maybe_free_model_hooks()
         return frames
 
-    def noise(self, generators: Sequence[torch.Generator]) -> torch.Tensor:
-        """z_T, float32 [n, C, h, w]: one generator an image, on the CPU, so that an image starts alike on every device."""
-        size = self.unet.config.sample_size
-        return torch.stack(
-            [torch.randn((self.unet.config.in_channels, size, size), generator=generator) for generator in generators]
-        )
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one latent."""
+        return self.unet.config.in_channels, self.unet.config.sample_size, self.unet.config.sample_size
 
-    @torch.no_grad()
     def decode(self, z: torch.Tensor) -> np.ndarray:
         """Eq. 6: uint8 frames [n, H, W] of latents [n, C, h, w]."""
-        return to_frames(self.vae.decode((z / self.vae.config.scaling_factor).to(self.vae.dtype)).sample)
+        return autoencoder.decode(self.vae, z)
 
     def _sentences(self, conditions: Sequence[Asked] | Asked | None, count: int, allow_unseen: bool) -> list[str]:
         """The sentences to encode, empty in the unconditional pipeline."""
@@ -197,15 +203,34 @@ class DSAPipeline(DiffusionPipeline):
         if not sentences:
             return {}
         tokens = {
-            name: values.to(self._execution_device) for name, values in tokenize(self.tokenizer, sentences).items()
+            name: values.to(self._execution_device) for name, values in text.tokenize(self.tokenizer, sentences).items()
         }
-        states, mask = encode(self.text_encoder, tokens["input_ids"], tokens["attention_mask"])
+        states, mask = text.encode(self.text_encoder, tokens["input_ids"], tokens["attention_mask"])
         return {"encoder_hidden_states": states.to(self.unet.dtype), "encoder_attention_mask": mask}
 
 
 def guide(conditional: torch.Tensor, unconditional: torch.Tensor, scale: float) -> torch.Tensor:
     """ε_∅ + w (ε_c − ε_∅): 1 is the conditional prediction, 0 the one without a sentence, more than 1 leans on the sentence (Ho & Salimans 2022)."""
     return unconditional + scale * (conditional - unconditional)
+
+
+def in_batches(
+    pipeline: DSAPipeline,
+    conditions: Sequence[Asked] | None,
+    seeds: Sequence[int],
+    batch_size: int,
+    what: str = "images",
+    **options,
+) -> np.ndarray:
+    """uint8 frames [n, H, W] of `conditions` (None: of the unconditional model), one for each of `seeds`, `batch_size` at a time.
+
+    `options` are those of the pipeline's call; `what` names the images where progress is told.
+    """
+    parts = []
+    for first in track(range(0, len(seeds), batch_size), what=f"batches of {what}"):
+        here = slice(first, first + batch_size)
+        parts.append(pipeline(None if conditions is None else conditions[here], seeds=seeds[here], **options))
+    return np.concatenate(parts)
 
 
 def _is_one(conditions: object) -> bool:
@@ -231,7 +256,7 @@ def watch(
     # After step i the latent is z at the timestep of step i + 1; after the last one it is z_0. diffusers counts t from 0, the paper from 1.
     times = [*(int(t) + 1 for t in pipeline.scheduler.timesteps), 0]
     latents = [
-        pipeline.noise([torch.Generator().manual_seed(seed)]),
+        sampler.noise([torch.Generator().manual_seed(seed)], pipeline.latent_shape),
         *(moments[step].cpu() for step in sorted(moments)),
     ]
     chosen = np.unique(np.linspace(0, len(latents) - 1, shown).round().astype(int))

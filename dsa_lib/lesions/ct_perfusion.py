@@ -15,14 +15,12 @@ from nibabel.filebasedimages import ImageFileError
 from scipy.ndimage import affine_transform, binary_fill_holes, gaussian_filter, label
 from skimage.filters import threshold_otsu
 
-from dsa_lib.core.pairs import TranslationSet
+from dsa_lib.core.pairs import TranslationSet, read_patients
 from dsa_lib.run.errors import StudyError
-from dsa_lib.run.progress import track
 from dsa_lib.run.sections_extensions import CtPerfusion
 
 SERIES, MAPS, TARGETS = "ctp", ("cbf", "cbv", "mtt", "tmax"), ("dwi", "adc")
 LESION = "infarct"
-LEAST_PATIENTS = 3  # one to train on, one to choose the weights, one to test
 ADC_BRAIN = (300.0, 3000.0)  # 10⁻⁶ mm²/s: where the median ADC of a brain lies, whatever the file's unit is
 ADC_UNITS = (1.0, 1e3, 1e6)  # files hold 10⁻⁶, 10⁻³ or 1 mm²/s
 SMOOTHING = 0.42  # SD of the smoothing before a grid √(1 + 1) times as coarse, in its pixels: half a pixel's FWHM
@@ -64,17 +62,9 @@ def read(folder: Path, size: int, seed: int, settings: CtPerfusion) -> Volumes:
     patients = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     names = source_files(patients)
     channels = tuple(f"moment {k + 1}" for k in range(settings.time_points)) if names == (SERIES,) else names
-    found, refused = {}, []
-    for path in track(patients, what="patients of the perfusion folder"):
-        try:
-            found[path.name] = of_patient(path, names, size, settings)
-        except StudyError as error:
-            refused.append({"patient": path.name, "reason": str(error)})
-    if len(found) < LEAST_PATIENTS:
-        why = f" (the first of {len(refused)} left out: {refused[0]['reason']})" if refused else ""
-        raise StudyError(
-            f"{len(found)} patients can be used, and {LEAST_PATIENTS} are needed to train, choose and test{why}: add patients or mend files"
-        )
+    found, quarantine = read_patients(
+        patients, lambda path: of_patient(path, names, size, settings), "patients", "add patients or mend files"
+    )
     part = split(sorted(found), settings, seed)
     counts = [len(each[1]) for each in found.values()]
     sources, targets, lesions = (np.concatenate(values) for values in zip(*found.values(), strict=True))
@@ -83,7 +73,7 @@ def read(folder: Path, size: int, seed: int, settings: CtPerfusion) -> Volumes:
     empty = np.full(len(whose), "", object)
     parts = np.array([part[name] for name in whose], object)
     pairs = TranslationSet(sources, targets, lesions, kinds, whose, parts, empty)
-    return Volumes(pairs, channels, pd.DataFrame(refused, columns=["patient", "reason"]))
+    return Volumes(pairs, channels, quarantine)
 
 
 def source_files(patients: list[Path]) -> tuple[str, ...]:

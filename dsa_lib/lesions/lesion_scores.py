@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import wilcoxon
 
-from dsa_lib.core.pairs import PARTS, TranslationSet
-from dsa_lib.core.statistics import holm
+from dsa_lib.core.pairs import TranslationSet
+from dsa_lib.core.splits import SPLITS
+from dsa_lib.core.statistics import holm, times_drawn
 from dsa_lib.fidelity.distances import LEAST_IMAGES, frechet_distance, statistics
 from dsa_lib.fidelity.extractor import Extractor
 from dsa_lib.fidelity.image_scores import image_scores
@@ -111,7 +112,7 @@ def _compared(a: np.ndarray, b: np.ndarray, draws: int, rng: np.random.Generator
     out = {"difference": float((a - b).mean()), "relative": float(a.mean() / b.mean() - 1)}
     low = high = relative_low = relative_high = NAN
     if len(a) > 1:
-        weight = rng.multinomial(len(a), np.full(len(a), 1 / len(a)), draws) / len(a)
+        weight = times_drawn(len(a), draws, rng) / len(a)
         low, high = np.percentile(weight @ (a - b), [2.5, 97.5])
         relative_low, relative_high = np.percentile(weight @ a / (weight @ b) - 1, [2.5, 97.5])
     p = float(wilcoxon(a, b).pvalue) if (a != b).any() else NAN
@@ -239,7 +240,7 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
 def counts(pairs: TranslationSet) -> pd.DataFrame:
     """How many pairs show each kind of lesion (rows) in each part (columns)."""
     kinds = np.where(pairs.kinds == "", "no lesion", pairs.kinds.astype(str))
-    counted = pd.crosstab(kinds, pairs.part.astype(str)).reindex(columns=list(PARTS), fill_value=0)
+    counted = pd.crosstab(kinds, pairs.part.astype(str)).reindex(columns=list(SPLITS), fill_value=0)
     return counted.rename_axis(index="lesion", columns="pairs")
 
 

@@ -15,16 +15,17 @@ import pandas as pd
 import torch
 
 from dsa_lib.core.conditions import CANONICAL, CELLS
+from dsa_lib.core.splits import evenly
+from dsa_lib.core.statistics import interval, whole_and_drawn
 from dsa_lib.curation.annotations import best_filled
 from dsa_lib.fidelity.distances import frechet_distance, statistics
 from dsa_lib.ldm.diffusion import ConditionalDenoiser, LatentSet, noise_schedule
-from dsa_lib.ldm.pipeline import DSAPipeline
+from dsa_lib.ldm.pipeline import DSAPipeline, in_batches
 from dsa_lib.lesions import post_training
-from dsa_lib.nn.training import Draws, fit
+from dsa_lib.nn.training import Draws, fit, of_run
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import Profile
 from dsa_lib.vessels import filters as vessel_filters
-from dsa_lib.vessels.overlap import interval
 
 PERIPHERAL = 1 + vessel_filters.CLASSES.index("peripheral")  # in class maps
 BEFORE, CONTROL, AFTER = "before", "trained on", "post-trained"
@@ -35,11 +36,6 @@ MEASURES = (AREA, CONTRAST, RATE, DISTANCE)
 # ---- training --------------------------------------------------------------------------------------------------------
 
 
-def chosen_rows(rows: np.ndarray, count: int) -> np.ndarray:
-    """At most `count` of the training rows, evenly spread over them."""
-    return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))]
-
-
 def filled_rows(index: pd.DataFrame, anatomy, count: int, parts: Sequence[str] = ("train",)) -> np.ndarray:
     """Rows of `index` (latents/index.parquet): at most `count` frames of the `parts` in which the arteries are filled (`annotations.best_filled`).
 
@@ -48,7 +44,7 @@ def filled_rows(index: pd.DataFrame, anatomy, count: int, parts: Sequence[str] =
     """
     place = pd.Series(np.arange(len(index)), index=index["frame_id"].to_numpy())
     filled = best_filled(index[index["split"].isin(parts)], anatomy.frames_per_series, anatomy.least_share)
-    return chosen_rows(np.sort(place[filled["frame_id"]].to_numpy()), count)
+    return evenly(np.sort(place[filled["frame_id"]].to_numpy()), count)
 
 
 def mask_depths(frames: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -106,13 +102,9 @@ def train(
         learning_rate=config.learning_rate,
         cosine=True,  # ends at rest: the weights that it starts from are an average
         clip_norm=profile.diffusion.clip_norm,
-        seed=profile.seed,
-        precision=profile.precision,
         folder=folder,
         digest=digest,
-        log_every_s=profile.log_every_s,
-        checkpoint_every_s=profile.checkpoint_every_s,
-        **{"what": "post-training" if in_images else "control"} | options,
+        **({"what": "post-training" if in_images else "control", **of_run(profile)} | options),
     )
     told = {"seen": pipeline.config.seen, "condition_dropout": pipeline.config.condition_dropout}
     return DSAPipeline(vae, model.unet, pipeline.scheduler, model.encoder, pipeline.tokenizer, **told), log
@@ -174,18 +166,8 @@ def plan(per_condition: int, seed: int, cells=CELLS) -> pd.DataFrame:
 
 def generate(pipeline: DSAPipeline, asked: pd.DataFrame, sampling) -> np.ndarray:
     """uint8 frames [n, H, W] of a `plan`; steps, guidance and batch as the profile's section `sampling`."""
-    parts = []
-    for first in range(0, len(asked), sampling.batch_size):
-        rows = asked.iloc[first : first + sampling.batch_size]
-        parts.append(
-            pipeline(
-                rows["sentence"].tolist(),
-                seeds=rows["seed"].tolist(),
-                num_inference_steps=sampling.steps,
-                guidance_scale=sampling.guidance,
-            )
-        )
-    return np.concatenate(parts)
+    how = {"num_inference_steps": sampling.steps, "guidance_scale": sampling.guidance}
+    return in_batches(pipeline, asked["sentence"].tolist(), asked["seed"].tolist(), sampling.batch_size, **how)
 
 
 def look(
@@ -255,8 +237,7 @@ def _of(one: Looked, groups: np.ndarray) -> np.ndarray:
 def _weights(groups: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
     """[1 + draws, n]: how often each image counts, first as it is, then with its groups drawn with replacement."""
     names, of = np.unique(groups, return_inverse=True)
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), draws)
-    return np.concatenate([np.ones((1, len(groups))), drawn[:, of]])
+    return whole_and_drawn(len(names), draws, rng)[:, of]
 
 
 def _balanced(one: Looked, measure: str, cells: list[str], weights: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dsa_lib.core.pairs import TranslationSet
-from dsa_lib.ldm.autoencoder import to_frames, to_model
+from dsa_lib.ldm.autoencoder import to_floats, to_frames, to_model
 from dsa_lib.nn.discriminator import PatchDiscriminator
 from dsa_lib.nn.training import Draws, fit
 from dsa_lib.run.errors import StudyError
@@ -130,7 +130,7 @@ def train(
 
     def loss(network: Pix2PixModel, indices: np.ndarray, draws: Draws) -> dict[str, torch.Tensor]:
         chosen = rows[indices]
-        source = to_input(pairs.sources[chosen]).to(draws.device)
+        source = to_floats(pairs.sources[chosen]).to(draws.device)
         target = to_model(pairs.targets[chosen]).to(draws.device)
         made = network.generator(source, [draws.uniform(*shape) for shape in shapes])
         return losses(network, source, target, made, config.l1_weight)
@@ -154,11 +154,6 @@ def train(
     return model, log
 
 
-def to_input(sources: np.ndarray) -> torch.Tensor:
-    """uint8 sources [n, C, H, W] → float32 in [−1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(sources)).float().div_(127.5).sub_(1.0)
-
-
 @torch.no_grad()
 def generate(model: Pix2PixModel, sources: np.ndarray, seeds: Sequence[int], batch_size: int = 32) -> np.ndarray:
     """Translations uint8 [n, H, W] of sources uint8 [n, C, H, W]; image i draws its dropout from seeds[i] alone."""
@@ -172,7 +167,7 @@ def generate(model: Pix2PixModel, sources: np.ndarray, seeds: Sequence[int], bat
         u = [
             torch.stack([torch.rand(shape, generator=stream) for stream in streams]).to(device) for shape in shapes
         ]  # an image's stream gives its levels in turn
-        found.append(to_frames(generator(to_input(sources[first : first + batch_size]).to(device), u)))
+        found.append(to_frames(generator(to_floats(sources[first : first + batch_size]).to(device), u)))
     return np.concatenate(found) if found else np.zeros((0, *sources.shape[2:]), np.uint8)
 
 

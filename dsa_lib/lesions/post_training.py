@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from dsa_lib.ldm.autoencoder import to_model
-from dsa_lib.ldm.diffusion import min_snr_weights
+from dsa_lib.ldm.diffusion import squared_error
 from dsa_lib.nn.training import Draws
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.sections_extensions import PostTraining
@@ -155,11 +155,7 @@ def training_loss(
         noise = draws.normal(*shape)
         z_t = schedule.add_noise(z_0, noise, t)
         prediction = predict(denoiser, z_t, t, indices, draws).float()
-        target = noise if schedule.config.prediction_type == "epsilon" else schedule.get_velocity(z_0, noise, t)
-        squared = (prediction - target).square()
-        if min_snr_gamma:
-            squared = squared * min_snr_weights(t, schedule, min_snr_gamma).view(-1, 1, 1, 1)
-        parts = {"latent": squared.mean()}
+        parts = {"latent": squared_error(prediction, z_0, noise, t, schedule, min_snr_gamma)}
         if not decoded:
             return {"loss": parts["latent"], **parts}
         decoder.to(draws.device)

@@ -20,12 +20,12 @@ from dsa_lib.core.conditions import SeenConditions, parse_sentence
 from dsa_lib.core.pairs import TranslationSet
 from dsa_lib.core.statistics import wilson_interval
 from dsa_lib.ldm import diffusion
-from dsa_lib.ldm.autoencoder import to_model
-from dsa_lib.ldm.pipeline import DSAPipeline
+from dsa_lib.ldm.latents import posteriors
+from dsa_lib.ldm.pipeline import DSAPipeline, in_batches
 from dsa_lib.ldm.text import build_tokenizer
 from dsa_lib.lesions import judge as lesion_judge
 from dsa_lib.lesions.judge import KINDS, Judge
-from dsa_lib.nn.training import fit
+from dsa_lib.nn.training import fit, of_run
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import Profile
 
@@ -62,21 +62,14 @@ def enlarged(
     return found.to(encoder.dtype).eval()
 
 
-@torch.no_grad()
 def latents(
     vae: AutoencoderKL, pairs: TranslationSet, tokenizer: PreTrainedTokenizerFast, part: str
 ) -> diffusion.LatentSet:
     """Posteriors of the target frames of `part`, with their sentences, as the diffusion trains on them."""
-    rows, device = pairs.rows(part), next(vae.parameters()).device
-    means, stds = [], []
-    for first in range(0, len(rows), 32):
-        posterior = vae.encode(to_model(pairs.targets[rows[first : first + 32]]).to(device)).latent_dist
-        means.append(posterior.mean.float().cpu().numpy())
-        stds.append(posterior.std.float().cpu().numpy())
+    rows = pairs.rows(part)
+    mean, std = posteriors(vae, pairs.targets, rows, np.float32)
     sentences = [str(sentence) for sentence in pairs.sentences[rows]]
-    return diffusion.LatentSet(
-        np.concatenate(means), np.concatenate(stds), vae.config.scaling_factor, sentences, tokenizer
-    )
+    return diffusion.LatentSet(mean, std, vae.config.scaling_factor, sentences, tokenizer)
 
 
 def train(
@@ -111,13 +104,9 @@ def train(
         cosine=True,
         ema_decay=profile.diffusion.ema_decay,
         clip_norm=profile.diffusion.clip_norm,
-        seed=profile.seed,
-        precision=profile.precision,
         folder=folder,
         digest=digest,
-        log_every_s=profile.log_every_s,
-        checkpoint_every_s=profile.checkpoint_every_s,
-        **{"what": "sentences with lesions"} | options,
+        **({"what": "sentences with lesions", **of_run(profile)} | options),
     )
     seen = SeenConditions.of(str(sentence) for sentence in pairs.sentences[pairs.rows("train")]).to_config()
     told = {"seen": seen, "condition_dropout": profile.diffusion.condition_dropout}
@@ -136,20 +125,15 @@ def generate(pipeline: DSAPipeline, sentences, seeds, profile: Profile) -> np.nd
 
     Angles and findings need not have occurred together in training.
     """
-    guidance = profile.lesion_sentences.guidance if pipeline.config.condition_dropout else 1.0
-    sentences, seeds, parts = [str(s) for s in sentences], [int(s) for s in seeds], []
-    for first in range(0, len(seeds), profile.sampling.batch_size):
-        here = slice(first, first + profile.sampling.batch_size)
-        parts.append(
-            pipeline(
-                sentences[here],
-                seeds=seeds[here],
-                num_inference_steps=profile.sampling.steps,
-                guidance_scale=guidance,
-                allow_unseen=True,
-            )
-        )
-    return np.concatenate(parts)
+    return in_batches(
+        pipeline,
+        [str(sentence) for sentence in sentences],
+        [int(seed) for seed in seeds],
+        profile.sampling.batch_size,
+        num_inference_steps=profile.sampling.steps,
+        guidance_scale=profile.lesion_sentences.guidance if pipeline.config.condition_dropout else 1.0,
+        allow_unseen=True,
+    )
 
 
 # ---- is what was asked for there? ------------------------------------------------------------------------------------

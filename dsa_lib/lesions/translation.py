@@ -5,9 +5,9 @@ other model of the run shares. The source image enters at latent resolution as f
 """
 
 import dataclasses
-import inspect
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +19,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dsa_lib.core.pairs import TranslationSet
-from dsa_lib.ldm.autoencoder import to_frames, to_model
-from dsa_lib.ldm.diffusion import LatentSet, UnconditionalDenoiser, build_unet, sampler
+from dsa_lib.core.splits import evenly
+from dsa_lib.ldm import autoencoder, sampler
+from dsa_lib.ldm.diffusion import HELD_OUT, LatentSet, UnconditionalDenoiser, build_unet
+from dsa_lib.ldm.latents import posteriors
 from dsa_lib.lesions.post_training import WithDecoder, clean_estimate, training_loss
 from dsa_lib.nn import shipped
-from dsa_lib.nn.training import Draws, fit
+from dsa_lib.nn.training import Draws, fit, held_out, of_run
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import Profile
 from dsa_lib.run.progress import track
@@ -92,23 +94,6 @@ def condition(sources: torch.Tensor, vae: AutoencoderKL, latent_size: int, sourc
     return mean.reshape(n, channels * mean.shape[1], *mean.shape[2:])
 
 
-def source_images(sources: np.ndarray) -> torch.Tensor:
-    """uint8 [n, C, H, W] → float32 in −1 to 1."""
-    return torch.from_numpy(np.ascontiguousarray(sources)).float().div_(127.5).sub_(1.0)
-
-
-@torch.no_grad()
-def posteriors(vae: AutoencoderKL, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Latent means and standard deviations of uint8 target images [n, H, W], float16 [n, c, h, w] each."""
-    device = next(vae.parameters()).device
-    found = []
-    for first in range(0, len(targets), BATCH):
-        posterior = vae.encode(to_model(targets[first : first + BATCH]).to(device)).latent_dist
-        found.append([value.float().cpu().numpy().astype(np.float16) for value in (posterior.mean, posterior.std)])
-    mean, std = zip(*found, strict=True)
-    return np.concatenate(mean), np.concatenate(std)
-
-
 class Pairs:
     """The pairs of one part as `training.fit` draws from them: target latents, source images at latent size, target images and lesion masks."""
 
@@ -130,13 +115,15 @@ class Pairs:
     def _encode(self, vae: AutoencoderKL) -> torch.Tensor:
         device = next(vae.parameters()).device
         parts = np.array_split(self._sources, -(-len(self._sources) // BATCH))
-        return torch.cat([condition(source_images(part).to(device), vae, self.size, "latent").cpu() for part in parts])
+        return torch.cat(
+            [condition(autoencoder.to_floats(part).to(device), vae, self.size, "latent").cpu() for part in parts]
+        )
 
     def condition(self, indices: np.ndarray, device: torch.device) -> torch.Tensor:
         """The source images at latent size, [n, further, h, w]."""
         if self._encoded is not None:
             return self._encoded[torch.from_numpy(np.asarray(indices))].to(device)
-        return condition(source_images(self._sources[indices]).to(device), None, self.size, self.source_as)
+        return condition(autoencoder.to_floats(self._sources[indices]).to(device), None, self.size, self.source_as)
 
     def predict(
         self, model: nn.Module, z_t: torch.Tensor, t: torch.Tensor, indices: np.ndarray, draws: Draws
@@ -150,27 +137,6 @@ def loss(pairs: Pairs, schedule: DDPMScheduler, vae: AutoencoderKL, settings: Po
     return training_loss(
         pairs.latents, pairs.predict, schedule, vae, pairs.targets, pairs.lesions, settings, min_snr_gamma=min_snr_gamma
     )
-
-
-def validation(
-    pairs: Pairs, schedule: DDPMScheduler, vae: AutoencoderKL, settings: PostTraining, seed: int, gamma: float, images: int = 96
-):  # fmt: skip
-    """`validate` for `training.fit`: the same loss on held-out pairs, with noise and timesteps that never change."""
-    compute = loss(pairs, schedule, vae, settings, gamma)
-
-    def validate(model: nn.Module) -> dict[str, float]:
-        device = next(model.parameters()).device
-        chosen = np.linspace(0, len(pairs) - 1, min(images, len(pairs))).astype(int)
-        totals: dict[str, float] = {}
-        for first in range(0, len(chosen), BATCH):
-            indices = chosen[first : first + BATCH]
-            for name, value in compute(
-                model, indices, Draws(seed, 0, range(first, first + len(indices)), device)
-            ).items():
-                totals[name] = totals.get(name, 0.0) + float(value) * len(indices) / len(chosen)
-        return totals
-
-    return validate
 
 
 LATENT_ALONE = PostTraining(image_weight=0.0, lesion_weight=0.0)
@@ -193,6 +159,7 @@ def train(
     `start`, where the model already holds trained weights, makes it a short stretch (`shipped.stretch`); `options` go to `training.fit`.
     """
     config, gamma = profile.lesions, profile.lesions.min_snr_gamma
+    chosen = evenly(np.arange(len(data["val"])), HELD_OUT)
     whole = {
         "steps": config.steps,
         "evaluate_every": max(config.steps // 20, 1),
@@ -206,16 +173,12 @@ def train(
         size=len(data["train"]),
         batch_size=config.batch_size,
         **shipped.stretch(start, config, whole),
-        validate=validation(data["val"], schedule, vae, LATENT_ALONE, profile.seed, gamma),
+        validate=held_out(loss(data["val"], schedule, vae, LATENT_ALONE, gamma), chosen, profile.seed),
         ema_decay=config.ema_decay,
         clip_norm=profile.diffusion.clip_norm,
-        seed=profile.seed,
-        precision=profile.precision,
         folder=folder,
         digest=digest,
-        log_every_s=profile.log_every_s,
-        checkpoint_every_s=profile.checkpoint_every_s,
-        **({"what": "image-to-image diffusion"} | options),
+        **({"what": "image-to-image diffusion", **of_run(profile)} | options),
     )
 
 
@@ -248,13 +211,9 @@ def train_further(
         cosine=True,
         ema_decay=profile.lesions.ema_decay,
         clip_norm=profile.diffusion.clip_norm,
-        seed=profile.seed + 1,
-        precision=profile.precision,
         folder=folder,
         digest=digest,
-        log_every_s=profile.log_every_s,
-        checkpoint_every_s=profile.checkpoint_every_s,
-        **({"what": "post-training"} | options),
+        **({"what": "post-training", **of_run(profile), "seed": profile.seed + 1} | options),
     )
 
 
@@ -281,19 +240,13 @@ def translate(
     device, unet = next(model.parameters()).device, model.unet
     model.eval()
     vae.to(device)
-    size, channels = unet.config.sample_size, unet.config.out_channels
-    frames = []
+    size, solver, frames = unet.config.sample_size, sampler.make_scheduler(scheduler, schedule), []
     for first in track(range(0, len(seeds), batch_size), what="batches of frames translated"):
-        generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds[first : first + batch_size]]
-        y = condition(source_images(sources[first : first + batch_size]).to(device), vae, size, source_as)
-        solver = sampler(scheduler, schedule)
-        solver.set_timesteps(steps, device=device)
-        z = torch.stack([torch.randn((channels, size, size), generator=each) for each in generators]).to(device)
-        extra = {"generator": generators} if "generator" in inspect.signature(solver.step).parameters else {}
-        for t in solver.timesteps:
-            prediction = model(solver.scale_model_input(z, t), t, y).float()
-            z = solver.step(prediction, t, z, **extra).prev_sample
-        frames.append(to_frames(vae.decode(z / vae.config.scaling_factor).sample))
+        here = slice(first, first + batch_size)
+        y = condition(autoencoder.to_floats(sources[here]).to(device), vae, size, source_as)
+        predict = partial(model, condition=y)
+        z = sampler.sample(predict, solver, seeds[here], (unet.config.out_channels, size, size), steps, device)
+        frames.append(autoencoder.decode(vae, z))
     return np.concatenate(frames)
 
 
@@ -348,7 +301,7 @@ def estimates(
         z_t = schedule.add_noise(z_0, draws.normal(*shape), when)
         prediction = model(z_t, when, pairs.condition(here, device))
         z = clean_estimate(z_t, prediction, when, schedule)
-        made.append(to_frames(vae.decode(z / vae.config.scaling_factor).sample))
+        made.append(autoencoder.decode(vae, z))
     return np.concatenate(made)
 
 
@@ -377,7 +330,7 @@ def curve(
     images: int = 32,
 ) -> pd.DataFrame:
     """Mean absolute error of the estimates in grey levels: a row a time, columns t, mae (over the image) and lesion_mae (inside lesions; NaN without any)."""
-    rows = np.unique(np.linspace(0, len(pairs) - 1, min(images, len(pairs))).astype(int))
+    rows = evenly(np.arange(len(pairs)), images)
     inside = pairs.lesions[rows]
     ill = inside.any(axis=(1, 2))
     found = []

@@ -15,9 +15,9 @@ import pandas as pd
 from nibabel.filebasedimages import ImageFileError
 from scipy.ndimage import affine_transform, gaussian_filter
 
-from dsa_lib.core.pairs import PARTS, AnatomySet
+from dsa_lib.core.pairs import AnatomySet, read_patients
+from dsa_lib.core.splits import SPLITS
 from dsa_lib.run.errors import StudyError
-from dsa_lib.run.progress import track
 from dsa_lib.run.sections_extensions import Acdc
 
 CLASSES = (
@@ -27,7 +27,6 @@ CLASSES = (
 )  # 1, 2, 3 in the challenge's maps; the ventricles are their cavities
 PHASES = ("ED", "ES")
 TRAINING, TESTING = "training", "testing"
-LEAST_PATIENTS = 3
 SMOOTHING = 0.42  # SD of the smoothing before a grid √(1 + 1) times as coarse, in its pixels: half a pixel's FWHM
 OWN_FAULTS = (
     OSError,
@@ -46,23 +45,14 @@ def read(folder: Path, size: int, seed: int, settings: Acdc) -> tuple[AnatomySet
     of them. A patient with a missing or damaged file is left out and listed. Raises StudyError where fewer than three patients remain.
     """
     homes = _patients(Path(folder))
-    slices, official, refused = {}, {}, []
-    for path, home in track(list(homes.items()), what="patients of ACDC"):
-        try:
-            slices[path.name] = of_patient(path, size, settings)
-            official[path.name] = home
-        except StudyError as error:
-            refused.append({"patient": path.name, "reason": str(error)})
-    if len(slices) < LEAST_PATIENTS:
-        why = f" (the first of {len(refused)} left out: {refused[0]['reason']})" if refused else ""
-        raise StudyError(
-            f"{len(slices)} patients of ACDC can be used, and {LEAST_PATIENTS} are needed to train, choose and test{why}: complete the download"
-        )
-    part = split(official, settings, seed)
+    slices, quarantine = read_patients(
+        homes, lambda path: of_patient(path, size, settings), "patients of ACDC", "complete the download"
+    )
+    part = split({path.name: home for path, home in homes.items() if path.name in slices}, settings, seed)
     frames, labels = (np.concatenate(each) for each in zip(*slices.values(), strict=True))
     whose = np.repeat(np.array(list(slices)), [len(each[0]) for each in slices.values()])
     data = AnatomySet(frames, labels, whose, np.array([part[name] for name in whose]), np.full(len(whose), ""), CLASSES)
-    return data, pd.DataFrame(refused, columns=["patient", "reason"])
+    return data, quarantine
 
 
 def _patients(folder: Path) -> dict[Path, str]:
@@ -85,14 +75,14 @@ def _patients(folder: Path) -> dict[Path, str]:
 
 
 def split(official: Mapping[str, str], settings: Acdc, seed: int) -> dict[str, str]:
-    """Part (of PARTS) of each patient, from the folder that it lies in; at least one patient a part."""
+    """Part (of SPLITS) of each patient, from the folder that it lies in; at least one patient a part."""
     test = [name for name, home in official.items() if home == TESTING]
     others = [str(name) for name in np.random.default_rng(seed).permutation(sorted(set(official) - set(test)))]
     if not test:
         count = max(round(settings.test_fraction * len(others)), 1)
         test, others = others[:count], others[count:]
     count = max(round(settings.val_fraction * len(others)), 1)
-    parts = dict(zip(PARTS, (others[count:], others[:count], test), strict=True))
+    parts = dict(zip(SPLITS, (others[count:], others[:count], test), strict=True))
     if empty := [name for name, members in parts.items() if not members]:
         raise StudyError(
             f"no usable patient of ACDC is left for the part {empty[0]}: complete the download of training/"

@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.ndimage import binary_dilation, distance_transform_edt
 
 from dsa_lib.core.images import check_frames
-from dsa_lib.core.statistics import draw, interval
+from dsa_lib.core.statistics import interval
 from dsa_lib.run.errors import StudyError
 from dsa_lib.vessels import filters as vessel_filters
 from dsa_lib.vessels import overlap
@@ -49,17 +49,12 @@ def difference(
 
     Both were found in images of the same label maps, so that patients are drawn for both together: the interval is that of the paired difference.
     """
-    group, weight = draw(patients, draws, seed)
-    scores = []
-    for found in (one, other):
-        of_images = overlap.counts(found, labels, len(classes))
-        of_patient = np.zeros((weight.shape[1], *of_images.shape[1:]))
-        np.add.at(of_patient, group, of_images)
-        drawn = overlap.ratio(np.einsum("dp,psk->dsk", weight, of_patient))
-        scores.append((overlap.ratio(of_patient.sum(axis=0)), drawn))
-    low, high = interval(scores[0][1] - scores[1][1])
+    (score, drawn), (other_score, other_drawn) = (
+        overlap.pooled(overlap.counts(found, labels, len(classes)), patients, draws, seed) for found in (one, other)
+    )
+    low, high = interval(drawn - other_drawn)
     return pd.DataFrame(
-        {"difference": scores[0][0] - scores[1][0], "low": low, "high": high}, index=pd.Index(_rows(classes), name="of")
+        {"difference": score - other_score, "low": low, "high": high}, index=pd.Index(_rows(classes), name="of")
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from dsa_lib.core.pairs import AnatomySet
+from dsa_lib.core.splits import evenly
 from dsa_lib.curation.annotations import best_filled
 from dsa_lib.maps import acdc, map_diffusion
 from dsa_lib.run.errors import StudyError
@@ -147,11 +148,6 @@ def held_out(data: AnatomySet, most: int, parts: tuple[str, ...] = HELD_OUT) -> 
     if not len(rows):
         raise StudyError("no patient is held out: lower curation.train_fraction, or give an archive of more patients")
     return evenly(rows, most)
-
-
-def evenly(rows: np.ndarray, most: int) -> np.ndarray:
-    """At most `most` of `rows` [n], spread evenly over them, in their order."""
-    return rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)]
 
 
 def varied(groups: np.ndarray, count: int) -> np.ndarray:

@@ -4,7 +4,6 @@ Capitão et al., "Anatomy-compliant medical image synthesis by latent diffusion 
 with the noisy latent. The sentence still enters by cross-attention (§4.4 of the DSA study); an empty one leaves the map alone.
 """
 
-import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,9 +19,9 @@ from skimage.segmentation import find_boundaries
 from torch import nn
 from transformers import BertModel
 
-from dsa_lib.ldm import diffusion, text
-from dsa_lib.ldm.autoencoder import to_frames, to_model
-from dsa_lib.nn.training import Draws
+from dsa_lib.core.splits import evenly
+from dsa_lib.ldm import autoencoder, diffusion, sampler, text
+from dsa_lib.nn.training import held_out
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.progress import track
 from dsa_lib.run.workspace import atomic_write, write_json
@@ -155,16 +154,6 @@ def build(profile, channels: int, latent_channels: int, latent_size: int, image_
 # ---- training --------------------------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
-def encode(vae: AutoencoderKL, frames: np.ndarray, batch_size: int = 32) -> tuple[np.ndarray, np.ndarray]:
-    """Posterior mean and standard deviation of uint8 frames [n, H, W], float16 [n, C, h, w] each."""
-    device, parts = next(vae.parameters()).device, []
-    for first in track(range(0, len(frames), batch_size), what="batches encoded"):
-        posterior = vae.encode(to_model(frames[first : first + batch_size]).to(device)).latent_dist
-        parts.append([v.float().cpu().numpy().astype(np.float16) for v in (posterior.mean, posterior.std)])
-    return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
-
-
 def training_loss(
     data: diffusion.LatentSet,
     maps: ConditionMaps,
@@ -178,36 +167,19 @@ def training_loss(
     data: latents and sentences (its `rows` say which of the set); maps: of all of the set. `condition_dropout` is the share of samples that see an empty
     sentence; their map they always see.
     """
-    shape = data.mean.shape[1:]
 
-    def loss(model: nn.Module, indices: np.ndarray, draws: Draws) -> dict[str, torch.Tensor]:
-        z_0 = data.latents(indices, draws.normal(*shape))
-        t = draws.integers(schedule.config.num_train_timesteps, 1)[:, 0]
-        noise = draws.normal(*shape)
-        dropped = draws.uniform(1)[:, 0] < condition_dropout
-        given = {
-            "tokens": data.context(indices, draws.device, dropped),
-            "maps": torch.from_numpy(maps[data.rows[indices]]).to(draws.device),
-        }
-        return {"loss": diffusion.denoising_loss(model, z_0, noise, t, given, schedule, min_snr_gamma)}
+    def further(indices: np.ndarray, device: torch.device) -> dict[str, torch.Tensor]:
+        return {"maps": torch.from_numpy(maps[data.rows[indices]]).to(device)}
 
-    return loss
+    return diffusion.training_loss(
+        data, schedule, min_snr_gamma=min_snr_gamma, condition_dropout=condition_dropout, further=further
+    )
 
 
 def validation_loss(data: diffusion.LatentSet, maps: ConditionMaps, schedule: DDPMScheduler, seed: int, gamma: float):
     """`validate` for `training.fit`: the same loss on held-out latents, with noise and timesteps that never change and no sentence told."""
-    compute = training_loss(data, maps, schedule, min_snr_gamma=gamma, condition_dropout=1.0)
-
-    def validate(model: nn.Module, images: int = 96, batch_size: int = 32) -> dict[str, float]:
-        device, total = next(model.parameters()).device, 0.0
-        chosen = np.linspace(0, len(data) - 1, min(images, len(data))).astype(int)
-        for first in range(0, len(chosen), batch_size):
-            indices = chosen[first : first + batch_size]
-            draws = Draws(seed, 0, range(first, first + len(indices)), device)
-            total += float(compute(model, indices, draws)["loss"]) * len(indices)
-        return {"loss": total / len(chosen)}
-
-    return validate
+    loss = training_loss(data, maps, schedule, min_snr_gamma=gamma, condition_dropout=1.0)
+    return held_out(loss, evenly(np.arange(len(data)), diffusion.HELD_OUT), seed)
 
 
 # ---- generation ------------------------------------------------------------------------------------------------------
@@ -228,7 +200,7 @@ def generate(
 ) -> np.ndarray:
     """uint8 frames [n, H, W] of n maps (an array or `ConditionMaps`, [n, C, H, W]), sentences ("" for none) and seeds.
 
-    scheduler: the noise schedule of the training; name: of the sampler (`diffusion.SAMPLERS`). Image i depends on its map, sentence and seed alone. Raises
+    scheduler: the noise schedule of the training; name: of the sampler (`sampler.SAMPLERS`). Image i depends on its map, sentence and seed alone. Raises
     StudyError where their numbers differ.
     """
     if not len(maps) == len(sentences) == len(seeds):
@@ -238,7 +210,7 @@ def generate(
     shape = (model.unet.config.out_channels, side, side)
     model.eval()
     vae.to(device).eval()
-    parts = []
+    solver, parts = sampler.make_scheduler(name, scheduler), []
     for first in track(range(0, len(seeds), batch_size), what=f"batches of {what}"):
         here = slice(first, min(first + batch_size, len(seeds)))
         tokens = text.tokenize(tokenizer, list(sentences[here]))
@@ -246,17 +218,12 @@ def generate(
             "maps": torch.from_numpy(np.asarray(maps[here], np.float32)).to(device),
             "tokens": {key: value.to(device) for key, value in tokens.items()},
         }
-        solver = diffusion.sampler(name, scheduler)  # those of high order remember earlier steps: a new one each batch
-        solver.set_timesteps(steps, device=device)
-        generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds[here]]
-        z = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
-        z = z * solver.init_noise_sigma
-        noisy = "generator" in inspect.signature(solver.step).parameters
-        further = {"generator": generators} if noisy else {}
-        for t in solver.timesteps:
-            prediction = model(solver.scale_model_input(z, t), t.expand(len(z)), given).float()
-            z = solver.step(prediction, t, z, **further, return_dict=False)[0]
-        parts.append(to_frames(vae.decode(z / vae.config.scaling_factor).sample))
+
+        def predict(z: torch.Tensor, t: torch.Tensor, given: dict = given) -> torch.Tensor:
+            return model(z, t.expand(len(z)), given)
+
+        z = sampler.sample(predict, solver, seeds[here], shape, steps, device)
+        parts.append(autoencoder.decode(vae, z))
     return np.concatenate(parts)
 
 

@@ -119,11 +119,10 @@ class Distances:
 
     def errors(self, drawn: pd.DataFrame, first: Key, second: Key | None = None) -> float:
         """Standard error of a distance, or of the difference of two: √(m / (n − m)) times the SD over parts of m of n patients. NaN without parts."""
-        if len(drawn) < 2:
+        if drawn.empty:
             return np.nan
         values = drawn[first] - (0 if second is None else drawn[second])
-        n = len(np.unique(self.patients))
-        return float(np.sqrt(self.taken / (n - self.taken)) * values.std(ddof=1))
+        return statistics.standard_error(values, self.taken, len(np.unique(self.patients)))
 
 
 def distances(

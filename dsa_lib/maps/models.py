@@ -15,7 +15,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import nn
 
-from dsa_lib.ldm import autoencoder, diffusion, text
+from dsa_lib.ldm import autoencoder, diffusion, latents, text
 from dsa_lib.maps import data as map_data
 from dsa_lib.maps import map_diffusion, spade
 from dsa_lib.maps.data import MapSet
@@ -72,7 +72,7 @@ def material(
     posteriors: mean and standard deviation of the frames, [n, C, h, w] each, where the run has them already.
     """
     vae = vae.to(default_device()).eval().requires_grad_(False)
-    mean, std = map_diffusion.encode(vae, data.frames) if posteriors is None else posteriors
+    mean, std = latents.posteriors(vae, data.frames) if posteriors is None else posteriors
     return Material(data, vae, mean, std, profile)
 
 
@@ -115,13 +115,7 @@ def generator_parameters(model: nn.Module) -> int:
 
 def shared_options(profile: Profile) -> dict:
     """Options of `training.fit` that all six share."""
-    return {
-        "batch_size": profile.anatomy.batch_size,
-        "seed": profile.seed,
-        "precision": profile.precision,
-        "log_every_s": profile.log_every_s,
-        "checkpoint_every_s": profile.checkpoint_every_s,
-    }
+    return {"batch_size": profile.anatomy.batch_size, **training.of_run(profile)}
 
 
 def train(

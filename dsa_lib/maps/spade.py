@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dsa_lib.core.pairs import AnatomySet
+from dsa_lib.core.splits import evenly
 from dsa_lib.ldm.autoencoder import to_frames, to_model
 from dsa_lib.nn.training import Draws, fit
 from dsa_lib.run.errors import StudyError
@@ -195,7 +196,7 @@ def train(
     trained weights in the folder `start`. The same call continues a training that was broken off.
     """
     rows, held_out = data.rows("train"), data.rows("val")
-    held_out = held_out[np.linspace(0, len(held_out) - 1, min(VALIDATED, len(held_out))).astype(int)]
+    held_out = evenly(held_out, VALIDATED)
     size, channels = data.frames.shape[-1], maps.shape[1]
     torch.manual_seed(seed)
     model = build(settings, channels, size, vae)

@@ -161,11 +161,11 @@ Trained by notebooks 00–04 (run `{run}`; `make weights` repeats it), half prec
 The folder itself is a pipeline:
 
 ```python
-from dsa_lib.ldm.diffusion import sampler
 from dsa_lib.ldm.pipeline import DSAPipeline
+from dsa_lib.ldm.sampler import make_scheduler
 
 pipeline = DSAPipeline.from_pretrained("models/phantom")
-pipeline.scheduler = sampler("dpmsolver++", pipeline.scheduler)  # saved with DDPM, the published sampler of 1000 steps
+pipeline.scheduler = make_scheduler("dpmsolver++", pipeline.scheduler)  # saved with DDPM, the published sampler of 1000 steps
 frames = pipeline([("anterior", "A", 0, 0)], seeds=[1], num_inference_steps=20)
 ```
 

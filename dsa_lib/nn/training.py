@@ -20,6 +20,7 @@ from dsa_lib.nn.checkpoint import State
 from dsa_lib.nn.monitor import Monitor
 from dsa_lib.nn.processes import run_in_processes
 from dsa_lib.run.errors import StudyError
+from dsa_lib.run.profiles import Profile
 
 # Updates in a row that fp16 may skip. Each halves the loss scale, which starts at 2^16: by then it is far below anything that could overflow.
 MOST_SKIPPED = 40
@@ -96,6 +97,32 @@ def budget(size: int, batch_size: int, steps: int, epochs: int, accumulate: int 
         return {"steps": steps, "evaluate_every": max(steps // 20, 1)}
     epoch = max(size // (batch_size * accumulate), 1)
     return {"steps": epochs * epoch, "evaluate_every": epoch}
+
+
+def of_run(profile: Profile) -> dict[str, object]:
+    """What every training of a run takes from its profile, as options of `fit`: seed, precision, how often it is told of and kept."""
+    return {name: getattr(profile, name) for name in ("seed", "precision", "log_every_s", "checkpoint_every_s")}
+
+
+def held_out(
+    loss: Callable[[nn.Module, np.ndarray, Draws], Mapping[str, torch.Tensor]],
+    rows: np.ndarray,
+    seed: int,
+    batch_size: int = 32,
+) -> Callable[[nn.Module], dict[str, float]]:
+    """`validate` for `fit`: the mean of every part of `loss` over the samples `rows` [n], with draws that are the same at every call."""
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        device = next(model.parameters()).device
+        totals: dict[str, float] = {}
+        for first in range(0, len(rows), batch_size):
+            indices = rows[first : first + batch_size]
+            draws = Draws(seed, 0, range(first, first + len(indices)), device)
+            for name, value in loss(model, indices, draws).items():
+                totals[name] = totals.get(name, 0.0) + float(value) * len(indices)
+        return {name: total / len(rows) for name, total in totals.items()}
+
+    return validate
 
 
 def fit(

@@ -14,6 +14,7 @@ import pandas as pd
 import pingouin
 from statsmodels.stats.inter_rater import cohens_kappa
 
+from dsa_lib.core.statistics import holm
 from dsa_lib.readers.mixed_model import leniency
 from dsa_lib.readers.tables import REGIONS, SEGMENTS, ReaderStudy, image_scores, rating_matrix
 
@@ -48,7 +49,7 @@ def conditions(scores: pd.DataFrame, cells: Sequence[str]) -> pd.DataFrame:
             reason += _few(rated)
         rows.append(row | dict(reason="; ".join(reason)))
     table = pd.DataFrame(rows)
-    table.insert(table.columns.get_loc("p") + 1, "p_holm", _holm(table["p"]))
+    table.insert(table.columns.get_loc("p") + 1, "p_holm", holm(table["p"]))
     return table
 
 
@@ -77,7 +78,7 @@ def condition_pairs(scores: pd.DataFrame, cells: Sequence[str]) -> pd.DataFrame:
             rows.append(row | dict(reason="; ".join(_few({a: x, b: y}))))
     columns = "region a b n_a n_b difference u p rank_biserial superiority reason".split()
     table = pd.DataFrame(rows, columns=columns)
-    table.insert(table.columns.get_loc("p") + 1, "p_holm", table.groupby("region")["p"].transform(_holm))
+    table.insert(table.columns.get_loc("p") + 1, "p_holm", table.groupby("region")["p"].transform(holm))
     return table
 
 
@@ -112,7 +113,7 @@ def segments(scores: pd.DataFrame) -> pd.DataFrame:
             row |= dict(difference=difference.mean(), statistic=test["W_val"], p=test["p_val"], effect=test["RBC"])
         rows.append(row)
     table = pd.DataFrame(rows)
-    p_holm = pd.concat([table["p"].iloc[:1], _holm(table["p"].iloc[1:])])
+    p_holm = [*table["p"].iloc[:1], *holm(table["p"].iloc[1:])]
     table.insert(table.columns.get_loc("p") + 1, "p_holm", p_holm)
     return table
 
@@ -208,12 +209,3 @@ def _groups(scores: pd.DataFrame, region: str, cells: Sequence[str]) -> dict[str
 def _few(groups: dict[str, np.ndarray]) -> list[str]:
     few = [f"{cell} ({len(values)})" for cell, values in groups.items() if len(values) < FEW]
     return [f"p is rough, fewer than {FEW} images: {', '.join(few)}"] if few else []
-
-
-def _holm(p: pd.Series) -> pd.Series:
-    """Holm's correction over the defined p values of a family."""
-    adjusted = pd.Series(NAN, index=p.index)
-    defined = p.notna()
-    if defined.any():
-        adjusted[defined] = pingouin.multicomp(p[defined].to_numpy(float), method="holm")[1]
-    return adjusted

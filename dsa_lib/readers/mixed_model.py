@@ -18,9 +18,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import pingouin
 from scipy import optimize, stats
 
+from dsa_lib.core.statistics import holm, times_drawn
 from dsa_lib.readers.reliability import NAN_PAIR, percentile_interval
 
 _LARGEST = 30.0  # standard deviation of images in units of the residual's: beyond it there is no residual to speak of
@@ -247,8 +247,7 @@ def mixed_icc(ratings: np.ndarray, resamples: int = 0, seed: int = 0, level: flo
 def _bootstrap(ratings: np.ndarray, start: np.ndarray, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """ICC(2,1) and ICC(2,k) [resamples] of resampled images; NaN where a resample lacks a rater or repeated ratings."""
     n, k = ratings.shape
-    drawn = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
-    weights = np.stack([np.bincount(images, minlength=n) for images in drawn]).astype(float)
+    weights = times_drawn(n, resamples, np.random.default_rng(seed), one_by_one=True).astype(float)
     p = patterns(ratings, weights)
     usable = (p.count @ p.seen > 0).all(axis=1) & (p.n_ratings > n)
     kept = Patterns(p.seen, p.count[usable], p.total[usable], p.squares[usable], p.row_squares[usable], p.centre)
@@ -284,7 +283,7 @@ def leniency(ratings: np.ndarray, level: float = 0.95) -> Leniency:
     df = (k - 1, int(p.n_ratings[0]) - n - k + 1)
     half = stats.t.ppf((1 + level) / 2, df[1]) * error
     f_value = float(effect @ np.linalg.pinv(covariance) @ effect / df[0])
-    p_each = pingouin.multicomp(2 * stats.t.sf(np.abs(effect) / error, df[1]), method="holm")[1]
+    p_each = holm(2 * stats.t.sf(np.abs(effect) / error, df[1]))
     return Leniency(
         pd.DataFrame(dict(n=count, effect=effect, low=effect - half, high=effect + half, p_holm=p_each)),
         image_sd=float(found.x * np.sqrt(variance)),

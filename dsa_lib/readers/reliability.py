@@ -18,6 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from dsa_lib.core.statistics import times_drawn
+
 NAN_PAIR = (float("nan"), float("nan"))
 
 
@@ -142,8 +144,7 @@ def bootstrap(ratings: np.ndarray, resamples: int, seed: int, chunk: int = 2000)
     single, average = [], []
     for start in range(0, resamples, chunk):
         b = min(chunk, resamples - start)
-        drawn = rng.integers(0, n, size=(b, n)) + n * np.arange(b)[:, None]
-        weights = np.bincount(drawn.ravel(), minlength=b * n).reshape(b, n).astype(float)
+        weights = times_drawn(n, b, rng, one_by_one=True).astype(float)
         one, mean_of_k = coefficients(mean_squares(ratings, weights), n, k)
         single.append(one)
         average.append(mean_of_k)

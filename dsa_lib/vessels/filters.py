@@ -25,6 +25,8 @@ from scipy.ndimage import (
 from skimage.filters import apply_hysteresis_threshold
 from skimage.morphology import remove_small_objects, skeletonize
 
+from dsa_lib.core.statistics import times_drawn
+
 CLASSES = ("proximal", "medium", "peripheral")  # 1, 2, 3 in maps, the labels of the phantom's truth
 
 # Sizes are of frames REFERENCE_SIDE pixels a side and scale with the frame.
@@ -187,9 +189,8 @@ def compare_areas(
     counts = np.bincount(groups)
     drawn = []
     for _ in range(draws):
-        weight = np.bincount(rng.integers(0, len(counts), len(counts)), minlength=len(counts))
-        of_frames = b[rng.integers(0, len(b), len(b))].mean(axis=0)
-        drawn.append(of_frames / np.maximum(weight @ sums / max(weight @ counts, 1), 1e-12))
+        (of_groups,), (of_frames,) = (times_drawn(n, 1, rng, one_by_one=True) for n in (len(counts), len(b)))
+        drawn.append((of_frames @ b / len(b)) / np.maximum(of_groups @ sums / max(of_groups @ counts, 1), 1e-12))
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
     means = a.mean(axis=0), b.mean(axis=0)
     return pd.DataFrame(

@@ -58,11 +58,14 @@ def summary(
     of_frames: np.ndarray, patients: np.ndarray, draws: int = 2000, seed: int = 0, names: Sequence[str] = SCORES
 ) -> pd.DataFrame:
     """`scores` from the `counts` of the frames; `names` of its rows."""
+    score, drawn = pooled(of_frames, patients, draws, seed)
+    low, high = interval(drawn)
+    return pd.DataFrame({"score": score, "low": low, "high": high}, index=pd.Index(names, name="of"))
+
+
+def pooled(of_frames: np.ndarray, patients: np.ndarray, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(scores [s] of all frames pooled, the same of every draw of the `patients` [n], [draws, s]) from the `counts` [n, s, 4] of the frames."""
     group, weight = draw(patients, draws, seed)
     of_patient = np.zeros((weight.shape[1], *of_frames.shape[1:]))
     np.add.at(of_patient, group, of_frames)
-    drawn = ratio(np.einsum("dp,psk->dsk", weight, of_patient))
-    low, high = interval(drawn)
-    return pd.DataFrame(
-        {"score": ratio(of_patient.sum(axis=0)), "low": low, "high": high}, index=pd.Index(names, name="of")
-    )
+    return ratio(of_patient.sum(axis=0)), ratio(np.einsum("dp,psk->dsk", weight, of_patient))

@@ -44,7 +44,7 @@ from IPython.display import display
 from dsa_lib.core import published
 from dsa_lib.core.conditions import CANONICAL, SeenConditions
 from dsa_lib.figures import samples, style
-from dsa_lib.ldm import autoencoder, diffusion, pipeline, sampling, text
+from dsa_lib.ldm import autoencoder, diffusion, pipeline, sampler, sampling, text
 from dsa_lib.nn import shipped, training
 from dsa_lib.nn.curve import training_curve
 from dsa_lib.run.session import begin
@@ -212,7 +212,7 @@ study.note("validation loss", float(log["val_loss"].min()))
 steps, guidance = study.profile.sampling.steps, study.profile.sampling.guidance
 device = "cuda" if torch.cuda.is_available() else "cpu"
 conditional = pipeline.DSAPipeline.from_pretrained(study.ws.path("ldm")).to(device)
-conditional.scheduler = diffusion.sampler(study.profile.sampling.scheduler, conditional.scheduler)
+conditional.scheduler = sampler.make_scheduler(study.profile.sampling.scheduler, conditional.scheduler)
 times, moments = pipeline.watch(conditional, asked[0], seed=study.profile.seed, steps=steps, guidance=guidance)
 style.save(
     samples.image_grid([moments], [asked[0].cell()], titles=[f"t = {t}" for t in times]),

@@ -44,7 +44,7 @@ from IPython.display import display
 from dsa_lib.core import images
 from dsa_lib.core.conditions import CANONICAL
 from dsa_lib.figures import samples, style
-from dsa_lib.ldm import autoencoder, dicom_export, diffusion, pipeline, sampling, text
+from dsa_lib.ldm import dicom_export, pipeline, sampler, sampling
 from dsa_lib.run import shards
 from dsa_lib.run.progress import track
 from dsa_lib.run.session import begin
@@ -98,7 +98,7 @@ schedule = dsa.scheduler
 # %%
 asked = sentence or CANONICAL["AC A"].sentence()
 seeds = [1, 2, 3, 4]
-dsa.scheduler = diffusion.sampler(sampling.FAST_SAMPLER, schedule)
+dsa.scheduler = sampler.make_scheduler(sampling.FAST_SAMPLER, schedule)
 first = dsa(
     asked,
     seeds=seeds,
@@ -128,7 +128,7 @@ style.save(
 # with what lies further down, and makes no image again.
 
 # %%
-dsa.scheduler = diffusion.sampler(config.scheduler, schedule)
+dsa.scheduler = sampler.make_scheduler(config.scheduler, schedule)
 plans = {
     "reader": sampling.stratified_plan(study.profile.seed, config.reader_per_condition, config.reader_batches),
     "fid": sampling.stratified_plan(study.profile.seed + 1, config.fid_per_condition),
@@ -144,7 +144,7 @@ def make(name):
         guidance=config.guidance,
         batch_size=config.batch_size,
         model=model,
-        digest=sampling.code_digest([autoencoder, diffusion, pipeline, text]),
+        digest=sampling.code_digest(pipeline.CODE),
         shard=shard,
         num_shards=num_shards,
         allow_unseen=allow_unseen,
@@ -183,7 +183,7 @@ style.save(samples.image_grid(rows, list(chosen)), study.write("figures/sampling
 # `benchmarks/sampling.py`.
 
 # %%
-compared = {name: diffusion.sampler(name, schedule) for name in diffusion.SAMPLERS}
+compared = {name: sampler.make_scheduler(name, schedule) for name in sampler.SAMPLERS}
 table, shown = sampling.compare_samplers(
     dsa, asked, seeds, compared, sampling.FAST_STEPS, guidance=config.guidance, allow_unseen=allow_unseen
 )

@@ -45,6 +45,7 @@ import pandas as pd
 from IPython.display import display
 
 from dsa_lib.audits import plausibility
+from dsa_lib.core.splits import evenly
 from dsa_lib.figures import maps as figures
 from dsa_lib.figures import style
 from dsa_lib.ldm import autoencoder
@@ -97,7 +98,7 @@ print(
 # pooled over images, with 95 % intervals by a bootstrap over patients, since images of one patient are alike.
 
 # %%
-picked = map_data.evenly(data.rows("train"), settings.pairs)
+picked = evenly(data.rows("train"), settings.pairs)
 synthetic = ldm[WITH](data.conditions(True)[picked], picked + len(data))  # other noise than that of the held-out images
 arms = {synthetic_pairs.REAL: data.frames[picked], synthetic_pairs.SYNTHETIC: synthetic}
 network = replace(study.profile.plausibility, network_steps=settings.segmenter_steps)

@@ -49,7 +49,7 @@ from dsa_lib.fidelity import dsa_network, features
 from dsa_lib.figures import adherence as reading_figures
 from dsa_lib.figures import lesions as figures
 from dsa_lib.figures import style
-from dsa_lib.ldm import diffusion, pipeline
+from dsa_lib.ldm import diffusion, pipeline, sampler
 from dsa_lib.lesions import judge as lesion_judge
 from dsa_lib.lesions import lesion_scores, peripheral, post_training
 from dsa_lib.lesions import sentences as lesion_sentences
@@ -74,7 +74,7 @@ if not (pairs.sentences != "").any():
 index = pd.read_parquet(study.read("latents/index.parquet"))
 frames = np.load(study.read("frames.npy"), mmap_mode="r")
 before = pipeline.DSAPipeline.from_pretrained(study.read("ldm")).to(default_device())
-before.scheduler = diffusion.sampler(study.profile.sampling.scheduler, before.scheduler)
+before.scheduler = sampler.make_scheduler(study.profile.sampling.scheduler, before.scheduler)
 extractor = features.of_run(
     study, frames, index.loc[index["split"] == "train", "frame_id"].to_numpy(), study.read("dsa_network")
 )

@@ -4,10 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from folder_run import with_images
-from scipy.stats import binomtest
 
 from dsa_lib.audits import adherence, angles
-from dsa_lib.core import statistics
 from dsa_lib.core.conditions import CELLS
 from dsa_lib.fidelity import image_sets
 from dsa_lib.ldm import autoencoder
@@ -58,12 +56,6 @@ def test_verdict_needs_every_condition():
     named = asked.copy()
     named[:5] = "PC A"  # 75 % of one condition, 94 % overall
     assert adherence.verdict(adherence.rates({"generated": (certain(named), asked)})).endswith("missed.")
-
-
-@pytest.mark.parametrize(("k", "n"), [(0, 10), (7, 10), (118, 125), (125, 125)])
-def test_wilson_interval_equals_scipy(k, n):
-    reference = binomtest(k, n).proportion_ci(0.95, method="wilson")
-    assert statistics.wilson_interval(k, n) == pytest.approx((reference.low, reference.high), abs=1e-7)
 
 
 def test_the_judge_is_asked_about_test_patients_alone(tmp_path, monkeypatch):

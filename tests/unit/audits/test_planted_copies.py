@@ -10,7 +10,7 @@ from folder_run import with_images
 from scipy.ndimage import gaussian_filter
 
 from dsa_lib.audits import planted_copies
-from dsa_lib.ldm import diffusion
+from dsa_lib.ldm import diffusion, sampler
 from dsa_lib.ldm.autoencoder import build_autoencoder
 from dsa_lib.ldm.pipeline import DSAPipeline
 from dsa_lib.run.profiles import SMOKE
@@ -39,7 +39,7 @@ def test_training_on_one_frame_alone_draws_the_samples_to_it(tmp_path):
             drawn["z"] = tensors["latents"]
             return tensors
 
-        pipeline.scheduler = diffusion.sampler("dpmsolver++", pipeline.scheduler)
+        pipeline.scheduler = sampler.make_scheduler("dpmsolver++", pipeline.scheduler)
         pipeline(seeds=range(6), num_inference_steps=8, callback_on_step_end=keep)
         z = drawn["z"].numpy()
         z = drawn["z"].numpy()

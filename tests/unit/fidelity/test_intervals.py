@@ -1,7 +1,6 @@
 """Intervals by subsampling patients: coverage in simulated clusters whose truth is known, and the pieces against hand-worked cases."""
 
 from dataclasses import replace
-from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -113,16 +112,6 @@ def test_resampling_with_replacement_biases_upwards(simulated):
     whole = simulated[0].query("set == @GENERATED and measure == 'distance'")["value"].mean()
     # Bias ∝ 1/m: at m patients it is n/m times that of all.
     assert part["distance"].mean() - TRUTH == pytest.approx((whole - TRUTH) * PATIENTS / m, rel=0.25)
-
-
-def test_standard_error_of_a_mean_is_the_textbooks():
-    """Over all subsets of m of n values the delete-d jackknife gives s/√n of a mean exactly (variances with the divisors that theory has)."""
-    x = np.random.default_rng(3).normal(size=9)
-    means = pd.Series([np.mean(part) for part in combinations(x, 6)])
-    exact = means.std(ddof=0) * np.sqrt(6 / 3)
-    assert exact == pytest.approx(x.std(ddof=1) / 3, rel=1e-12)
-    ours = fidelity_intervals.standard_error(means, 6, 9)
-    assert ours == pytest.approx(exact * np.sqrt(len(means) / (len(means) - 1)), rel=1e-12)
 
 
 def test_the_line_equals_statsmodels_and_finds_an_exact_one():

@@ -1,4 +1,4 @@
-"""Noise schedule, objective and samplers against the paper's equations in closed form."""
+"""Noise schedule and objective against the paper's equations in closed form."""
 
 from contextlib import nullcontext
 from dataclasses import replace
@@ -21,13 +21,12 @@ from dsa_lib.ldm.diffusion import (
     fixed_samples,
     min_snr_weights,
     noise_schedule,
-    sampler,
     training_loss,
 )
 from dsa_lib.ldm.pipeline import DSAPipeline
+from dsa_lib.ldm.sampler import make_scheduler
 from dsa_lib.ldm.text import build_encoder, build_tokenizer, tokenize
 from dsa_lib.nn.training import Draws, fit
-from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import PAPER, SMOKE
 
 
@@ -70,61 +69,6 @@ def test_equation_3_in_its_moments_and_as_the_chain_it_sums_up():
     for sample in (chain, closed):
         assert sample.mean() == pytest.approx(np.sqrt(alpha_bar) * z_0, abs=5 * error)
         assert sample.var() == pytest.approx(1 - alpha_bar, abs=5 * (1 - alpha_bar) * np.sqrt(2 / draws))
-
-
-def test_equation_5_one_reverse_step():
-    """By hand, with σ_t² = β̃_t = (1−ᾱ_{t−1})/(1−ᾱ_t) β_t, the posterior variance (Ho et al. 2020, Eq. 7); no noise at the last step."""
-    schedule = sampler("ddpm", noise_schedule(PAPER.diffusion))
-    schedule.set_timesteps(1000)
-    beta = np.linspace(0.0015, 0.0195, 1000)
-    alpha_bar = np.cumprod(1 - beta)
-    z, eps, t = torch.randn(1, 3, 8, 8), torch.randn(1, 3, 8, 8), 600
-    eta = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
-    mean = (z - beta[t] / np.sqrt(1 - alpha_bar[t]) * eps) / np.sqrt(1 - beta[t])
-    sigma = np.sqrt((1 - alpha_bar[t - 1]) / (1 - alpha_bar[t]) * beta[t])
-    step = schedule.step(eps, t, z, generator=torch.Generator().manual_seed(0)).prev_sample
-    assert torch.allclose(step, (mean + sigma * eta).float(), atol=1e-5)
-    last = schedule.step(eps, 0, z).prev_sample
-    assert torch.allclose(
-        last, ((z - beta[0] / np.sqrt(1 - alpha_bar[0]) * eps) / np.sqrt(1 - beta[0])).float(), atol=1e-5
-    )
-
-
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("spread", [0.3, 0.1])
-@pytest.mark.parametrize("name, steps", [("ddpm", 1000), ("ddim", 1000), ("dpmsolver++", 20), ("unipc", 20)])
-def test_every_sampler_finds_a_distribution_whose_denoiser_is_known(name, steps, spread, prediction):
-    """Of z_0 ~ N(μ, s²) the best prediction has a closed form; sampled with it, the numbers must have that mean and spread again.
-
-    A small spread stands for faint detail: steps even in t would leave the fast solvers a third of it.
-    """
-    mu, draws = 0.8, 2000
-    schedule = sampler(name, noise_schedule(replace(PAPER.diffusion, prediction=prediction)))
-    schedule.set_timesteps(steps)
-    z = torch.randn(draws, 1, generator=torch.Generator().manual_seed(1))
-    assert int(schedule.timesteps[0]) == 999
-    for t in schedule.timesteps:
-        alpha_bar = schedule.alphas_cumprod[t]
-        eps = (1 - alpha_bar).sqrt() * (z - alpha_bar.sqrt() * mu) / (alpha_bar * spread**2 + 1 - alpha_bar)
-        z_0 = (z - (1 - alpha_bar).sqrt() * eps) / alpha_bar.sqrt()
-        told = eps if prediction == "epsilon" else alpha_bar.sqrt() * eps - (1 - alpha_bar).sqrt() * z_0
-        z = schedule.step(told, t, z).prev_sample
-    assert float(z.mean()) == pytest.approx(mu, abs=0.03)
-    expected = ancestral_spread(schedule, spread) if name == "ddpm" else spread
-    assert expected == pytest.approx(spread, rel=0.15)
-    assert float(z.std()) == pytest.approx(expected, rel=0.08)
-
-
-def ancestral_spread(schedule, spread):
-    """What Eq. 5 itself ends at, whose σ_t² = β̃_t is the right one for a z_0 without spread: Var_{t−1} = k_t² Var_t + β̃_t with the exact denoiser."""
-    alpha_bar = np.concatenate([[1.0], schedule.alphas_cumprod.double().numpy()])
-    variance = 1.0
-    for t in range(len(alpha_bar) - 1, 0, -1):
-        alpha = alpha_bar[t] / alpha_bar[t - 1]
-        beta = 1 - alpha
-        gain = (1 - beta / (alpha_bar[t] * spread**2 + 1 - alpha_bar[t])) / np.sqrt(alpha)
-        variance = gain**2 * variance + (1 - alpha_bar[t - 1]) / (1 - alpha_bar[t]) * beta
-    return float(np.sqrt(variance))
 
 
 def test_v_is_a_rotation_of_noise_and_latent():
@@ -171,11 +115,6 @@ def test_a_perfect_denoiser_has_no_loss_in_either_prediction():
         target = noise if prediction == "epsilon" else alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * z_0
         assert float(denoising_loss(lambda z, s, c, target=target: target, z_0, noise, t, None, schedule)) < 1e-10
         assert float(denoising_loss(lambda z, s, c: torch.zeros_like(z), z_0, noise, t, None, schedule)) > 0.5
-
-
-def test_an_unknown_sampler_is_refused():
-    with pytest.raises(StudyError, match="sampler 'euler'"):
-        sampler("euler", noise_schedule(SMOKE.diffusion))
 
 
 def test_balancing_weights():
@@ -314,7 +253,7 @@ def test_two_latents_are_learnt_by_heart_and_sampled(tokenizer, tmp_path):
     assert log["train_loss"].iloc[-1] < 0.02 * log["train_loss"].iloc[0] + 0.02
     vae = build_autoencoder(replace(SMOKE.autoencoder, image_size=16))
     vae.register_to_config(scaling_factor=1.0)
-    pipeline = DSAPipeline(vae, model.unet, sampler("ddim", noise_schedule(config)), encoder, tokenizer)
+    pipeline = DSAPipeline(vae, model.unet, make_scheduler("ddim", noise_schedule(config)), encoder, tokenizer)
     drawn = pipeline([CANONICAL["AC A"], CANONICAL["PC A"]] * 2, seeds=range(4), num_inference_steps=20)
     learnt = pipeline.decode(torch.from_numpy(data.mean.astype(np.float32))).astype(float)
     apart = np.array([[np.abs(image - one).mean() for one in learnt] for image in drawn])

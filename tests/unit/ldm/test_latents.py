@@ -49,6 +49,15 @@ def test_mean_and_std_are_those_of_the_posterior(model, frames, tmp_path):
     assert np.allclose(mean, posterior.mean, atol=2e-3) and np.allclose(std, posterior.std, atol=2e-3)
 
 
+def test_posteriors_in_memory_are_those_of_the_store(model, frames, tmp_path):
+    rows = np.arange(79, 9, -1)  # more than one batch, in another order
+    latents.encode(model, frames, rows, SHAPE, tmp_path / "a", tmp_path / "work")
+    found = latents.posteriors(model, frames, rows)
+    for part, stored in zip(found, _arrays(tmp_path / "a"), strict=True):
+        assert part.dtype == np.float16 and np.array_equal(part, stored)
+    assert latents.posteriors(model, frames[:3], dtype=np.float32)[0].dtype == np.float32
+
+
 def test_a_store_is_reused_for_the_frames_it_holds_and_no_others(model, frames, tmp_path):
     latents.encode(model, frames, np.arange(50), SHAPE, tmp_path / "a", tmp_path / "work")
     rows = np.array([49, 60, 2, 7])  # another order, and one frame that is not in the store

@@ -9,8 +9,9 @@ import torch
 
 from dsa_lib.core.conditions import CANONICAL, Condition, SeenConditions
 from dsa_lib.ldm.autoencoder import build_autoencoder
-from dsa_lib.ldm.diffusion import SAMPLERS, build_unet, noise_schedule, sampler
+from dsa_lib.ldm.diffusion import build_unet, noise_schedule
 from dsa_lib.ldm.pipeline import DiffusionPipeline, DSAPipeline, guide, watch
+from dsa_lib.ldm.sampler import SAMPLERS, make_scheduler
 from dsa_lib.ldm.text import build_encoder, build_tokenizer
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import SMOKE
@@ -53,7 +54,7 @@ def draw(pipeline, conditions=ASKED, seeds=(3, 4), **options):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_an_image_does_not_depend_on_its_batch(pipeline, name, monkeypatch):
-    monkeypatch.setattr(pipeline, "scheduler", sampler(name, noise_schedule(SMOKE.diffusion)))
+    monkeypatch.setattr(pipeline, "scheduler", make_scheduler(name, noise_schedule(SMOKE.diffusion)))
     together = draw(pipeline, [CANONICAL["AC A"], CANONICAL["PC B"]], [11, 12])
     alone = draw(pipeline, CANONICAL["PC B"], [12])
     assert together.shape == (2, 64, 64) and together.dtype == np.uint8

@@ -15,8 +15,9 @@ from PIL import Image
 from dsa_lib.core.conditions import CANONICAL, CELLS, SeenConditions
 from dsa_lib.core.images import read_images
 from dsa_lib.ldm.autoencoder import build_autoencoder
-from dsa_lib.ldm.diffusion import build_unet, noise_schedule, sampler
+from dsa_lib.ldm.diffusion import build_unet, noise_schedule
 from dsa_lib.ldm.pipeline import DSAPipeline
+from dsa_lib.ldm.sampler import make_scheduler
 from dsa_lib.ldm.sampling import MADE_BY, PLAN, SYNTHETIC_MARK, compare_samplers, generate, single_plan, stratified_plan
 from dsa_lib.ldm.text import build_encoder, build_tokenizer
 from dsa_lib.run import shards
@@ -226,7 +227,7 @@ def test_killed_at_any_moment_it_goes_on(tmp_path):
 @pytest.mark.parametrize("name", ["ddpm", "dpmsolver++"])
 def test_pixels_agree_whatever_the_batch_size_and_shard(real_pipeline, tmp_path, name):
     """Within one grey level: the order of summation in a convolution depends on the batch."""
-    real_pipeline.scheduler = sampler(name, noise_schedule(SMOKE.diffusion))
+    real_pipeline.scheduler = make_scheduler(name, noise_schedule(SMOKE.diffusion))
     plan = stratified_plan(seed=5, per_condition=4)
     files = plan["file"].tolist()
     sets = {}
@@ -254,7 +255,7 @@ def test_a_condition_that_the_model_never_saw_is_refused_before_the_work(real_pi
 
 
 def test_the_samplers_that_draw_no_noise_come_near_the_solution(real_pipeline):
-    samplers = {name: sampler(name, noise_schedule(SMOKE.diffusion)) for name in ("ddpm", "ddim", "unipc")}
+    samplers = {name: make_scheduler(name, noise_schedule(SMOKE.diffusion)) for name in ("ddpm", "ddim", "unipc")}
     before = real_pipeline.scheduler
     few, frames = compare_samplers(real_pipeline, CANONICAL["AC A"], [1, 2], samplers, steps=5, solved=100)
     many, _ = compare_samplers(real_pipeline, CANONICAL["AC A"], [1, 2], samplers, steps=50, solved=100)

@@ -9,8 +9,9 @@ import torch
 
 from dsa_lib.core.conditions import CANONICAL, CELLS
 from dsa_lib.ldm.autoencoder import build_autoencoder
-from dsa_lib.ldm.diffusion import LatentSet, build_unet, noise_schedule, sampler
+from dsa_lib.ldm.diffusion import LatentSet, build_unet, noise_schedule
 from dsa_lib.ldm.pipeline import DSAPipeline
+from dsa_lib.ldm.sampler import make_scheduler
 from dsa_lib.ldm.text import build_encoder, build_tokenizer
 from dsa_lib.lesions import peripheral
 from dsa_lib.lesions.peripheral import AFTER, AREA, BEFORE, CONTRAST, CONTROL, DISTANCE, RATE, Looked
@@ -28,7 +29,7 @@ def pipeline():
     return DSAPipeline(
         build_autoencoder(SMOKE.autoencoder),
         build_unet(SMOKE.diffusion, 3, 16, SMOKE.text.width),
-        sampler("ddim", noise_schedule(SMOKE.diffusion)),
+        make_scheduler("ddim", noise_schedule(SMOKE.diffusion)),
         build_encoder(SMOKE.text, len(tokenizer)),
         tokenizer,
         condition_dropout=0.1,
@@ -80,11 +81,6 @@ def test_every_arm_is_asked_for_the_same():
     asked = peripheral.plan(3, 5)
     assert len(asked) == 12 and asked.groupby("cell")["seed"].apply(tuple).nunique() == 1
     assert asked.equals(peripheral.plan(3, 5)) and not asked.equals(peripheral.plan(3, 6))
-
-
-def test_rows_are_spread():
-    assert peripheral.chosen_rows(np.arange(10, 20), 3).tolist() == [10, 14, 19]
-    assert peripheral.chosen_rows(np.arange(3), 9).tolist() == [0, 1, 2]
 
 
 def test_area_and_contrast_of_a_drawn_artery():

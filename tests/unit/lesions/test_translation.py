@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dsa_lib.core.pairs import TranslationSet
+from dsa_lib.ldm import autoencoder
 from dsa_lib.ldm.autoencoder import build_autoencoder
 from dsa_lib.ldm.diffusion import noise_schedule
 from dsa_lib.lesions import translation
@@ -80,7 +81,7 @@ def test_the_network_takes_what_the_condition_has(vae, source_as):
 
 
 def test_grey_values_of_the_source_are_those_of_the_target():
-    assert translation.source_images(np.array([[[[0, 255]]]], np.uint8)).tolist() == [[[[-1.0, 1.0]]]]
+    assert autoencoder.to_floats(np.array([[[[0, 255]]]], np.uint8)).tolist() == [[[[-1.0, 1.0]]]]
 
 
 def test_an_image_hangs_on_its_source_and_seed_alone(vae):

@@ -166,8 +166,3 @@ def test_edges_of_another_shape_or_type_are_refused(run):
     for edges in (data.edges[:, :4], data.edges.astype(np.uint8)):
         with pytest.raises(StudyError, match="give bool of one shape"):
             replace(data, edges=edges)
-
-
-def test_rows_are_spread_evenly_and_keep_their_order():
-    assert map_data.evenly(np.arange(10, 20), 3).tolist() == [10, 14, 19]
-    assert map_data.evenly(np.array([7, 3]), 5).tolist() == [7, 3]

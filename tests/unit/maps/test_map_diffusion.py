@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from dsa_lib.core.conditions import CANONICAL
-from dsa_lib.ldm import autoencoder, diffusion, text
+from dsa_lib.ldm import autoencoder, diffusion, sampler, text
+from dsa_lib.ldm.latents import posteriors
 from dsa_lib.maps import map_diffusion
 from dsa_lib.nn import training
 from dsa_lib.run.errors import StudyError
@@ -105,7 +106,7 @@ def data(vae, n=6):
 def test_a_training_step_sees_map_and_sentence_of_its_rows():
     _, vae, schedule = small()
     frames, sentences, maps = data(vae)
-    mean, std = map_diffusion.encode(vae, frames)
+    mean, std = posteriors(vae, frames)
     assert mean.dtype == np.float16 and len(mean) == len(frames)
     rows = np.array([5, 2, 0])
     latents = diffusion.LatentSet(mean, std, 1.0, sentences, text.build_tokenizer(PROFILE.text.max_tokens), rows)
@@ -140,7 +141,7 @@ def test_an_image_hangs_on_its_map_and_seed_and_not_on_the_batch(tmp_path):
     assert np.abs(every[1].astype(int) - alone[0]).max() <= 1
     other = map_diffusion.generate(model, vae, maps[2:3], sentences[1:2], [8], 3, schedule)
     assert not np.array_equal(other[0], alone[0])
-    for name in diffusion.SAMPLERS:
+    for name in sampler.SAMPLERS:
         assert map_diffusion.generate(model, vae, maps[:1], [""], [1], 2, schedule, name=name).shape == (1, 64, 64)
     with pytest.raises(StudyError, match="give one of each"):
         map_diffusion.generate(model, vae, maps[:3], sentences[:2], [1, 2, 3], 3, schedule)
@@ -155,7 +156,7 @@ def test_an_image_hangs_on_its_map_and_seed_and_not_on_the_batch(tmp_path):
 def test_training_lowers_the_held_out_loss_and_goes_on_after_a_stop(tmp_path):
     model, vae, schedule = small()
     frames, sentences, maps = data(vae)
-    mean, std = map_diffusion.encode(vae, frames)
+    mean, std = posteriors(vae, frames)
     latents = diffusion.LatentSet(mean, std, 1.0, sentences, text.build_tokenizer(PROFILE.text.max_tokens))
     loss = map_diffusion.training_loss(latents, maps, schedule, condition_dropout=0.5)
     validate = map_diffusion.validation_loss(latents, maps, schedule, 0, 0.0)

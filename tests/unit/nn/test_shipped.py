@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from dsa_lib.core.conditions import CANONICAL
-from dsa_lib.ldm import diffusion
+from dsa_lib.ldm import sampler
 from dsa_lib.ldm.pipeline import DSAPipeline
 from dsa_lib.nn import export, resnet, shipped
 from dsa_lib.phantom.plan import plan_archive
@@ -132,7 +132,7 @@ def test_no_patient_of_the_default_phantom_archive_was_trained_on():
 @SHIPPED
 def test_the_shipped_folder_is_a_pipeline():
     pipeline = DSAPipeline.from_pretrained(shipped.FOLDER, torch_dtype=torch.float32)
-    pipeline.scheduler = diffusion.sampler("dpmsolver++", pipeline.scheduler)
+    pipeline.scheduler = sampler.make_scheduler("dpmsolver++", pipeline.scheduler)
     # Several, since a frame of early filling shows little: its trunk alone.
     frames = pipeline([CANONICAL["AC B"]] * 8, seeds=range(8), num_inference_steps=12)
     size = PHANTOM.curation.image_size

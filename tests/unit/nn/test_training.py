@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from dsa_lib.nn import training
-from dsa_lib.nn.training import Draws, batch_indices, budget, fit
+from dsa_lib.nn.training import Draws, batch_indices, budget, fit, held_out
 from dsa_lib.run.errors import StudyError
 
 DATA = torch.linspace(-1, 1, 40).reshape(-1, 1)
@@ -81,6 +81,23 @@ def test_draws_depend_on_the_position_not_on_the_batch():
     apart = torch.cat([Draws(5, 3, range(2)).normal(2), Draws(5, 3, range(2, 4)).normal(2)])
     assert torch.equal(together, apart)
     assert not torch.equal(together, Draws(5, 4, range(4)).normal(2))
+
+
+def test_a_held_out_loss_is_the_mean_over_its_rows_however_they_are_batched():
+    rows, heard = np.array([2, 5, 7, 8, 11]), []
+
+    def loss(model, indices, draws):
+        noise = draws.normal(1)[:, 0]
+        heard.append(noise)
+        return {
+            "loss": (torch.from_numpy(indices) + noise).double().mean(),
+            "rows": torch.tensor(float(indices.mean())),
+        }
+
+    whole, parts = (held_out(loss, rows, seed=4, batch_size=size)(network()) for size in (5, 2))
+    assert whole == pytest.approx(parts) and whole["rows"] == pytest.approx(rows.mean())
+    assert whole["loss"] == pytest.approx(float((rows + Draws(4, 0, range(5)).normal(1)[:, 0].numpy()).mean()))
+    assert torch.equal(heard[0], torch.cat(heard[1:])), "a row's draws hang on its place alone"
 
 
 def test_early_stopping_keeps_the_best_weights(tmp_path):

@@ -64,7 +64,11 @@ def test_the_phantom_is_asked_only_where_there_is_no_other_archive(name, module)
 
 def test_imports_are_followed_through_packages_and_relative_names():
     assert workflow._imports("from . import style\nfrom .style import apply", "figures") >= {"figures", "figures.style"}
-    assert workflow._imports("import dsa_lib.phantom.body.trees as t") == {"phantom", "phantom.body", "phantom.body.trees"}
+    assert workflow._imports("import dsa_lib.phantom.body.trees as t") == {
+        "phantom",
+        "phantom.body",
+        "phantom.body.trees",
+    }
     assert workflow._imports("%matplotlib inline\nimport numpy") == set()
 
 
