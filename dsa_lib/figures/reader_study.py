@@ -55,8 +55,8 @@ def panel_b(axis, scores: pd.DataFrame, cells: Sequence[str]) -> None:
     each = _placed(scores.melt("cell", SEGMENTS, var_name="segment", value_name="score").dropna(), cells)
     if len(each):
         sns.boxplot(
-            each, x="place", y="score", hue="cell", palette={cell: _tint(_colour(cell)) for cell in cells}, saturation=1, native_scale=True,
-            dodge=False, width=0.62, linewidth=0.9, linecolor=INK, fliersize=2.2, medianprops={"linewidth": 1.5}, legend=False, ax=axis,
+            each, x="place", y="score", hue="cell", palette={cell: _tint(_colour(cell)) for cell in cells}, saturation=1,
+            order=_places(cells), dodge=False, width=0.62, linewidth=0.9, linecolor=INK, fliersize=2.2, medianprops={"linewidth": 1.5}, legend=False, ax=axis,
         )  # fmt: skip
     for place, count in each.groupby("place").size().items():
         axis.text(place, 5.28, f"{count}", ha="center", va="bottom", fontsize=SMALL, color="#555555")
@@ -85,7 +85,7 @@ def panel_d(axis, means: pd.DataFrame, cells: Sequence[str], raters: Sequence[st
         face = (None, "white", _tint(colour, 0.45))[(roles.loc[:rater].eq(role).sum() - 1) % 3]
         looks[rater] = Look(colour, marker, face)
     dodge = min(0.2, 0.72 / max(len(looks), 1)) * (len(looks) - 1)
-    place = {"orient": "x", "native_scale": True, "x": "place", "y": "mean"}
+    place = {"orient": "x", "x": "place", "order": _places(cells), "y": "mean"}
     dots(axis, _placed(means, cells), looks, hue="rater", dodge=dodge, size=3.4, **place)
     _likert(axis, "mean rating, 95 % CI")
     if len(means):  # as many whole grades as the intervals reach
@@ -198,16 +198,19 @@ def panels(
     return drawn
 
 
+def _places(cells: Sequence[str]) -> list[int]:
+    """Places on the axis of conditions and segments: three neighbours a condition and one that stays free between conditions."""
+    return list(range(4 * len(cells) - 1))
+
+
 def _placed(table: pd.DataFrame, cells: Sequence[str]) -> pd.DataFrame:
-    """`table` with the `place` of each row on the axis: three neighbours a condition and one place free between conditions."""
-    return table.assign(
-        place=[4 * cells.index(c) + SEGMENTS.index(s) for c, s in zip(table["cell"], table["segment"], strict=True)]
-    )
+    """`table` with the `place` of each row, by its `cell` and `segment`."""
+    where = {(cell, segment): 4 * i + j for i, cell in enumerate(cells) for j, segment in enumerate(SEGMENTS)}
+    return table.assign(place=[where[pair] for pair in zip(table["cell"], table["segment"], strict=True)])
 
 
 def _segment_axis(axis, cells: Sequence[str]) -> None:
-    places = [4 * i + j for i in range(len(cells)) for j in range(3)]
-    axis.set_xticks(places, SEGMENT_TICKS * len(cells))
+    axis.set_xticks([place for place in _places(cells) if place % 4 < 3], SEGMENT_TICKS * len(cells))
     axis.tick_params(axis="x", length=0, pad=2, labelsize=SMALL)
     for i, cell in enumerate(cells):
         axis.annotate(
