@@ -3,18 +3,16 @@
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from dsa_lib.fidelity.distances import FLOOR, GENERATED, OVERALL, beside_floor
-from dsa_lib.figures.style import CELL_COLOURS
+from dsa_lib.figures.style import FLOOR_LOOK, GENERATED_LOOK, GREY, dots, key
 
-OVERALL_COLOUR = "#222222"
-FLOOR_COLOUR = "#8A8A8A"
-OFFSETS = {GENERATED: -0.14, FLOOR: 0.14}  # rows apart, so that equal values stay visible
+LOOKS = {GENERATED: GENERATED_LOOK, FLOOR: FLOOR_LOOK}
 SCORES = ("precision", "recall", "density", "coverage")
 
 
@@ -27,23 +25,17 @@ def distances(results: pd.DataFrame, intervals: pd.DataFrame, distance: str, ori
     table = results.set_index(["scope", "set"])
     paired, values = _paired(results, intervals)
     scopes = list(dict.fromkeys(results["scope"]))
-    figure, axes = plt.subplots(1, 3, figsize=(7.4, 3.0), width_ratios=[1.2, 1, 1])
-    for row, scope in enumerate(scopes):
-        colour = CELL_COLOURS.get(scope, OVERALL_COLOUR)
-        _pair(axes[0], row, values, scope, "distance", colour)
-        _pair(axes[1], row, values, scope, "kid", colour)
-    for row, score in enumerate(SCORES):
-        _pair(axes[2], row, values, OVERALL, score, OVERALL_COLOUR)
-    _rows(axes[0], [_scope_label(table.loc[(scope, paired)], scope) for scope in scopes], distance, "value")
-    _rows(axes[1], [""] * len(scopes), "kernel distance (KID form)", "value")
-    _rows(axes[2], SCORES, "neighbour scores, overall", "value")
+    figure, axes = plt.subplots(1, 3, figsize=(7.2, 3.1), width_ratios=[1.2, 1, 1])
+    for axis, measure, title in ((axes[0], "distance", distance), (axes[1], "kid", "kernel distance (KID form)")):
+        _rows(axis, values[values["measure"] == measure], "scope", scopes, title)
+    _rows(axes[2], values[values["scope"] == OVERALL], "measure", SCORES, "neighbour scores, overall")
+    axes[0].set_yticks(range(len(scopes)), [_scope_label(table.loc[(scope, paired)], scope) for scope in scopes])
     axes[0].set_ylabel("condition\nimages : reference images")
-    axes[0].set_xlim(0, axes[0].get_xlim()[1])
+    axes[1].set_yticklabels([])
+    axes[0].set_xlim(left=min(0, axes[0].get_xlim()[0]))
     axes[2].set_xlim(0, max(1.02, axes[2].get_xlim()[1]))
-    axes[1].axvline(0, color="#9A9A9A", lw=0.8, zorder=0)
-    notes = (
-        ["lines: 95 % intervals over patients,\nnone where these are too few"] if values["low"].notna().any() else []
-    )
+    known = values["low"].notna().any()
+    notes = ["lines: 95 % intervals over patients, none where these are too few"] if known else []
     if results.loc[results["set"] == paired, "rank_deficient"].any():
         notes.append("* images ≤ feature dimensions")
     _legend(figure, paired, origin, notes)
@@ -58,75 +50,48 @@ def patients(
     `resampled`: of `fidelity_intervals.resample`, all scopes; the other arguments as for `distances`. Needs replicates of the scope `overall`.
     """
     paired, values = _paired(results, intervals)
-    figure, axes = plt.subplots(1, 3, figsize=(7.4, 3.0), width_ratios=[1.25, 1, 1])
-    count = int(resampled.loc[resampled["scope"] == OVERALL, "of_patients"].iloc[0])
-    jitter = np.random.default_rng(0)
-    for name, source, aside in ((GENERATED, paired, -0.04), (FLOOR, FLOOR, 0.04)):
-        colour, face = (OVERALL_COLOUR, OVERALL_COLOUR) if name == GENERATED else (FLOOR_COLOUR, "white")
-        mine = resampled[(resampled["scope"] == OVERALL) & (resampled["set"] == source)]
-        means = mine.groupby(mine["of_patients"] / mine["patients"])["distance"].mean()
-        mine = mine[mine["patients"] < mine["of_patients"]]
-        x = mine["of_patients"] / mine["patients"]
-        spread = x + aside + jitter.uniform(-0.025, 0.025, len(x))
-        axes[0].scatter(spread, mine["distance"], s=6, color=colour, alpha=0.35, lw=0)
-        axes[0].scatter(means.index[1:], means.iloc[1:], s=36, marker="_", color=colour, zorder=3)
-        axes[0].scatter(1, means.loc[1.0], s=26, facecolor=face, edgecolor=colour, zorder=3)
-        end = values.loc[(OVERALL, name, "infinity")]
+    figure, axes = plt.subplots(1, 3, figsize=(7.2, 3.1), width_ratios=[1.25, 1, 1])
+    ends = values[(values["scope"] == OVERALL) & (values["measure"] == "infinity")].set_index("set")
+    overall = resampled[resampled["scope"] == OVERALL]
+    overall = overall.assign(times=overall["of_patients"] / overall["patients"])
+    for (name, look), source, aside in zip(LOOKS.items(), (paired, FLOOR), (-0.04, 0.04), strict=True):
+        mine = overall[overall["set"] == source]
+        means = mine.groupby("times")["distance"].mean()
+        parts = mine[mine["times"] > 1]
+        sns.scatterplot(x=parts["times"] + aside, y=parts["distance"], s=9, color=look.colour, alpha=0.4, lw=0, ax=axes[0])  # fmt: skip
+        axes[0].scatter(means.index[1:], means.iloc[1:], s=36, marker="_", color=look.colour, zorder=3)
+        end, last = ends.loc[name], parts["times"].max()
         slope = (means.mean() - end["value"]) / means.index.to_numpy().mean()  # it goes through the mean of its points
-        last = x.max()
-        axes[0].plot([0, last], [end["value"], end["value"] + last * slope], color=colour, lw=1.2)
-        axes[0].errorbar(aside, end["value"], _arms(end), fmt="o", ms=5, mfc=face, color=colour, capsize=2, lw=1)
-    axes[0].axhline(0, color="#9A9A9A", lw=0.8, zorder=0)
-    axes[0].set(
-        xlabel="all patients / patients kept",
-        ylabel=distance,
-        title=f"overall, leaving patients out (n = {count})",
-        xlim=(-0.15, None),
-    )
+        axes[0].plot([0, last], [end["value"], end["value"] + last * slope], color=look.colour, lw=1.2)
+        known = pd.DataFrame({"times": [aside, 1.0], "value": [end["value"], means.loc[1.0]], "set": name})
+        known["low"], known["high"] = [end["low"], None], [end["high"], None]
+        dots(axes[0], known, {name: look}, hue="set", x="times", y="value", orient="x", native_scale=True)
+    axes[0].axhline(0, color=GREY, lw=0.8, zorder=0)
+    count = int(overall["of_patients"].iloc[0])
+    axes[0].set(xlabel="all patients / patients kept", ylabel=distance, xlim=(-0.15, None))
+    axes[0].set_title(f"overall, leaving patients out (n = {count})")
     axes[0].set_xticks([0, 1, 1.5, 2], ["0\n(endless)", "1\n(all)", "1.5", "2\n(half)"])
-    scopes = [scope for scope in dict.fromkeys(results["scope"])]
-    for row, scope in enumerate(scopes):
-        colour = CELL_COLOURS.get(scope, OVERALL_COLOUR)
-        _pair(axes[1], row, values, scope, "infinity", colour)
-        if (scope, GENERATED, "excess") in values.index:
-            _interval(axes[2], row, values.loc[(scope, GENERATED, "excess")], colour, colour)
-    _rows(axes[1], scopes, "endless samples (FID∞ form)", "value")
-    _rows(axes[2], [""] * len(scopes), "excess over the floor", "difference")
-    for axis in axes[1:]:
-        axis.axvline(0, color="#9A9A9A", lw=0.8, zorder=0)
-    _legend(figure, paired, origin, ["bars: 95 % intervals over patients;\nnone where patients are too few"])
+    scopes = list(dict.fromkeys(results["scope"]))
+    _rows(axes[1], values[values["measure"] == "infinity"], "scope", scopes, "endless samples (FID∞ form)")
+    excess = values[(values["measure"] == "excess") & (values["set"] == GENERATED)]
+    _rows(axes[2], excess, "scope", scopes, "excess over the floor", {GENERATED: GENERATED_LOOK})
+    axes[2].set_yticklabels([])
+    notes = ["small dots: random parts of the patients; dashes: their means"]
+    _legend(figure, paired, origin, [*notes, "lines: 95 % intervals over patients, none where these are too few"])
     return figure
 
 
 def _paired(results: pd.DataFrame, intervals: pd.DataFrame) -> tuple[str, pd.DataFrame]:
-    """The set that goes with the floor, and the intervals of both, indexed by scope, set (`generated` or `floor`) and measure."""
+    """The set that goes with the floor, and the intervals of both, its own called `generated`."""
     paired = beside_floor(results)
-    kept = intervals[intervals["set"].isin([paired, FLOOR])].replace({"set": {paired: GENERATED}})
-    return paired, kept.set_index(["scope", "set", "measure"]).sort_index()
+    return paired, intervals[intervals["set"].isin([paired, FLOOR])].replace({"set": {paired: GENERATED}})
 
 
-def _pair(axis: Axes, row: int, values: pd.DataFrame, scope: str, measure: str, colour: str) -> None:
-    """A filled dot with its interval for `generated` above an open one for `floor`, both in `row`."""
-    for name, offset in OFFSETS.items():
-        face, edge = (colour, colour) if name == GENERATED else ("white", FLOOR_COLOUR)
-        _interval(axis, row + offset, values.loc[(scope, name, measure)], face, edge)
-
-
-def _interval(axis: Axes, height: float, value: pd.Series, face: str, edge: str) -> None:
-    axis.plot([value["low"], value["high"]], [height, height], color=edge, lw=1.2, zorder=1)
-    axis.scatter(value["value"], height, s=26, facecolor=face, edgecolor=edge, zorder=2)
-
-
-def _arms(value: pd.Series) -> np.ndarray:
-    return np.array([[value["value"] - value["low"]], [value["high"] - value["value"]]])
-
-
-def _rows(axis: Axes, labels: Sequence[str], title: str, xlabel: str) -> None:
-    axis.set(yticks=range(len(labels)), yticklabels=labels, title=title, xlabel=xlabel)
-    axis.set_ylim(len(labels) - 0.5, -0.5)
-    axis.tick_params(axis="y", length=0)
-    axis.grid(axis="x", color="#E6E6E6", lw=0.6)
-    axis.set_axisbelow(True)
+def _rows(axis: Axes, values: pd.DataFrame, rows: str, order: Sequence[str], title: str, looks=LOOKS) -> None:
+    """A row for each of `order`: a filled dot with its interval for `generated` above an open one for `floor`."""
+    dots(axis, values, looks, hue="set", x="value", y=rows, order=order)
+    axis.axvline(0, color=GREY, lw=0.8, zorder=0)
+    axis.set(xlabel=title, ylabel="")
 
 
 def _scope_label(row: pd.Series, scope: str) -> str:
@@ -135,8 +100,8 @@ def _scope_label(row: pd.Series, scope: str) -> str:
 
 def _legend(figure: Figure, paired: str, origin: str, notes: Sequence[str]) -> None:
     handles = [
-        Line2D([], [], ls="", marker="o", ms=5, color=OVERALL_COLOUR, label=f"{paired}, against held-out {origin} frames"),
-        Line2D([], [], ls="", marker="o", ms=5, mfc="white", mec=FLOOR_COLOUR, label=f"floor: {origin} training against held-out frames"),
+        key(f"{paired}, against held-out {origin} frames", GENERATED_LOOK),
+        key(f"floor: {origin} training against held-out frames", FLOOR_LOOK),
         *(Line2D([], [], ls="", label=note) for note in notes),
-    ]  # fmt: skip
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, columnspacing=1.0, handletextpad=0.2)

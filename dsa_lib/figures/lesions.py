@@ -5,15 +5,15 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from dsa_lib.core.pairs import TranslationSet
+from dsa_lib.figures.style import GREY, INK, MODEL_COLOURS, SKY, Look, dots, key
 
 OUTLINE, INSET = "#E64B35", "#F0C808"
 RIGHT, WRONG = "#007A5E", "#B2182B"
-MODEL_COLOURS = ("#8A8A8A", "#0072B2", "#56B4E9", "#D55E00", "#009E73")
 MEASURE_NAMES = {
     "mae": "MAE, grey levels",
     "psnr": "PSNR, dB",
@@ -76,33 +76,32 @@ def translations(
 def scores(table: pd.DataFrame, differences: pd.DataFrame) -> Figure:
     """Left: mean and SD over patients of every measure and model (`lesion_scores.table`). Right: relative change from the reference, 95 % intervals."""
     models, measures = list(dict.fromkeys(table["model"])), list(dict.fromkeys(table["measure"]))
-    colour = dict(zip(models, MODEL_COLOURS * 2, strict=False))
+    looks = dict(zip(models, map(Look, MODEL_COLOURS * 2), strict=False))
     figure, axes = plt.subplots(
-        1, len(measures) + 1, figsize=(1.35 * len(measures) + 3.4, 0.3 * len(models) + 1.7), layout="constrained",
-        width_ratios=[1] * len(measures) + [2.2],
+        1, len(measures) + 1, figsize=(1.2 * len(measures) + 2.8, 0.3 * len(models) + 1.8), layout="constrained",
+        width_ratios=[1] * len(measures) + [1.8],
     )  # fmt: skip
+    spread = table.assign(low=table["mean"] - table["sd"], high=table["mean"] + table["sd"])
     for axis, measure in zip(axes, measures, strict=False):
-        rows = table[table["measure"] == measure].set_index("model").reindex(models)
-        at = np.arange(len(models))
-        axis.hlines(at, rows["mean"] - rows["sd"], rows["mean"] + rows["sd"], color=[colour[m] for m in models], lw=1.2)
-        axis.scatter(rows["mean"], at, c=[colour[m] for m in models], s=18, zorder=3)
-        axis.set(yticks=at, yticklabels=models if axis is axes[0] else [], ylim=(len(models) - 0.5, -0.5))
-        axis.set_xlabel(MEASURE_NAMES.get(measure, measure))
-        axis.grid(axis="x", color="#E6E6E6", lw=0.6)
-        axis.tick_params(axis="y", length=0)
-    axis, shown = axes[-1], [m for m in models if m in set(differences["model"])]
-    for index, model in enumerate(shown):
-        rows = differences[differences["model"] == model].set_index("measure").reindex(measures)
-        at = np.arange(len(measures)) + 0.16 * (index - (len(shown) - 1) / 2)
-        axis.hlines(at, 100 * rows["relative_low"], 100 * rows["relative_high"], color=colour[model], lw=1.3)
-        axis.scatter(100 * rows["relative"], at, color=colour[model], s=16, zorder=3, label=model)
-    axis.axvline(0, color="#9A9A9A", lw=0.8, zorder=0)
-    axis.set(yticks=range(len(measures)), yticklabels=[MEASURE_NAMES.get(m, m).split(",")[0] for m in measures])
-    axis.set(ylim=(len(measures) - 0.4, -0.6))
+        rows = spread[spread["measure"] == measure]
+        dots(axis, rows, looks, hue="model", dodge=0, x="mean", y="model", order=models)
+        axis.set(xlabel=MEASURE_NAMES.get(measure, measure).replace(", ", ",\n"), ylabel="")
+        if axis is not axes[0]:
+            axis.set_yticklabels([])
+    changed = differences.assign(
+        **{name: 100 * differences[name] for name in ("relative", "relative_low", "relative_high")},
+        measure=[MEASURE_NAMES.get(name, name).partition(",")[0] for name in differences["measure"]],
+    )
+    shown = {model: look for model, look in looks.items() if model in set(differences["model"])}
+    ends = ("relative_low", "relative_high")
+    order = [MEASURE_NAMES.get(name, name).partition(",")[0] for name in measures]
+    dots(axes[-1], changed, shown, hue="model", ends=ends, x="relative", y="measure", order=order)
+    axes[-1].axvline(0, color=GREY, lw=0.8, zorder=0)
     reference = differences["reference"].iloc[0] if len(differences) else ""
-    axis.set_xlabel(f"change from “{reference}”, %")
-    axis.grid(axis="x", color="#E6E6E6", lw=0.6)
-    axis.legend(loc="best")
+    axes[-1].set(xlabel=f"change from\n“{reference}”, %", ylabel="")
+    handles = [key(model, look) for model, look in shown.items()]
+    title = f"left: mean and SD over patients (at most {table['patients'].max()}); right: 95 % intervals of changes paired by patient"
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), title=title)
     return figure
 
 
@@ -114,26 +113,18 @@ def timesteps(curve: pd.DataFrame, latest: float, estimates: Sequence[tuple[int,
     figure = plt.figure(figsize=(1.15 * max(len(estimates), 1) + 3.4, 2.4), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=[3.2, max(1.15 * len(estimates), 0.1)])
     axis = left.subplots()
-    for name, colour in (("mae", "#222222"), ("lesion_mae", OUTLINE)):
+    for name, colour, label in (("mae", INK, "image"), ("lesion_mae", OUTLINE, "lesion")):
         if name in curve:
-            axis.plot(
-                curve["t"],
-                curve[name],
-                "o-",
-                ms=3,
-                lw=1.2,
-                color=colour,
-                label={"mae": "image", "lesion_mae": "lesion"}[name],
-            )
+            sns.lineplot(curve, x="t", y=name, marker="o", ms=3.5, mew=0, lw=1.2, color=colour, label=label, ax=axis)
     end = latest * curve["t"].max()
-    axis.axvspan(0, end, color="#56B4E9", alpha=0.18, lw=0, label="gets image-space gradient")
+    axis.axvspan(0, end, color=SKY, alpha=0.18, lw=0, label="gets image-space gradient")
     axis.set(xlabel="t", ylabel=r"MAE of $\mathcal{D}(\hat z_0)$, grey levels", xlim=(0, None), ylim=(0, None))
-    axis.legend(loc="center right")  # between the two curves
+    axis.legend(loc="lower center", bbox_to_anchor=(0.45, 1), ncols=3, columnspacing=1, handlelength=1.2)
     if len(estimates):
         for one, (t, frame) in zip(np.atleast_1d(right.subplots(1, len(estimates))), estimates, strict=True):
             one.imshow(frame, cmap="gray", vmin=0, vmax=255)
             one.set_axis_off()
-            one.set_title(f"t = {t}" if t else "truth", fontsize=8)
+            one.set_title(f"t = {t}" if t else "truth")
     return figure
 
 
@@ -143,21 +134,21 @@ def before_after(table: pd.DataFrame, frames: Mapping[str, np.ndarray] | None = 
     frames: arm → uint8 frames [n, H, W], the same sentences and seeds in each.
     """
     measures, arms = list(dict.fromkeys(table["measure"])), list(dict.fromkeys(table["arm"]))
+    looks = dict(zip(arms, map(Look, MODEL_COLOURS), strict=False))
     rows = 1 if not frames else 2
-    figure = plt.figure(figsize=(7.2, 1.6 + (1.25 * len(frames) if frames else 0)), layout="constrained")
-    parts = figure.subfigures(rows, 1, height_ratios=[1.6, 1.25 * len(frames)] if frames else [1], squeeze=False)[:, 0]
+    figure = plt.figure(figsize=(7.2, 1.8 + (1.25 * len(frames) if frames else 0)), layout="constrained")
+    parts = figure.subfigures(rows, 1, height_ratios=[1.8, 1.25 * len(frames)] if frames else [1], squeeze=False)[:, 0]
     axes = parts[0].subplots(1, len(measures), squeeze=False)[0]
     for axis, measure in zip(axes, measures, strict=True):
-        of = table[table["measure"] == measure].set_index("arm").reindex(arms)
-        for index, arm in enumerate(arms):
-            axis.vlines(index, of.loc[arm, "low"], of.loc[arm, "high"], color=MODEL_COLOURS[index], lw=1.3)
-            axis.scatter(index, of.loc[arm, "value"], color=MODEL_COLOURS[index], s=20, zorder=3)
-        if "area" in measure or "contrast" in measure:
+        of = table[table["measure"] == measure]
+        dots(axis, of, looks, hue="arm", orient="x", dodge=0, x="arm", y="value", order=arms)
+        relative = "area" in measure or "contrast" in measure
+        if relative:
             axis.axhline(1, color="#9A9A9A", lw=0.8, ls="--", zorder=0)
-        axis.set(xticks=range(len(arms)), xlim=(-0.6, len(arms) - 0.4))
-        axis.set_xticklabels([arm.replace(" ", "\n").replace("-", "-\n") for arm in arms], fontsize=6)
-        axis.set_title(f"{measure}\n/ held-out" if "area" in measure or "contrast" in measure else measure, fontsize=8)
-        axis.grid(axis="y", color="#E6E6E6", lw=0.6)
+        axis.set_xticks(range(len(arms)), [arm.replace(" ", "\n").replace("-", "-\n") for arm in arms])
+        axis.set(xlim=(-0.6, len(arms) - 0.4), xlabel="", ylabel="")
+        axis.set_title(f"{measure}\n/ held-out" if relative else measure)
+    axes[0].set_ylabel("value, 95 % interval")
     if frames:
         grid = parts[1].subplots(len(frames), len(next(iter(frames.values()))), squeeze=False)
         for line, shown in zip(grid, frames.values(), strict=True):
@@ -185,9 +176,13 @@ def on_request(
         axis.set_title(title, fontsize=7)
     _label_rows(axes, list(frames))
     figure.legend(
-        handles=[Line2D([], [], ls="", marker="s", color=c, label=t) for c, t in ((RIGHT, "judge names what was asked for"), (WRONG, "judge names another"))],
-        loc="outside lower center", ncols=2,
-    )  # fmt: skip
+        handles=[
+            key("judge names what was asked for", Look(RIGHT, "s")),
+            key("judge names another", Look(WRONG, "s")),
+        ],
+        loc="outside lower center",
+        ncols=1,
+    )
     return figure
 
 

@@ -5,18 +5,30 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from scipy.ndimage import binary_dilation
 
-from dsa_lib.figures.plausibility import CALIBRE_COLOURS
+from dsa_lib.figures.style import (
+    BLUE,
+    CALIBRE_COLOURS,
+    INK,
+    METHOD_COLOURS,
+    ORANGE,
+    PINK,
+    SKY,
+    Look,
+    dots,
+    estimates,
+    key,
+    plain_logarithms,
+)
 
-METHOD_COLOURS = {"LDM": "#0072B2", "SPADE": "#D55E00", "SPADE w/ VAE": "#009E73"}
-TRUE_COLOUR = "#222222"
-OTHER_COLOURS = ("#CC79A7", "#0072B2", "#E69F00", "#56B4E9")
+ARM_COLOURS = (INK, PINK, BLUE, ORANGE, SKY)
 ZOOM = 1 / 3  # side of a magnified cut-out, in sides of the frame
+AUTOENCODER = "through the autoencoder alone"
 SIZE = 1.18  # inches of a picture's side
 
 
@@ -74,7 +86,7 @@ def qualitative(
             _grey(axis, layer[down : down + side, right : right + side])
     heads = ["truth", "annotated map", "edges", *(f"{method}\n{half}" for method, half in outputs)]
     for axis, head in zip(axes[0], heads, strict=True):
-        colour = METHOD_COLOURS.get(head.partition("\n")[0], TRUE_COLOUR)
+        colour = METHOD_COLOURS.get(head.partition("\n")[0], INK)
         axis.set_title(head, fontsize=7.5, color=colour)
     _class_legend(figure, annotated, annotated, classes)
     return figure
@@ -92,32 +104,26 @@ def spectra(
     autoencoder alone, whose losses a latent diffusion shares, dashed.
     """
     figure, axes = plt.subplots(
-        2, len(curves), figsize=(3.6 * len(curves), 4.2), sharex=True, sharey="row", squeeze=False
+        2, len(curves), figsize=(3.6 * len(curves), 4.4), sharex=True, sharey="row", squeeze=False
     )
+    looks = {name: {"color": colour, "lw": 1.2} for name, colour in METHOD_COLOURS.items()}
+    looks |= {f"{origin}, held-out": {"color": INK, "lw": 1.8}, AUTOENCODER: {"color": INK, "lw": 1.0, "ls": "--"}}
     for column, (half, methods) in enumerate(curves.items()):
         top, below = axes[:, column]
-        top.semilogy(*true, color=TRUE_COLOUR, lw=1.8, label=f"{origin}, held-out")
-        below.axhline(1, color=TRUE_COLOUR, lw=1.2)
-        for method, (radius, amplitude) in methods.items():
-            top.semilogy(radius, amplitude, color=METHOD_COLOURS[method], lw=1.2, label=method)
-            below.semilogy(radius, amplitude / true[1], color=METHOD_COLOURS[method], lw=1.2)
-        if decoded is not None:
-            dashed = {"color": TRUE_COLOUR, "lw": 1.0, "ls": (0, (3, 2))}
-            top.semilogy(*decoded, label="through the autoencoder alone", **dashed)
-            below.semilogy(decoded[0], decoded[1] / true[1], **dashed)
+        shown = {f"{origin}, held-out": true} | dict(methods) | ({} if decoded is None else {AUTOENCODER: decoded})
+        for name, (radius, amplitude) in shown.items():
+            sns.lineplot(x=radius, y=amplitude, ax=top, label=name, legend=False, **looks[name])
+            sns.lineplot(x=radius, y=amplitude / true[1], ax=below, **looks[name])
         top.set_title(half, loc="left")
-        below.set_xlabel("radius |R| from the origin, cycles a pixel")
-    axes[0][0].set_ylabel("amplitude, grey levels")
-    axes[1][0].set_ylabel("amplitude / truth")
-    ticks = [
-        tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10) if axes[1][0].get_ylim()[0] <= tick <= axes[1][0].get_ylim()[1]
-    ]
-    axes[1][0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes[1][0].yaxis.minorticks_off()
+        top.set(ylabel="amplitude, grey levels", yscale="log")
+        below.set(xlabel="radius |R| from the origin, cycles a pixel", ylabel="amplitude / truth", yscale="log")
+    for line in axes:
+        plain_logarithms(line[0].yaxis)
     for axis in axes.flat:
-        axis.grid(color="#E6E6E6", lw=0.6)
+        axis.grid(True)
         axis.set_xlim(0, 0.5)
-    axes[0][-1].legend()
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
 
 
@@ -128,37 +134,28 @@ def compliance(table: pd.DataFrame, ceiling: pd.DataFrame | None = None) -> Figu
     """
     rows, halves = list(dict.fromkeys(table["of"])), list(dict.fromkeys(table["half"]))
     methods = [name for name in METHOD_COLOURS if name in set(table["method"])]
-    figure, axis = plt.subplots(figsize=(7.2, 2.7))
-    wide = 0.8 / (len(methods) * len(halves))
-    for m, method in enumerate(methods):
-        for h, half in enumerate(halves):
-            found = table[(table["method"] == method) & (table["half"] == half)].set_index("of").reindex(rows)
-            at = np.arange(len(rows)) - 0.4 + wide * (m * len(halves) + h + 0.5)
-            colour = METHOD_COLOURS[method]
-            axis.bar(at, found["score"], 0.86 * wide, fc=(colour if h == 0 else "white"), ec=colour, lw=1)
-            axis.vlines(at, found["low"], found["high"], color="#222222", lw=0.9)
+    bars = {f"{method} {half}": METHOD_COLOURS[method] for method in methods for half in halves}
+    figure, axis = plt.subplots(figsize=(7.2, 2.9))
+    sns.barplot(
+        **estimates(table.assign(bar=table["method"] + " " + table["half"])), x="of", y="score", order=rows, hue="bar",
+        hue_order=list(bars), palette=list(bars.values()), saturation=1, gap=0.14, linewidth=1, err_kws={"color": INK, "linewidth": 0.9},
+        legend=False, ax=axis,
+    )  # fmt: skip
+    for container, (bar, colour) in zip(axis.containers, bars.items(), strict=True):
+        for patch in container:
+            patch.set(edgecolor=colour, facecolor=colour if bar.endswith(halves[0]) else "white")
+    handles = [key(name, Look(METHOD_COLOURS[name], "s"), ms=6) for name in methods]
+    handles += [key(half, Look("#555555", "s", None if half == halves[0] else "white"), ms=6) for half in halves]
     if ceiling is not None:
-        best = ceiling.set_index("of")["score"].reindex(rows)
-        axis.hlines(best, np.arange(len(rows)) - 0.45, np.arange(len(rows)) + 0.45, color=TRUE_COLOUR, ls="--", lw=1)
+        best, at = ceiling.set_index("of")["score"].reindex(rows), np.arange(len(rows))
+        axis.hlines(best, at - 0.45, at + 0.45, color=INK, ls="--", lw=1)
+        handles.append(key("true images", Look(INK, ""), ls="--", lw=1))
     top = 1.0 if ceiling is None else max(1.0, float(ceiling["score"].max()))
-    axis.set(xticks=range(len(rows)), xticklabels=rows, ylabel="Dice with the asked map", ylim=(0, top))
+    axis.set(xlabel="", ylabel="Dice with the asked map", ylim=(0, top))
     axis.tick_params(axis="x", length=0)
-    axis.grid(axis="y", color="#E6E6E6", lw=0.6)
-    axis.set_axisbelow(True)
-    handles = [Line2D([], [], marker="s", ls="", ms=6, color=METHOD_COLOURS[name], label=name) for name in methods]
-    handles += [
-        Line2D([], [], marker="s", ls="", ms=6, mec="#555555", mfc="#555555" if h == 0 else "white", label=half)
-        for h, half in enumerate(halves)
-    ]
-    if ceiling is not None:
-        handles.append(Line2D([], [], color=TRUE_COLOUR, ls="--", lw=1, label="true images"))
-    figure.legend(
-        handles=handles,
-        loc="outside upper center",
-        ncols=len(handles),
-        title="95 % intervals over patients",
-        title_fontsize=7,
-    )
+    axis.grid(True, axis="y")
+    title = "lines: 95 % intervals over patients"
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), title=title)
     return figure
 
 
@@ -198,25 +195,12 @@ def edited(
 
 def segmenters(scores: pd.DataFrame, origin: str) -> Figure:
     """Dice of segmenters on held-out frames by the pairs that they learned from: columns arm, of, score, low, high (`synthetic_pairs.evaluate_each`)."""
-    rows, arms = list(dict.fromkeys(scores["of"])), list(dict.fromkeys(scores["arm"]))
-    figure, axis = plt.subplots(figsize=(4.8, 0.34 * len(rows) + 1.0))
-    for n, arm in enumerate(arms):
-        found = scores[scores["arm"] == arm].set_index("of").reindex(rows)
-        at = np.arange(len(rows)) + 0.24 * (n - (len(arms) - 1) / 2)
-        colour = (TRUE_COLOUR, *OTHER_COLOURS)[n % 5]
-        axis.hlines(at, found["low"], found["high"], color=colour, lw=1.4)
-        axis.scatter(found["score"], at, s=22, color=colour, zorder=3, label=arm)
-    axis.set(
-        yticks=range(len(rows)),
-        yticklabels=rows,
-        xlabel=f"Dice on held-out {origin} frames, 95 % intervals over patients",
-    )
-    axis.set_ylim(len(rows) - 0.5, -0.5)
-    axis.set_xlim(0, 1)
-    axis.tick_params(axis="y", length=0)
-    axis.grid(axis="x", color="#E6E6E6", lw=0.6)
-    axis.set_axisbelow(True)
-    figure.legend(loc="outside upper center", ncols=len(arms))
+    looks = {arm: Look(ARM_COLOURS[n % 5]) for n, arm in enumerate(dict.fromkeys(scores["arm"]))}
+    figure, axis = plt.subplots(figsize=(4.8, 0.34 * scores["of"].nunique() + 1.1))
+    dots(axis, scores, looks, hue="arm", x="score", y="of", order=list(dict.fromkeys(scores["of"])))
+    axis.set(xlim=(0, 1), xlabel=f"Dice on held-out {origin} frames, 95 % intervals over patients", ylabel="")
+    handles = [key(arm, look) for arm, look in looks.items()]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(looks))
     return figure
 
 
@@ -265,9 +249,9 @@ def _class_legend(
 ) -> None:
     order = list(shown if classes is None else classes)
     handles = [
-        Line2D([], [], marker="s", ls="", ms=6, color=CALIBRE_COLOURS[order.index(name)], label=name)
+        key(name, Look(CALIBRE_COLOURS[order.index(name)], "s"), ms=6)
         if name in annotated
-        else Line2D([], [], marker="s", ls="", ms=6, color="#737373", label=f"{name} (not annotated)")
+        else key(f"{name} (not annotated)", Look("#737373", "s"), ms=6)
         for name in shown
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))

@@ -5,16 +5,12 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 
-GENERATED_COLOUR = "#222222"
-HELD_OUT_COLOUR = "#CC79A7"
-SAME_PATIENT_COLOUR = "#009E73"
-LOOK = {
-    "generated": (GENERATED_COLOUR, "-"),
-    "held-out": (HELD_OUT_COLOUR, "--"),
-    "same patient": (SAME_PATIENT_COLOUR, ":"),
-}
+from dsa_lib.figures.style import SET_COLOURS
+
+DASHES = {"generated": "-", "held-out": "--", "same patient": ":"}
 
 
 def nearest(distances: Mapping[str, Mapping[str, np.ndarray]], origin: str) -> Figure:
@@ -30,13 +26,13 @@ def nearest(distances: Mapping[str, Mapping[str, np.ndarray]], origin: str) -> F
         "same patient": f"{origin} training frames, to others of their own patient",
     }
     for axis, (space, values) in zip(axes[0], distances.items(), strict=True):
-        for kind, (colour, style) in LOOK.items():
-            axis.ecdf(values[kind], label=f"{named[kind]} (n = {len(values[kind])})", color=colour, ls=style, lw=1.4)
-        axis.set(title=space, xlabel="distance", xlim=(0, None))
-        axis.grid(axis="x", color="#E6E6E6", lw=0.6)
-    axes[0][0].set_ylabel("share of the images")
-    figure.suptitle("Distance to the nearest training frame", fontsize=9)
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, columnspacing=1.2)
+        for kind, style in DASHES.items():
+            label = f"{named[kind]} (n = {len(values[kind])})"
+            sns.ecdfplot(x=values[kind], label=label, color=SET_COLOURS[kind], ls=style, lw=1.4, ax=axis)
+        axis.set(title=space, xlabel="distance", ylabel="share of the images", xlim=(0, None))
+        axis.grid(True, axis="x")
+    figure.suptitle("Distance to the nearest training frame")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 

@@ -3,12 +3,13 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-CALLED = "#D55E00"  # frames called arterial
-TRUE = "#56B4E9"  # frames that are arterial in truth
+from dsa_lib.figures.style import SKY, VERMILION, row_shares, shares
+from dsa_lib.nn.curve import training_curve
+
+CALLED, TRUE = VERMILION, SKY  # frames called arterial, frames that are arterial in truth
 PICTURES = 14  # thumbnails a strip at most
 WIDTH = 10.0  # inches
 
@@ -87,46 +88,24 @@ def _curve(axes, rows: pd.DataFrame, threshold: float) -> None:
 def training(history: pd.DataFrame, shipped: pd.DataFrame | None = None) -> Figure:
     """Binary cross-entropy over the updates: training (mean since the last record) and, where there are any, annotated validation series.
 
-    `shipped`: the log of the trained weights that this training went on from, in a panel to the left.
+    `shipped`: the log of the trained weights that this training went on from, in a panel to the left. Both mark the weights that were kept.
     """
-    if shipped is None:
-        figure, axes = plt.subplots(figsize=(4.2, 2.8))
-        _cross_entropy(axes, history)
-        return figure
-    figure, (before, after) = plt.subplots(1, 2, figsize=(7.0, 2.8), width_ratios=[2, 1], layout="constrained")
-    _cross_entropy(before, shipped)
-    before.set_title("weights that ship, trained on other patients")
-    _cross_entropy(after, history)
-    after.set(title="this run goes on", ylabel="")
+    figure = training_curve(history, "Phase classifier", shipped, what="binary cross-entropy (Eq. 1)")
+    for axis, log in zip(figure.axes, (history,) if shipped is None else (shipped, history), strict=True):
+        if "val_loss" in log:
+            best = log.loc[log["val_loss"].idxmin()]
+            axis.scatter(best["step"], best["val_loss"], color=VERMILION, s=20, zorder=3, label="weights kept")
+        axis.set(yscale="linear", ylim=(0, None))
+    figure.axes[0].legend()
     return figure
-
-
-def _cross_entropy(axes: Axes, history: pd.DataFrame) -> None:
-    trained = history.dropna(subset="train_loss")  # a training that goes on is evaluated before its first step
-    axes.plot(trained["step"], trained["train_loss"], color="0.3", label="training, augmented")
-    if "val_loss" in history:
-        axes.plot(history["step"], history["val_loss"], color=CALLED, label="validation patients")
-        best = history.loc[history["val_loss"].idxmin()]
-        axes.scatter(best["step"], best["val_loss"], color=CALLED, s=20, zorder=3, label="weights kept")
-    axes.set_xlabel("update")
-    axes.set_ylabel("binary cross-entropy (Eq. 1)")
-    axes.set_ylim(bottom=0)
-    axes.legend()
 
 
 def confusion(counts: pd.DataFrame, title: str) -> Figure:
     """`counts` [reference phase × (not arterial, arterial)] as row shares with the counts written in."""
-    share = counts.div(counts.sum(axis=1).clip(lower=1), axis=0)
-    figure, axes = plt.subplots(figsize=(3.6, 0.8 + 0.5 * len(counts)))
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for i in range(len(counts)):
-        for j in range(counts.shape[1]):
-            colour = "white" if share.iloc[i, j] > 0.55 else "black"
-            text = f"{counts.iloc[i, j]:,}\n{share.iloc[i, j]:.1%}"
-            axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=7)
-    axes.set_xticks(range(counts.shape[1]), [f"called\n{name}" for name in counts.columns])
-    axes.set_yticks(range(len(counts)), [str(name).replace("_", " ") for name in counts.index])
-    axes.set_title(title)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
+    figure, axis = plt.subplots(figsize=(3.6, 0.8 + 0.5 * len(counts)))
+    written = counts.map("{:,}".format) + "\n" + row_shares(counts).map("{:.1%}".format)
+    shares(axis, counts, annot=written, fmt="")
+    axis.set_xticklabels([f"called\n{name}" for name in counts.columns])
+    axis.set_yticklabels([str(name).replace("_", " ") for name in counts.index])
+    axis.set_title(title)
     return figure

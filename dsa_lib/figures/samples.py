@@ -6,10 +6,11 @@ from itertools import pairwise
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from dsa_lib.figures.style import CELL_COLOURS
+from dsa_lib.figures.style import BLUE, CELL_COLOURS, SAMPLER_COLOURS, VERMILION, plain_logarithms
 
 
 def image_grid(
@@ -127,44 +128,37 @@ def quality_against_steps(table: pd.DataFrame, floor: float, distance: str) -> F
 
     `table`: columns sampler, steps, distance, s_per_image; `floor`: the distance of real frames of other patients, a dashed line.
     """
-    colours = {"ddpm": "#0072B2", "ddim": "#E69F00", "dpmsolver++": "#D55E00", "unipc": "#009E73"}
     figure, axes = plt.subplots(1, 2, figsize=(7.0, 2.6), sharey=True)
-    for axis, x in zip(axes, ("steps", "s_per_image"), strict=True):
-        for name, rows in table.sort_values("steps").groupby("sampler", sort=False):
-            axis.plot(rows[x], rows["distance"], "o-", ms=3, lw=1, label=name, color=colours.get(name))
+    for axis, x, label in zip(axes, ("steps", "s_per_image"), ("steps", "seconds an image"), strict=True):
+        sns.lineplot(
+            table, x=x, y="distance", hue="sampler", palette=SAMPLER_COLOURS, estimator=None, marker="o", ms=4, mew=0, lw=1, ax=axis
+        )  # fmt: skip
         axis.axhline(floor, color="0.4", lw=0.8, ls="--", label="floor: real frames, other patients")
-        axis.set_xscale("log")
-        axis.grid(axis="y", lw=0.3)
-    table_steps = sorted(table["steps"].unique())
-    axes[0].set_xticks(table_steps, [str(step) for step in table_steps])
-    axes[0].minorticks_off()
-    axes[0].set(xlabel="steps", ylabel=f"{distance}\nto held-out frames", ylim=(0, None))
-    axes[1].set_xlabel("seconds an image")
-    axes[1].legend(loc="upper right")
+        axis.set(xscale="log", xlabel=label, ylabel=f"{distance}\nto held-out frames", ylim=(0, None))
+        axis.grid(True, axis="y")
+        plain_logarithms(axis.xaxis)
+    steps = sorted(table["steps"].unique())
+    axes[0].set_xticks(steps, [str(step) for step in steps])
+    handles, labels = axes[0].get_legend_handles_labels()
+    for axis in axes:
+        axis.get_legend().remove()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return figure
 
 
 def schedule_curves(alphas_cumprod: Mapping[str, Sequence[float]], chosen: str) -> Figure:
     """√ᾱ_t (left) and the signal-to-noise ratio ᾱ_t/(1−ᾱ_t) (right) over t = 1…T, a line a reading of β; `chosen` is the one in use."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(5.6, 2.2))
-    for (name, values), colour in zip(alphas_cumprod.items(), ("#0072B2", "#D55E00"), strict=False):
+    for (name, values), colour in zip(alphas_cumprod.items(), (BLUE, VERMILION), strict=False):
         alpha_bar = np.asarray(values, dtype=float)
         t = np.arange(1, len(alpha_bar) + 1)
         in_use = name == chosen
         look = {"color": colour, "lw": 1.6 if in_use else 1.0, "ls": "-" if in_use else "--"}
-        left.plot(t, np.sqrt(alpha_bar), label=f"{name}{' (in use)' if in_use else ''}", **look)
-        right.plot(t, alpha_bar / (1 - alpha_bar), **look)
+        sns.lineplot(x=t, y=np.sqrt(alpha_bar), label=f"{name}{' (in use)' if in_use else ''}", ax=left, **look)
+        sns.lineplot(x=t, y=alpha_bar / (1 - alpha_bar), ax=right, **look)
     left.set(xlabel="t", ylabel="√ᾱ: signal left", ylim=(0, 1.02))
-    left.legend()
     right.axhline(1, color="#999999", lw=0.8)
-    right.annotate(
-        "as strong as the noise",
-        (t[-1], 1),
-        xytext=(0, 2),
-        ha="right",
-        textcoords="offset points",
-        fontsize=6,
-        color="#666666",
-    )
+    right.annotate("as strong as the noise", (t[-1], 1), (0, 2), ha="right", textcoords="offset points", color="#666666", fontsize=7)  # fmt: skip
     right.set(xlabel="t", ylabel="ᾱ / (1−ᾱ): signal to noise", yscale="log")
+    plain_logarithms(right.yaxis)
     return figure

@@ -3,10 +3,13 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 LOSSES = ("train_loss", "val_loss")  # columns of the log: of training, of held-out patients
+NAMES = {"training": "C0", "validation patients": "C1"}
 
 
 def training_curve(
@@ -29,6 +32,7 @@ def training_curve(
     _losses(before, shipped, f"{title}: weights that ship, other patients", columns, what)
     _losses(axis, log, "this run goes on", columns, what)
     axis.set_ylabel("")
+    axis.legend([])  # that of the left panel holds
     return figure
 
 
@@ -47,13 +51,15 @@ def _losses(axis: Axes, log: pd.DataFrame, title: str, columns: tuple[str, str] 
     axis.set(xlabel="step", ylabel=what, title=title)
     if log.empty:
         return
-    train, held_out = columns
-    marker = "." if len(log) <= 2 else ""
-    trained = log.dropna(subset=train)  # a training that goes on is evaluated before its first step
-    axis.plot(trained["step"], trained[train], color="#0072B2", marker=marker, label="training")
-    if held_out in log:
-        axis.plot(log["step"], log[held_out], color="#D55E00", marker=marker, label="held-out patients")
-    low, high = axis.get_ylim()
-    if low > 0 and high / low > 10:
+    losses = log.rename(columns=dict(zip(columns, NAMES, strict=True))).reindex(columns=["step", *NAMES])
+    losses = losses.melt("step", var_name="of", value_name=what)
+    losses = losses.dropna()  # a training that goes on is evaluated before its first step
+    few = {"marker": "o", "markersize": 4, "markeredgewidth": 0} if len(log) <= 2 else {}
+    sns.lineplot(losses, x="step", y=what, hue="of", palette=NAMES, estimator=None, ax=axis, **few)
+    axis.legend(title=None)
+    axis.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
+    if losses[what].min() > 0 and losses[what].max() / losses[what].min() > 10:
         axis.set_yscale("log")
-    axis.legend()
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_locator(NullLocator())

@@ -33,7 +33,14 @@ def tables(patients):
 
 
 def dots(axis):
-    return [tuple(np.round(each.get_offsets().data[0], 6)) for each in axis.collections if len(each.get_offsets()) == 1]
+    """(x, y) of every dot, set by set, row by row."""
+    points = [point for line in axis.lines if line.get_marker() == "o" for point in line.get_xydata()]
+    return [tuple(np.round(point, 6)) for point in points]
+
+
+def ends(axis):
+    """(low, high) of every interval, set by set, row by row."""
+    return [line.get_xdata() for line in axis.lines if line.get_marker() == "None" and np.ptp(line.get_ydata()) == 0]
 
 
 @pytest.mark.parametrize("patients", [8, 3])
@@ -44,13 +51,14 @@ def test_dots_are_the_values_and_lines_their_intervals(patients):
     value = results.set_index(["scope", "set"])["distance"]
     expected = [
         (round(value[scope, name], 6), round(row + offset, 6))
+        for name, offset in zip(distance_figures.LOOKS, (-0.15, 0.15), strict=True)
         for row, scope in enumerate(fidelity_distances.SCOPES)
-        for name, offset in distance_figures.OFFSETS.items()
     ]
     assert dots(first) == expected
-    ends = intervals[intervals["measure"] == "distance"][["low", "high"]].to_numpy()
-    np.testing.assert_allclose([line.get_xdata() for line in first.lines], ends)
-    assert np.isnan(ends).all() == (patients == 3)
+    of_distance = intervals[intervals["measure"] == "distance"].set_index(["set", "scope"])[["low", "high"]]
+    wanted = [of_distance.loc[(name, scope)] for name in distance_figures.LOOKS for scope in fidelity_distances.SCOPES]
+    np.testing.assert_allclose(ends(first), wanted)
+    assert np.isnan(wanted).all() == (patients == 3)
     assert [text.get_text().split("\n")[0] for text in first.get_yticklabels()] == list(fidelity_distances.SCOPES)
     plt.close(figure)
 

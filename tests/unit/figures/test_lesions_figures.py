@@ -47,7 +47,7 @@ def test_the_enlarged_square_lies_in_the_frame():
 def test_scores_and_timesteps():
     given = scores({"base": 1.0, "new": 0.8})
     figure = lesions.scores(table(given), paired(given, "base"))
-    assert "lesion MAE, grey levels" in texts(figure) and "change from “base”, %" in texts(figure)
+    assert "lesion MAE,\ngrey levels" in texts(figure) and "change from\n“base”, %" in texts(figure)
     curve = pd.DataFrame({"t": [1, 500, 1000], "mae": [1.0, 3, 9], "lesion_mae": [2.0, 8, 20]})
     figure = lesions.timesteps(curve, 0.5, [(0, np.zeros((8, 8), np.uint8)), (500, np.zeros((8, 8), np.uint8))])
     assert {"truth", "t = 500"} <= texts(figure)

@@ -75,8 +75,11 @@ def test_bars_with_intervals_and_ceiling():
     ceiling = pd.DataFrame({"of": ["any class", "centre line"], "score": [0.9, 0.95]})
     axis = maps.compliance(table([{"method": m, "half": h} for m, h in SIX]), ceiling).axes[0]
     assert len(axis.patches) == 12 and all(bar.get_height() == 0.6 for bar in axis.patches)
-    ends = [segment[:, 1].tolist() for lines in axis.collections for segment in lines.get_segments()]
-    assert ends.count([0.5, 0.7]) == 12 and [0.95, 0.95] in ends
+    assert [line.get_ydata().tolist() for line in axis.lines] == [[0.5, 0.7]] * 12
+    ceilings = [segment[:, 1].tolist() for lines in axis.collections for segment in lines.get_segments()]
+    assert ceilings == [[0.9, 0.9], [0.95, 0.95]]
+    filled = [bar.get_facecolor()[:3] != (1, 1, 1) for bar in axis.patches]
+    assert filled == [True, True, False, False] * 3  # with edges, without
     assert len(maps.compliance(table([{"method": "LDM", "half": "w/ edges"}])).axes[0].patches) == 2
 
 
@@ -95,7 +98,9 @@ def test_edits_are_cut_to_their_region():
 def test_segmenters_one_mark_an_arm_and_class():
     axis = maps.segmenters(table([{"arm": "real pairs"}, {"arm": "synthetic pairs"}]), "phantom").axes[0]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["any class", "centre line"]
-    assert sum(len(c.get_offsets()) for c in axis.collections if len(c.get_offsets()) > 1) == 4
+    dots = [line for line in axis.lines if line.get_marker() == "o"]
+    assert [line.get_xdata().tolist() for line in dots] == [[0.6, 0.6]] * 2
+    assert [line.get_xdata().tolist() for line in axis.lines if line not in dots] == [[0.5, 0.7]] * 4
 
 
 def test_a_gan_curve_shows_the_same_measure_of_both_sets():
@@ -106,6 +111,8 @@ def test_a_gan_curve_shows_the_same_measure_of_both_sets():
     columns, what = map_models.drawn_of("SPADE", log)
     axis = training_curve(log, "SPADE", None, columns, what).axes[0]
     assert axis.get_ylabel() == "perceptual distance"
-    assert [list(line.get_ydata()) for line in axis.lines] == [[0.4, 0.3], [0.5, 0.4]]
+    drawn = [line for line in axis.lines if len(line.get_xdata())]  # the others are the legend's
+    assert [list(line.get_ydata()) for line in drawn] == [[0.4, 0.3], [0.5, 0.4]]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["training", "validation patients"]
     assert map_models.drawn_of("SPADE", log.drop(columns="train_perceptual"))[0] == ("train_l1", "val_l1")
     assert map_models.drawn_of("LDM", log) == (("train_loss", "val_loss"), "loss")

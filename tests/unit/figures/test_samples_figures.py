@@ -61,6 +61,14 @@ def test_quality_against_steps_has_a_line_a_sampler_and_the_floor():
         }
     )
     figure = samples.quality_against_steps(table, 0.5, "distance")
-    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    (legend,) = figure.legends
+    named = dict(
+        zip(
+            (key.get_color() for key in legend.get_lines()),
+            (text.get_text() for text in legend.get_texts()),
+            strict=True,
+        )
+    )
+    lines = {named[line.get_color()]: line for line in figure.axes[0].lines if len(line.get_xdata())}
     assert list(lines["ddpm"].get_xdata()) == [5, 20] and list(lines["ddpm"].get_ydata()) == [3, 2]
     assert set(lines["floor: real frames, other patients"].get_ydata()) == {0.5}

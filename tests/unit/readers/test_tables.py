@@ -5,7 +5,6 @@ import numpy as np
 import pandas as pd
 import pingouin
 import pytest
-from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from dsa_lib.core import published as core_published
@@ -223,8 +222,9 @@ def test_labels_of_panel_e_touch_no_bar_and_no_other_label(percents):
     figure, axis = plt.subplots(figsize=(2.6, 2.2), layout="constrained")
     reader_study.panel_e(axis, table)
     figure.canvas.draw()
-    labels = [Text.get_window_extent(text) for text in axis.texts]  # without the line that leads to the bar
-    assert len(labels) == 4
+    texts = axis.get_legend().get_texts()
+    assert [text.get_text() for text in texts] == ["PC A, n = 60", "PC B, n = 60", "AC A, n = 60", "AC B, n = 60"]
+    labels = [text.get_window_extent() for text in texts]
     ends = [axis.transData.transform(table[["percent", side]].to_numpy()) for side in ("low", "high")]
     bars = [Bbox([low - [1, 0], high + [1, 0]]) for low, high in zip(*ends, strict=True)]
     for i, label in enumerate(labels):
