@@ -28,7 +28,6 @@ SUBSAMPLE_SHARE = (
     0.75  # of the patients, as in `profile.fidelity`: of halves the error of a small distance comes out too large
 )
 SENTENCE = "LDM with its sentence"
-TRAINING_FRAMES = 2048  # that the features of the run's own network are scaled by, at most
 Key = tuple[str, str]  # (method, half)
 AUTOENCODER: Key = ("autoencoder alone", "")  # the true images encoded and decoded, which no model of the table made
 
@@ -64,7 +63,7 @@ def open_extractor(study: Study, data: MapSet) -> Extractor | None:
     if name == "phase-network":
         name = "dsa-network"
         print("The phase network is in SPADE's loss and cannot judge it: the network of notebook 07 does.")
-    some = np.sort(np.random.default_rng(study.profile.seed).permutation(data.rows("train"))[:TRAINING_FRAMES])
+    some = np.sort(np.random.default_rng(study.profile.seed).permutation(data.rows("train"))[: features.SCALE_FRAMES])
     extractor = features.open_extractor(
         name,
         classifier=None,

@@ -78,8 +78,8 @@ if not acdc and study.archive is None and study.has("archive_truth_masks.npz"):
     files = study.read("archive"), study.read("archive_truth_masks.npz")
     label_maps = truth.label_maps(key, *files, study.profile.curation.image_size)
 elif not acdc:
-    name = study.profile.plausibility.segmenter
-    annotation, label_maps = f"automatic ({name})", map_data.automatic(plausibility.open_segmenter(name, None).segment)
+    annotation = f"automatic ({study.profile.plausibility.segmenter})"
+    label_maps = map_data.automatic(plausibility.segmenter_of_run(study).segment)
 
 if acdc:
     data, quarantine = map_data.of_acdc(study, Path(acdc))

@@ -127,13 +127,9 @@ print(use := synthetic_pairs.verdict(tested, gaps))
 
 # %%
 if vessels:
-    simulated = None  # identifiers of the phantom patients, of whom a network that judges must have seen none
-    if data.origin == map_data.PHANTOM:
-        simulated = pd.read_parquet(study.read("archive_truth.parquet"), columns=["patient_id"])["patient_id"].unique()
-    judge = plausibility.open_segmenter(study.profile.plausibility.segmenter, simulated).segment
+    judge = plausibility.segmenter_of_run(study).segment
 else:
-    acquired = segmenters[synthetic_pairs.REAL]
-    judge = partial(vessel_unet.segment, acquired, size=network.network_size)
+    judge = partial(vessel_unet.segment, segmenters[synthetic_pairs.REAL], size=network.network_size)
 found = {key: judge(made, what=" ".join(key)) for key, made in outputs.items()}
 ceiling = compliance.of_maps(judge(true, what="true images"), asked, patients, **how).reset_index()
 kept = [

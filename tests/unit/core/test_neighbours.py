@@ -34,8 +34,8 @@ def test_the_lesion_study_has_a_ranking_and_no_figures():
 def test_this_run_lies_beside_and_fills_nothing_published(tmp_path):
     run = {("LDM", "SSIM, w/ edges"): 0.7, ("LDM", "DSA-feature distance, w/ edges"): 0.2}
     table = published.contract("anatomy_table1", run, "phantom")
-    published.write_table(tmp_path / "anatomy_scores.csv", table)
-    cells = published.read_table(tmp_path / "anatomy_scores.csv").set_index(["row", "column"])
+    published.write_table(tmp_path / "maps_scores.csv", table)
+    cells = published.read_table(tmp_path / "maps_scores.csv").set_index(["row", "column"])
     assert cells.loc[("LDM", "SSIM, w/ edges"), ["published", "this_run"]].tolist() == [0.608, 0.7]
     own = cells.loc[("LDM", "DSA-feature distance, w/ edges")]
     assert np.isnan(own["published"]) and own["this_run"] == 0.2 and own["source"] == "phantom"

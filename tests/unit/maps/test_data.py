@@ -1,11 +1,11 @@
 """Frames, label maps and edges of notebook 21: which frames of a series, which part, what is left out, what is told and judged."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from folder_run import FolderRun
 from test_acdc import write
 
 from dsa_lib.curation import annotations
@@ -97,11 +97,6 @@ def test_another_image_label_or_part_is_another_digest():
     assert map_data.digest(first) == map_data.digest(first.at(np.arange(len(first))))
 
 
-def of_folder(folder, archive=None, profile=PHANTOM):
-    """A study whose artifacts lie in `folder`."""
-    return SimpleNamespace(read=lambda name: folder / name, archive=archive, profile=profile)
-
-
 @pytest.fixture
 def run(tmp_path):
     """Two series of 16² pixels; the latents of frame k are k, in another order than the frames."""
@@ -114,7 +109,7 @@ def run(tmp_path):
     latents = np.arange(6.0)[::-1, None, None, None] * np.ones((1, 1, 2, 2))
     np.save(tmp_path / "latents/mean.npy", latents)
     np.save(tmp_path / "latents/std.npy", latents + 10)
-    return tmp_path
+    return FolderRun(tmp_path, PHANTOM)
 
 
 def drawn(rows, frames):
@@ -122,7 +117,7 @@ def drawn(rows, frames):
 
 
 def test_a_run_s_frames_come_with_their_latents_edges_conditions_and_held_out_rows(run):
-    data, (mean, std) = map_data.of_run(of_folder(run), drawn, "by hand")
+    data, (mean, std) = map_data.of_run(run, drawn, "by hand")
     assert mean[:, 0, 0, 0].tolist() == [2, 3, 5] and std[:, 0, 0, 0].tolist() == [12, 13, 15]
     assert data.held_out.tolist() == [2] and data.kinds.tolist() == ["AC A", "AC A", "PC B"]
     assert (data.annotation, data.origin, data.annotated) == ("by hand", "phantom", PHANTOM.anatomy.annotated)
@@ -130,11 +125,11 @@ def test_a_run_s_frames_come_with_their_latents_edges_conditions_and_held_out_ro
     assert edges.any() and np.array_equal(data.edges, edges)
     assert data.conditions(True).shape == (3, 3, 16, 16) and data.conditions(False).shape == (3, 2, 16, 16)
     assert np.array_equal(data.conditions(True)[1:2][0, 2], edges[1])
-    assert map_data.of_run(of_folder(run, archive=run), drawn, "")[0].origin == "archive"
+    assert map_data.of_run(replace(run, archive=run.folder), drawn, "")[0].origin == "archive"
 
 
 def test_an_automatic_annotation_is_what_the_segmenter_finds(run):
-    data, _ = map_data.of_run(of_folder(run), map_data.automatic(lambda frames, what: drawn(what, frames)), "automatic")
+    data, _ = map_data.of_run(run, map_data.automatic(lambda frames, what: drawn(what, frames)), "automatic")
     assert np.array_equal(data.labels, data.frames < 100)
 
 
@@ -144,14 +139,14 @@ def test_of_acdc_all_classes_are_told_and_the_testing_folder_alone_is_judged(tmp
     write(tmp_path, "patient101", "testing")
     (tmp_path / "training" / "patient002" / "Info.cfg").unlink()
     write(tmp_path, "patient004")
-    data, quarantine = map_data.of_acdc(of_folder(tmp_path, profile=SMOKE), tmp_path)
+    data, quarantine = map_data.of_acdc(FolderRun(tmp_path, SMOKE), tmp_path)
     assert quarantine["patient"].tolist() == ["patient002"]
     assert set(data.patients[data.held_out]) == {"patient101"} and data.annotated == data.classes
     assert (data.annotation, data.origin) == ("manual", "ACDC") and np.array_equal(data.kinds, data.patients)
 
 
 def test_what_is_saved_is_what_is_read_again(run, tmp_path):
-    data, _ = map_data.of_run(of_folder(run), drawn, "the phantom's truth")
+    data, _ = map_data.of_run(run, drawn, "the phantom's truth")
     data.save(tmp_path / "set.npz")
     again = map_data.MapSet.load(tmp_path / "set.npz")
     assert (again.annotation, again.origin) == (data.annotation, data.origin)
@@ -162,7 +157,7 @@ def test_what_is_saved_is_what_is_read_again(run, tmp_path):
 
 
 def test_edges_of_another_shape_or_type_are_refused(run):
-    data, _ = map_data.of_run(of_folder(run), drawn, "")
+    data, _ = map_data.of_run(run, drawn, "")
     for edges in (data.edges[:, :4], data.edges.astype(np.uint8)):
         with pytest.raises(StudyError, match="give bool of one shape"):
             replace(data, edges=edges)
