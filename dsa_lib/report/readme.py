@@ -22,7 +22,7 @@ from dsa_lib.vessels.filters import CLASSES
 
 PAGES = ("README.md", "docs/results.md", "docs/extensions.md")
 QUALITY = PROJECT / "benchmarks" / "phantom_quality.json"
-EXTENSION_FIGURES = ("maps_samples", "maps_spectra", "maps_edited", "lesion_translations")
+EXTENSION_FIGURES = ("maps_samples", "maps_spectra", "maps_edited", "lesion_translations", "lesion_on_request")
 FIGURES = (
     *EXTENSION_FIGURES,
     "phantom_conditions",
@@ -31,6 +31,8 @@ FIGURES = (
     "figure4",
     "adherence",
     "classifier_confusion",
+    "vae_reconstructions",
+    "ldm_from_noise",
     "fidelity",
     "plausibility_examples",
     "memorisation",

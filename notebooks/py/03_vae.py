@@ -242,7 +242,7 @@ style.save(figure, study.write("figures/vae_reconstructions.png"))
 # ## What this can and cannot say
 # What the autoencoder loses no later model can bring back: its numbers are the ceiling of everything that notebooks 04 to 07 generate. They are of one training of one
 # network, and without LPIPS's weights they are no statement on the paper's autoencoder. PSNR and contrast say how near the grey values come, not whether a reader would miss what is gone.
-# What the phantom run keeps stands in [docs/results.md](../docs/results.md).
+# What the phantom run keeps: [figures/vae_reconstructions.png](../figures/vae_reconstructions.png).
 
 # %%
 study.finish()

@@ -186,5 +186,10 @@ figure = reader_study.half_widths(precision, wanted_icc, wanted_mean, f"planned 
 style.save(figure, study.write("figures/reader_planning.png"), dpi=300)
 plan.round(2)
 
+# %% [markdown]
+# ## What this can and cannot say
+# Numbers that agree can still be wrong, and those that do not may be misprints of right ones. What is fitted to published values shows that records or ratings with these values can exist, and confirms
+# no result. What this project's own runs come to stands beside the published tables in [docs/results.md](../docs/results.md).
+
 # %%
 study.finish()

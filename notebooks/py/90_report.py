@@ -22,6 +22,7 @@
 #
 # **Inputs.** Manifests, tables and figures of whatever notebooks have run, verified against their recorded hashes. What an archive did not allow is missing here too,
 # with the reason. **Outputs.** `report.html`, which needs no other file and no network.
+# The tables of the phantom run are in [docs/results.md](../docs/results.md).
 #
 # **Measured time**: printed by the last cell; seconds in every profile.
 
