@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from test_published import P, make, random_study
+from test_tables import P, make, random_study
 
 from dsa_lib.readers import comparisons as compare
 from dsa_lib.readers import tables as reader_tables
