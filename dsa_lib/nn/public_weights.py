@@ -5,13 +5,16 @@ Only profile `paper` needs them (LPIPS, Inception-V3). `smoke` and `phantom` nev
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import pooch
-import torch
 
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.workspace import PROJECT, sha256
+
+if TYPE_CHECKING:
+    import torch
 
 
 def weights_folder() -> Path:
@@ -48,6 +51,8 @@ def weights_file(name: str) -> Path:
     return path
 
 
-def load(name: str) -> dict[str, torch.Tensor]:
+def load(name: str) -> "dict[str, torch.Tensor]":
     """The checked state dict of `name`."""
+    import torch  # here, because every command of make looks for weights first, and torch takes seconds to import
+
     return torch.load(weights_file(name), map_location="cpu", weights_only=True)

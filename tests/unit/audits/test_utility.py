@@ -264,6 +264,13 @@ def compared(task, folder, **changed):
     return utility.compare([task], settings, SMOKE.classifier, background_grey=162, seed=11, folder=folder, digest="d")
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A comparison of all arms: its folder and its rows. Whoever changes the folder works on a copy."""
+    folder = tmp_path_factory.mktemp("finished")
+    return folder, compared(made_up_task(), folder)
+
+
 def test_no_held_out_image_is_ever_drawn_and_only_the_patients_of_the_share_are(tmp_path, monkeypatch):
     task, seen = made_up_task(), []
 
@@ -279,46 +286,44 @@ def test_no_held_out_image_is_ever_drawn_and_only_the_patients_of_the_share_are(
         assert patients == set(allowed) and not patients & set(task.test.patients)
 
 
-def test_rows_are_complete_and_a_finished_comparison_is_not_trained_again(tmp_path, monkeypatch):
-    task = made_up_task()
-    rows = compared(task, tmp_path)
+def test_rows_are_complete_and_a_finished_comparison_is_not_trained_again(finished, monkeypatch):
+    task, (folder, rows) = made_up_task(), finished
     assert list(rows.columns) == list(utility.COLUMNS)
     counts = rows.groupby(["share", "arm"]).size()
     assert (counts == 2).all() and len(counts) == 5 + 2  # control arms at the small share alone
     assert rows["auc"].between(0, 1).all() and rows["false_alarms"].between(0, 1).all()
     assert rows.loc[rows["arm"] == REAL, "synthetic_images"].eq(0).all()
     assert rows.loc[rows["arm"] == MIXED, "synthetic_images"].eq(6).all()
-    assert not [path for path in tmp_path.iterdir() if path.is_dir()]  # checkpoints of finished arms are gone
+    assert not [path for path in folder.iterdir() if path.is_dir()]  # checkpoints of finished arms are gone
 
     def never(*arguments, **options):
         raise AssertionError("trained again")
 
     monkeypatch.setattr(utility, "fit", never)
-    pd.testing.assert_frame_equal(compared(task, tmp_path), rows)
-    pd.testing.assert_frame_equal(compared(task, tmp_path, seeds=1), rows[rows["seed"] == 11])
+    pd.testing.assert_frame_equal(compared(task, folder), rows)
+    pd.testing.assert_frame_equal(compared(task, folder, seeds=1), rows[rows["seed"] == 11])
     with pytest.raises(AssertionError, match="trained again"):  # other numbers are another comparison
-        compared(task, tmp_path, steps=5)
+        compared(task, folder, steps=5)
     darker = replace(task, test=replace(task.test, images=task.test.images // 2))
     with pytest.raises(AssertionError, match="trained again"):  # so are other images
-        compared(darker, tmp_path)
+        compared(darker, folder)
 
 
-def test_an_interrupted_comparison_ends_with_the_same_rows(tmp_path, monkeypatch):
-    task, done = made_up_task(), []
-    whole = compared(task, tmp_path / "whole")
+def test_an_interrupted_comparison_ends_with_the_same_rows(finished, tmp_path, monkeypatch):
+    task, done, (_, rows) = made_up_task(), [], finished
     original = utility.fit
 
     def killed(*arguments, **options):
-        if len(done) == 5:
+        if len(done) == 3:
             raise KeyboardInterrupt
         done.append(options["folder"])
         return original(*arguments, **options)
 
     monkeypatch.setattr(utility, "fit", killed)
     with pytest.raises(KeyboardInterrupt):
-        compared(task, tmp_path / "broken")
+        compared(task, tmp_path, seeds=1)
     monkeypatch.setattr(utility, "fit", original)
-    pd.testing.assert_frame_equal(compared(task, tmp_path / "broken"), whole)
+    pd.testing.assert_frame_equal(compared(task, tmp_path, seeds=1), rows[rows["seed"] == 11])
 
 
 def test_an_unknown_control_arm_is_refused_before_anything_is_trained(tmp_path):
@@ -374,8 +379,8 @@ def test_impossible_settings_are_refused(name, value, fault):
         load_profile("smoke", {f"utility.{name}": value})
 
 
-def test_figures_draw_every_arm(tmp_path):
-    rows = compared(made_up_task(), tmp_path)
+def test_figures_draw_every_arm(finished):
+    _, rows = finished
     figure = figures.gains(
         utility.levels(rows, "auc"), utility.differences(rows, "auc"), rows, "auc", {"arterial phase": "scored"}
     )

@@ -1,11 +1,13 @@
 """The workflow as a user calls it, through make, on profile `smoke`: a whole run, resuming, changing, killing, failing, and an archive of one series.
 
-One run is made and shared; what changes a run works on a copy of it.
+One run is made and shared; what changes a run works on a copy of it. What is refused before anything runs is asked in this process, without snakemake.
 """
 
+import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -14,13 +16,22 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
+from click.testing import CliRunner
+from papermill.cli import papermill
 
 from dsa_lib.core import published as core_published
 from dsa_lib.run.artifacts import REPRODUCED, STUDY
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.workspace import PROJECT, sha256
 
+sys.path.insert(0, str(PROJECT / "workflow"))
+import launch
+
 NOTHING = "nothing to do"
+# Stands in for Python: prints its arguments, each ended by a zero byte, as `make` passes them on.
+SPEAKS = r"""#!/bin/sh
+printf '%s\0' "$@"
+"""
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +54,36 @@ def call(runs, target="smoke", **variables):
 def make(runs, target="smoke", **variables):
     command, environment = call(runs, target, **variables)
     return subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=1200)
+
+
+@pytest.fixture
+def ask(tmp_path, monkeypatch, capsys):
+    """Call of the launcher's `main` with the arguments that `make target VARIABLE=value …` passes it: (exit status, output, errors)."""
+    python = tmp_path / "speaks" / "python"
+    python.parent.mkdir()
+    python.write_text(SPEAKS)
+    python.chmod(0o755)
+    handler = signal.getsignal(signal.SIGTERM)  # the launcher sets its own
+
+    def ask(runs, target="smoke", **variables):
+        passed = make(runs, target, BIN=str(python.parent), **variables)
+        assert passed.returncode == 0 and passed.stdout.startswith("workflow/launch.py\0"), passed.stderr
+        monkeypatch.setattr(sys, "argv", passed.stdout.split("\0")[:-1])
+        monkeypatch.setenv("DSA_RUNS", str(runs))
+        capsys.readouterr()
+        status = launch.main()
+        return status, *capsys.readouterr()
+
+    yield ask
+    signal.signal(signal.SIGTERM, handler)
+
+
+def by_hand(runs, monkeypatch, *arguments):
+    """`papermill arguments` in the project's folder, in this process: click's result."""
+    monkeypatch.setenv("DSA_RUNS", str(runs))
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")
+    monkeypatch.chdir(PROJECT)
+    return CliRunner().invoke(papermill, arguments)
 
 
 def worked(done):
@@ -188,10 +229,10 @@ def test_a_run_of_the_earlier_layout_is_refused_and_left_as_it_is(runs, copied):
     assert json.loads(path.read_text()) == earlier
 
 
-def test_what_was_run_by_hand_with_other_parameters_is_run_again(runs, copied):
-    command = [sys.executable, "-m", "papermill", "notebooks/06_reader_analysis.ipynb", str(runs / "by_hand.ipynb")]
-    command += ["-r", "run", copied, "-y", '{"overrides": {"readers.bootstrap": 20}}']
-    subprocess.run(command, cwd=PROJECT, env=os.environ | {"DSA_RUNS": str(runs)}, capture_output=True, check=True)
+def test_what_was_run_by_hand_with_other_parameters_is_run_again(runs, copied, monkeypatch):
+    given = ("-r", "run", copied, "-y", '{"overrides": {"readers.bootstrap": 20}}')
+    by_hand_too = by_hand(runs, monkeypatch, "notebooks/06_reader_analysis.ipynb", str(runs / "by_hand.ipynb"), *given)
+    assert by_hand_too.exit_code == 0, by_hand_too.output
     done = make(runs, RUN=copied)
     assert done.returncode == 0 and worked(done) == ["06", "31", "90"], done.stdout + done.stderr
     assert sha256(runs / copied / "readers" / "icc.csv") == sha256(runs / "whole" / "readers" / "icc.csv")
@@ -231,8 +272,6 @@ def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(runs, cop
 
 
 def test_two_commands_cannot_work_on_one_run(runs, whole):
-    import fcntl
-
     with (runs / "whole" / ".lock").open("r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         done = make(runs, RUN="whole")
@@ -289,22 +328,33 @@ def test_one_series_is_classified_the_rest_skipped_and_reported(runs, whole):
         ({"RUN": "../up"}, "run name"),
     ],
 )
-def test_a_wrong_request_is_refused_before_anything_runs(tmp_path, variables, words):
-    done = make(tmp_path, **{"RUN": "new", **variables})
+def test_a_wrong_request_is_refused_before_anything_runs(ask, tmp_path, variables, words):
+    status, said, errors = ask(tmp_path / "runs", **{"RUN": "new", **variables})
+    (line,) = errors.splitlines()
+    assert status != 0 and line.startswith("error: ") and words in line and not said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_refusal_ends_make_too(tmp_path):
+    done = make(tmp_path / "runs", RUN="new", OVERRIDES='{"difusion.steps_conditional": 3}')
     (line,) = [line for line in done.stderr.splitlines() if not line.startswith("make:")]
-    assert done.returncode != 0 and line.startswith("error: ") and words in line
-    assert not list(tmp_path.iterdir())
+    assert done.returncode != 0 and line.startswith("error: ") and "does not exist" in line
 
 
-def test_an_archive_needs_a_run_name_of_its_own_and_a_run_keeps_its_kind(runs, whole, tmp_path):
-    assert "add RUN=name" in make(runs, "reproduce", ARCHIVE=str(tmp_path)).stderr
-    assert "was made with archive phantom" in make(runs, RUN="whole", ARCHIVE=str(tmp_path)).stderr
-    assert "was made with profile smoke" in make(runs, "reproduce", RUN="whole").stderr
+def test_an_archive_needs_a_run_name_of_its_own_and_a_run_keeps_its_kind(ask, runs, whole, tmp_path):
+    def refusal(*arguments, **variables):
+        status, _, errors = ask(runs, *arguments, **variables)
+        assert status != 0
+        return errors
+
+    assert "add RUN=name" in refusal("reproduce", ARCHIVE=str(tmp_path))
+    assert "was made with archive phantom" in refusal(RUN="whole", ARCHIVE=str(tmp_path))
+    assert "was made with profile smoke" in refusal("reproduce", RUN="whole")
 
 
-def test_a_run_is_removed_only_by_name(runs, copied):
-    assert make(runs, "clean-run").returncode != 0
-    assert make(runs, "clean-run", RUN=copied).returncode == 0
+def test_a_run_is_removed_only_by_name(ask, runs, copied):
+    assert ask(runs, "clean-run")[0] != 0
+    assert ask(runs, "clean-run", RUN=copied)[0] == 0
     assert not (runs / copied).exists() and (runs / "whole").exists()
 
 
@@ -317,11 +367,11 @@ def test_a_run_is_removed_only_by_name(runs, copied):
         (["-r", "run", "empty"], "Next|finished"),
     ],
 )
-def test_a_notebook_runs_alone_through_papermill_and_checks_its_parameters(tmp_path, parameters, words):
-    command = [sys.executable, "-m", "papermill", "notebooks/90_report.ipynb", str(tmp_path / "out.ipynb"), *parameters]
-    environment = os.environ | {"DSA_RUNS": str(tmp_path / "runs"), "JUPYTER_PREFER_ENV_PATH": "1"}
-    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=300)
+def test_a_notebook_runs_alone_through_papermill_and_checks_its_parameters(tmp_path, monkeypatch, parameters, words):
+    done = by_hand(
+        tmp_path / "runs", monkeypatch, "notebooks/90_report.ipynb", str(tmp_path / "out.ipynb"), *parameters
+    )
     if "empty" in parameters:
-        assert done.returncode == 0 and (tmp_path / "runs" / "empty" / "report.html").exists()
+        assert done.exit_code == 0 and (tmp_path / "runs" / "empty" / "report.html").exists()
     else:
-        assert done.returncode != 0 and words in done.stderr
+        assert done.exit_code != 0 and words in str(done.exception)
