@@ -8,7 +8,21 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from dsa_lib.figures.style import BLUE, CELL_COLOURS, GREY, INK, SET_LOOKS, VERMILION, Look, dots, key, shares
+from dsa_lib.figures.style import (
+    BLUE,
+    CELL_COLOURS,
+    GREY,
+    INK,
+    SET_LOOKS,
+    VERMILION,
+    Look,
+    dots,
+    key,
+    picture,
+    pictures,
+    row_label,
+    shares,
+)
 
 ANGLE_NAMES = {"primary_angle_deg": "primary angle", "secondary_angle_deg": "secondary angle"}
 MEASURE_NAMES = {"bias": "bias (°)", "mae": "mean absolute error (°)"}
@@ -60,24 +74,18 @@ def strip(rows: pd.DataFrame, frames: np.ndarray, angle: str) -> Figure:
     """The table of `angle_sweep.strip` with its uint8 frames [n, H, W]: a row a cell, a column a shift of `angle`; the colour of a title tells whether such an
     angle occurred in training."""
     cells, shifts = list(dict.fromkeys(rows["cell"])), sorted(set(rows["moved_by"]))
-    figure, axes = plt.subplots(
-        len(cells), len(shifts), figsize=(0.95 * len(shifts) + 0.5, 1.12 * len(cells) + 0.6), squeeze=False
-    )
-    for axis in axes.flat:
-        axis.set_axis_off()
+    figure, axes = pictures(len(cells), len(shifts), 1.0, head=0.6 + 0.17 * len(cells))
     for row in rows.itertuples():
         axis = axes[cells.index(row.cell)][shifts.index(row.moved_by)]
-        axis.imshow(frames[row.index], cmap="gray", vmin=0, vmax=255)
-        axis.set_title(
-            f"{row.asked:+.0f}°".replace("-", "−").replace("+0°", "0°"), fontsize=7, pad=2, color=KIND_COLOURS[row.kind]
-        )
+        picture(axis, frames[row.index])
+        asked = f"{row.asked:+.0f}°".replace("-", "−").replace("+0°", "0°")
+        axis.set_title(asked, fontsize=7, pad=2, color=KIND_COLOURS[row.kind])
     for axis, cell in zip(axes[:, 0], cells, strict=True):
-        axis.text(-0.08, 0.5, cell, transform=axis.transAxes, rotation=90, ha="right", va="center", fontsize=8)
-    figure.suptitle(f"{ANGLE_NAMES[angle].capitalize()} asked for; one noise for all images", fontsize=8)
+        row_label(axis, cell)
+    figure.suptitle(f"{ANGLE_NAMES[angle].capitalize()} asked for; one noise for all images")
     used = {KIND_COLOURS[kind] for kind in rows["kind"]}
     handles = [key(text, Look(colour, "s")) for colour, text in KIND_NAMES.items() if colour in used]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
     return figure
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.patches import FancyBboxPatch
 
-from dsa_lib.figures.style import CELL_COLOURS
+from dsa_lib.figures.style import CELL_COLOURS, picture, pictures
 from dsa_lib.run.workspace import PROJECT
 
 _INK, _PALE, _SIDE, _GREY, _WARNING = "#1f2933", "#eef3f8", "#fbf1e6", "#6b7785", "#9b1c1c"
@@ -180,40 +180,34 @@ def draw_subtraction(planes: Mapping[str, np.ndarray], grey: np.ndarray, units: 
     `planes` from `dicom.example`, `grey` uint8 [H, W], `units` what the planes' values are. Each plane has a grey scale of its own.
     """
     names = [name for name in ("raw", "mask", "subtracted") if name in planes]
-    figure, axes = plt.subplots(1, len(names) + 1, figsize=(2.1 * (len(names) + 1), 2.4))
-    for ax, name in zip(axes, names, strict=False):
+    figure, axes = pictures(1, len(names) + 1, 2.0)
+    for ax, name in zip(axes[0], names, strict=False):
         low, high = np.percentile(planes[name], [0.5, 99.5])
         ax.imshow(planes[name], vmin=low, vmax=high)
         ax.set_title(f"{name} ({units})" if "mask" in planes else "stored subtracted")
-    axes[-1].imshow(grey, vmin=0, vmax=255)
-    axes[-1].set_title(f"frame of the study, {grey.shape[0]}²")
-    for ax in axes:
-        ax.set_axis_off()
+    picture(axes[0][-1], grey)
+    axes[0][-1].set_title(f"frame of the study, {grey.shape[0]}²")
     return figure
 
 
 def draw_series(frames: np.ndarray, times_s: np.ndarray, title: str, columns: int = 7):
     """One series over time: at most two rows of frames, equally spaced, with the time of each."""
     chosen = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), 2 * columns)).round().astype(int))
-    rows = -(-len(chosen) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(columns * 1.15, rows * 1.3 + 0.25), squeeze=False)
-    for ax in axes.flat:
-        ax.set_axis_off()
+    figure, axes = pictures(-(-len(chosen) // columns), columns, 1.2, gap=0.03)
     for ax, index in zip(axes.flat, chosen, strict=False):
-        ax.imshow(frames[index], vmin=0, vmax=255)
+        picture(ax, frames[index])
         ax.set_title(f"{times_s[index]:.1f} s", size=7, pad=2)
-    figure.suptitle(title, size=8)
+    figure.suptitle(title)
     return figure
 
 
 def draw_excluded(planes: Mapping[str, np.ndarray], counts: Mapping[str, int], title: str):
     """One unsubtracted frame of a series for each reason of exclusion; `planes` and `counts` (series) by reason, most frequent first."""
     reasons = sorted(planes, key=lambda reason: (-counts[reason], reason))
-    figure, axes = plt.subplots(1, len(reasons), figsize=(1.5 * len(reasons), 2.0), squeeze=False)
+    figure, axes = pictures(1, len(reasons), 1.5, head=0.7)
     for ax, reason in zip(axes[0], reasons, strict=True):
         low, high = np.percentile(planes[reason], [0.5, 99.5])
         ax.imshow(planes[reason], vmin=low, vmax=high)
-        ax.set_title("\n".join(textwrap.wrap(f"{counts[reason]:,} × {reason}", 24)), size=6, pad=3)
-        ax.set_axis_off()
-    figure.suptitle(title, size=7)
+        ax.set_title("\n".join(textwrap.wrap(f"{counts[reason]:,} × {reason}", 24)), size=6.5, pad=3)
+    figure.suptitle(title)
     return figure

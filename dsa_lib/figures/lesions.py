@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from dsa_lib.core.pairs import TranslationSet
-from dsa_lib.figures.style import GREY, INK, MODEL_COLOURS, SKY, Look, dots, key
+from dsa_lib.figures.style import GREY, INK, MODEL_COLOURS, SKY, Look, dots, key, picture, pictures, row_label
 
 OUTLINE, INSET = "#E64B35", "#F0C808"
 RIGHT, WRONG = "#007A5E", "#B2182B"
@@ -28,12 +28,12 @@ INSET_SHARE = 0.44  # of the frame's side
 def pairs(given: TranslationSet, rows: Sequence[int], titles: Sequence[str] = (), source: str = "source") -> Figure:
     """One column a pair: source (its middle channel), target, and the target with the lesion outlined."""
     labels = (source, "target", "lesion outlined")
-    figure, axes = _grid(3, len(rows), 1.5)
+    figure, axes = pictures(3, len(rows), 1.5, gap=0.03)
     for column, row in enumerate(rows):
         sources = given.sources[row]
         shown = (sources[len(sources) // 2], given.targets[row], given.targets[row])
         for axis, image in zip(axes[:, column], shown, strict=True):
-            axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+            picture(axis, image)
         _outline(axes[2, column], given.lesions[row])
         axes[0, column].set_title(titles[column] if len(titles) else given.kinds[row] or "no lesion", fontsize=8)
     _label_rows(axes, labels)
@@ -52,13 +52,13 @@ def translations(
     made: model → uint8 frames [len(rows), H, W], in the order of `rows`; errors: model → its error inside the lesion in each case, written below the image.
     """
     names = [source, "truth", *made]
-    figure, axes = _grid(len(rows), len(names), 1.75)
+    figure, axes = pictures(len(rows), len(names), 1.75, gap=0.03)
     for line, row in enumerate(rows):
         sources = given.sources[row]
         images = [sources[len(sources) // 2], given.targets[row], *(frames[line] for frames in made.values())]
         box = _box(given.lesions[row])
         for axis, image, name in zip(axes[line], images, names, strict=True):
-            axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+            picture(axis, image)
             mask = given.lesions[row] if name == "truth" else None
             if mask is not None:
                 _outline(axis, mask)
@@ -122,7 +122,7 @@ def timesteps(curve: pd.DataFrame, latest: float, estimates: Sequence[tuple[int,
     axis.legend(loc="lower center", bbox_to_anchor=(0.45, 1), ncols=3, columnspacing=1, handlelength=1.2)
     if len(estimates):
         for one, (t, frame) in zip(np.atleast_1d(right.subplots(1, len(estimates))), estimates, strict=True):
-            one.imshow(frame, cmap="gray", vmin=0, vmax=255)
+            picture(one, frame)
             one.set_axis_off()
             one.set_title(f"t = {t}" if t else "truth")
     return figure
@@ -153,7 +153,7 @@ def before_after(table: pd.DataFrame, frames: Mapping[str, np.ndarray] | None = 
         grid = parts[1].subplots(len(frames), len(next(iter(frames.values()))), squeeze=False)
         for line, shown in zip(grid, frames.values(), strict=True):
             for axis, frame in zip(line, shown, strict=True):
-                axis.imshow(frame, cmap="gray", vmin=0, vmax=255)
+                picture(axis, frame)
         _label_rows(grid, list(frames))
     return figure
 
@@ -166,10 +166,10 @@ def on_request(
     frames: kind → uint8 frames [n, H, W]; named: kind → n kinds.
     """
     columns = max(len(row) for row in frames.values())
-    figure, axes = _grid(len(frames), columns, 1.5)
+    figure, axes = pictures(len(frames), columns, 1.5, gap=0.03, head=0.4 + 0.15 * len(frames))
     for line, (kind, row) in zip(axes, frames.items(), strict=True):
         for axis, frame, name in zip(line, row, named[kind], strict=False):
-            axis.imshow(frame, cmap="gray", vmin=0, vmax=255)
+            picture(axis, frame)
             colour = RIGHT if name == kind else WRONG
             axis.text(0.5, -0.02, name, transform=axis.transAxes, ha="center", va="top", fontsize=7, color=colour)
     for axis, title in zip(axes[0], titles, strict=False):
@@ -186,19 +186,9 @@ def on_request(
     return figure
 
 
-def _grid(rows: int, columns: int, size: float) -> tuple[Figure, np.ndarray]:
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(size * columns + 0.4, size * rows + 0.3), squeeze=False, layout="constrained"
-    )
-    for axis in axes.flat:
-        axis.set_axis_off()
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.03, wspace=0.01, hspace=0.01)
-    return figure, axes
-
-
 def _label_rows(axes: np.ndarray, labels: Sequence[str]) -> None:
     for axis, label in zip(axes[:, 0], labels, strict=True):
-        axis.text(-0.05, 0.5, label, transform=axis.transAxes, rotation=90, ha="right", va="center", fontsize=8)
+        row_label(axis, label)
     for axis in axes.flat:
         axis.set_axis_off()
 
@@ -227,7 +217,7 @@ def _enlarged(axis, image: np.ndarray, box: tuple[int, int, int], mask: np.ndarr
     axis.add_patch(Rectangle((left - 0.5, top - 0.5), side, side, fill=False, ec=INSET, lw=0.6))
     at_left = left + side / 2 > image.shape[1] / 2
     inset = axis.inset_axes([0 if at_left else 1 - INSET_SHARE, 1 - INSET_SHARE, INSET_SHARE, INSET_SHARE])
-    inset.imshow(image[top : top + side, left : left + side], cmap="gray", vmin=0, vmax=255)
+    picture(inset, image[top : top + side, left : left + side])
     if mask is not None:
         _outline(inset, mask[top : top + side, left : left + side])
     inset.set(xticks=[], yticks=[])

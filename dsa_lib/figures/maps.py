@@ -23,7 +23,10 @@ from dsa_lib.figures.style import (
     dots,
     estimates,
     key,
+    picture,
+    pictures,
     plain_logarithms,
+    row_label,
 )
 
 ARM_COLOURS = (INK, PINK, BLUE, ORANGE, SKY)
@@ -40,10 +43,10 @@ def conditions(
     Classes that are not annotated are grey in the whole map: the edges must supply them.
     """
     told = np.isin(labels, [classes.index(name) + 1 for name in annotated])
-    figure, axes = _pictures(len(frames), 4)
+    figure, axes = pictures(len(frames), 4, SIZE, head=0.6)
     titles = ("true frame", "whole label map", "annotated: told", "Canny edges: told")
     for row, frame, whole, known, edge in zip(axes, frames, labels, told, edges, strict=True):
-        _grey(row[0], frame)
+        picture(row[0], frame)
         row[1].imshow(_painted(whole, np.where(known, 1.0, 0.0)))
         row[2].imshow(_painted(np.where(known, whole, 0)))
         row[3].imshow(edge, cmap="gray", vmin=0, vmax=1)
@@ -68,7 +71,7 @@ def qualitative(
     """
     told = np.where(np.isin(labels, [classes.index(name) + 1 for name in annotated]), labels, 0)
     each = 2 if len(cuts) else 1
-    figure, axes = _pictures(each * len(true), 3 + len(outputs))
+    figure, axes = pictures(each * len(true), 3 + len(outputs), SIZE)
     side = round(ZOOM * true.shape[-1])
     for n in range(len(true)):
         layers = [
@@ -78,12 +81,12 @@ def qualitative(
             *(frames[n] for frames in outputs.values()),
         ]
         for axis, layer in zip(axes[each * n], layers, strict=True):
-            _grey(axis, layer)
+            picture(axis, layer)
             if len(cuts):
                 _box(axis, *cuts[n], side)
         for axis, layer in zip(axes[each * n + 1], layers, strict=True) if len(cuts) else ():
             down, right = cuts[n]
-            _grey(axis, layer[down : down + side, right : right + side])
+            picture(axis, layer[down : down + side, right : right + side])
     heads = ["truth", "annotated map", "edges", *(f"{method}\n{half}" for method, half in outputs)]
     for axis, head in zip(axes[0], heads, strict=True):
         colour = METHOD_COLOURS.get(head.partition("\n")[0], INK)
@@ -167,7 +170,7 @@ def edited(
     Each of `rows` has `title`, `labels`, `edited` (uint8 [H, W]), `region` (bool [H, W]) and `outputs`: half → (uint8 [H, W] before, after). The region is
     outlined at a distance. Differences in grey levels: red where the image became brighter (contrast gone), blue where darker.
     """
-    figure, axes = _pictures(len(rows), 2 + 3 * len(halves), size=1.05)
+    figure, axes = pictures(len(rows), 2 + 3 * len(halves), 1.05)
     for axes_row, row in zip(axes, rows, strict=True):
         cut = _around(row["region"])
         around = binary_dilation(row["region"], iterations=2)[cut]  # so that the outline hides nothing of the edit
@@ -175,14 +178,12 @@ def edited(
         axes_row[1].imshow(_painted(row["edited"][cut]))
         for h, half in enumerate(halves):
             before, after = (image[cut] for image in row["outputs"][half])
-            _grey(axes_row[2 + 3 * h], before)
-            _grey(axes_row[3 + 3 * h], after)
+            picture(axes_row[2 + 3 * h], before)
+            picture(axes_row[3 + 3 * h], after)
             shown = axes_row[4 + 3 * h].imshow(after.astype(float) - before, cmap="RdBu_r", vmin=-80, vmax=80)
         for axis in axes_row:
             axis.contour(around, [0.5], colors="#D62FD6", linewidths=0.6)
-        axes_row[0].text(
-            -0.06, 0.5, row["title"], transform=axes_row[0].transAxes, rotation=90, ha="right", va="center", fontsize=8
-        )
+        row_label(axes_row[0], row["title"])
     heads = ["map", "edited map"] + [
         f"{half}\n{name}" for half in halves for name in ("before", "after", "after − before")
     ]
@@ -205,20 +206,6 @@ def segmenters(scores: pd.DataFrame, origin: str) -> Figure:
 
 
 # ---- parts -----------------------------------------------------------------------------------------------------------
-
-
-def _pictures(rows: int, columns: int, size: float = SIZE) -> tuple[Figure, np.ndarray]:
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(size * columns + 0.3, size * rows + 0.7), squeeze=False, layout="constrained"
-    )
-    for axis in axes.flat:
-        axis.set_axis_off()
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
-    return figure, axes
-
-
-def _grey(axis: Axes, image: np.ndarray) -> None:
-    axis.imshow(image, cmap="gray", vmin=0, vmax=255)  # a picture in colours keeps its own
 
 
 def _painted(labels: np.ndarray, strength: np.ndarray | float = 1.0) -> np.ndarray:

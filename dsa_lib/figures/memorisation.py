@@ -8,7 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from dsa_lib.figures.style import SET_COLOURS
+from dsa_lib.figures.style import SET_COLOURS, picture
 
 DASHES = {"generated": "-", "held-out": "--", "same patient": ":"}
 
@@ -52,8 +52,8 @@ def gallery(groups: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]], pairs
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
         for column, ((image, training), pair) in enumerate(zip(shown, table.itertuples(), strict=True)):
-            axes[0, column].imshow(image, vmin=0, vmax=255)
-            axes[1, column].imshow(training[:, ::-1] if pair.mirrored else training, vmin=0, vmax=255)
+            picture(axes[0, column], image)
+            picture(axes[1, column], training[:, ::-1] if pair.mirrored else training)
             axes[0, column].set_title(f"{pair.rank}: {pair.relative:.2f}\n({pair.distance:.3g})", fontsize=6.5, pad=2)
             if pair.mirrored:
                 axes[1, column].set_xlabel("mirrored", fontsize=6, labelpad=1)

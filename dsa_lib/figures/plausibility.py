@@ -19,7 +19,10 @@ from dsa_lib.figures.style import (
     Look,
     dots,
     key,
+    picture,
+    pictures,
     plain_logarithms,
+    row_label,
 )
 from dsa_lib.vessels.filters import CLASSES
 
@@ -85,24 +88,16 @@ def spectra(curves: Mapping[str, tuple[np.ndarray, np.ndarray, int]], origin: st
 def overlays(rows: Mapping[str, list[tuple[str, np.ndarray, np.ndarray]]]) -> Figure:
     """Frames beside what was segmented in them: a cell of Table 1 → (title, uint8 frame [h, w], class map [h, w]) in columns of pairs."""
     columns = max(len(row) for row in rows.values())
-    figure, axes = plt.subplots(
-        len(rows), 2 * columns, figsize=(1.5 * 2 * columns + 0.4, 1.5 * len(rows) + 0.5), squeeze=False
-    )
+    figure, axes = pictures(len(rows), 2 * columns, 1.5)
     colours = ListedColormap(CALIBRE_COLOURS)
-    for row, (axes_row, (cell, shown)) in enumerate(zip(axes, rows.items(), strict=True)):
-        for axis in axes_row:
-            axis.set_axis_off()
+    for line, (cell, shown) in zip(axes, rows.items(), strict=True):
         for column, (title, frame, classes) in enumerate(shown):
-            for n in (0, 1):
-                axis = axes_row[2 * column + n]
-                axis.imshow(frame, cmap="gray", vmin=0, vmax=255)
+            for axis in line[2 * column : 2 * column + 2]:
+                picture(axis, frame)
             axis.imshow(np.ma.masked_equal(classes, 0), cmap=colours, vmin=0.5, vmax=3.5, interpolation="nearest")
-            if row == 0:
-                axes_row[2 * column].set_title(title, loc="left", fontsize=8)
-        axes_row[0].text(
-            -0.06, 0.5, cell, transform=axes_row[0].transAxes, rotation=90, ha="right", va="center", color=CELL_COLOURS[cell], fontweight="bold"
-        )  # fmt: skip
+            if cell == next(iter(rows)):
+                line[2 * column].set_title(title, loc="left")
+        row_label(line[0], cell, color=CELL_COLOURS[cell], fontweight="bold")
     handles = [key(f"{name} artery", Look(c, "s")) for c, name in zip(CALIBRE_COLOURS, CLASSES, strict=True)]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
     return figure

@@ -10,28 +10,29 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from dsa_lib.figures.style import BLUE, CELL_COLOURS, SAMPLER_COLOURS, VERMILION, plain_logarithms
+from dsa_lib.figures.style import (
+    BLUE,
+    CELL_COLOURS,
+    SAMPLER_COLOURS,
+    VERMILION,
+    picture,
+    pictures,
+    plain_logarithms,
+    row_label,
+)
 
 
 def image_grid(
     rows: Sequence[Sequence[np.ndarray]], labels: Sequence[str], titles: Sequence[str] = (), size: float = 1.25
 ) -> Figure:
     """uint8 frames in rows with a label each; all at grey 0–255, so that brightness is comparable. `titles` head the columns."""
-    columns = max(len(row) for row in rows)
-    figure, axes = plt.subplots(
-        len(rows), columns, figsize=(size * columns + 0.5, size * len(rows) + 0.25), squeeze=False, layout="constrained"
-    )
-    for axes_row, row, label in zip(axes, rows, labels, strict=True):
-        for axis in axes_row:
-            axis.set_axis_off()
-        for axis, frame in zip(axes_row, row, strict=False):
-            axis.imshow(frame, cmap="gray", vmin=0, vmax=255)
-        axes_row[0].text(
-            -0.06, 0.5, label, transform=axes_row[0].transAxes, rotation=90, ha="right", va="center", fontsize=8
-        )
+    figure, axes = pictures(len(rows), max(len(row) for row in rows), size, gap=0.04 if titles else 0.01)
+    for line, row, label in zip(axes, rows, labels, strict=True):
+        for axis, frame in zip(line, row, strict=False):
+            picture(axis, frame)
+        row_label(line[0], label)
     for axis, title in zip(axes[0], titles, strict=False):
-        axis.set_title(title, fontsize=8)
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.04 if titles else 0.01, wspace=0.01, hspace=0.01)
+        axis.set_title(title)
     return figure
 
 
@@ -40,23 +41,15 @@ def figure2(real: Mapping[str, np.ndarray], generated: Mapping[str, np.ndarray],
     cells = list(generated)
     left = max((len(real[cell]) for cell in cells), default=0)
     right = max((len(generated[cell]) for cell in cells), default=0)
-    figure, axes = plt.subplots(
-        len(cells), left + right + 1, figsize=(1.25 * (left + right) + 0.7, 1.25 * len(cells) + 0.3), squeeze=False,
-        layout="constrained",
-        width_ratios=[1] * left + [0.12] + [1] * right,
-    )  # fmt: skip
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for axes_row, cell in zip(axes, cells, strict=True):
-        for axis, frame in zip(axes_row[:left], real[cell], strict=False):
-            axis.imshow(frame, cmap="gray", vmin=0, vmax=255)
-        for axis, frame in zip(axes_row[left + 1 :], generated[cell], strict=False):
-            axis.imshow(frame, cmap="gray", vmin=0, vmax=255)
-        axes_row[0].text(-0.08, 0.5, cell, transform=axes_row[0].transAxes, rotation=90, ha="right", va="center",
-                         color=CELL_COLOURS[cell], fontweight="bold")  # fmt: skip
+    figure, axes = pictures(len(cells), left + right + 1, 1.25, width_ratios=[1] * left + [0.12] + [1] * right)
+    figure.set_figwidth(1.25 * (left + right) + 0.7)
+    for line, cell in zip(axes, cells, strict=True):
+        for shown, first in ((real[cell], 0), (generated[cell], left + 1)):
+            for axis, frame in zip(line[first:], shown, strict=False):
+                picture(axis, frame)
+        row_label(line[0], cell, color=CELL_COLOURS[cell], fontweight="bold")
     axes[0][0].set_title(real_name, loc="left")
     axes[0][left + 1].set_title("generated", loc="left")
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
     return figure
 
 

@@ -1,14 +1,16 @@
-"""One look for all figures: seaborn's theme, the colours of conditions, sets, methods and raters, and the marks that several figures share."""
+"""One look for all figures: seaborn's theme, the colours of conditions, sets, methods and raters, and the marks and grids that several figures share."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
@@ -138,6 +140,31 @@ def dots(
         line.set_markerfacecolor(look.face or look.colour)
     axis.tick_params(axis=orient, length=0)
     axis.grid(True, axis="x" if orient == "y" else "y")
+
+
+def pictures(
+    rows: int, columns: int, size: float, gap: float = 0.01, head: float = 0.4, **layout
+) -> tuple[Figure, np.ndarray]:
+    """A figure of rows × columns axes for images, `size` inches a side, without frames and close together.
+
+    `gap`: inches between rows; `head`: inches that titles and legends need in all; `layout`: further arguments of `plt.subplots`.
+    """
+    size = (size * columns + 0.4, size * rows + head)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **layout)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=gap, wspace=0.01, hspace=0.01)
+    return figure, axes
+
+
+def picture(axis: Axes, image: np.ndarray) -> None:
+    """An image at grey 0–255, so that brightness is comparable from one to the next; a picture in colours keeps its own."""
+    axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+
+
+def row_label(axis: Axes, text: str, **look) -> None:
+    """`text`, upright, to the left of the first image of a row."""
+    axis.text(-0.06, 0.5, text, transform=axis.transAxes, rotation=90, ha="right", va="center", **look)
 
 
 def row_shares(counts: pd.DataFrame) -> pd.DataFrame:
