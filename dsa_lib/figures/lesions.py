@@ -115,7 +115,19 @@ def timesteps(curve: pd.DataFrame, latest: float, estimates: Sequence[tuple[int,
     axis = left.subplots()
     for name, colour, label in (("mae", INK, "image"), ("lesion_mae", OUTLINE, "lesion")):
         if name in curve:
-            sns.lineplot(curve, x="t", y=name, marker="o", ms=3.5, mew=0, lw=1.2, color=colour, label=label, ax=axis)
+            sns.lineplot(
+                curve,
+                x="t",
+                y=name,
+                estimator=None,
+                marker="o",
+                ms=3.5,
+                mew=0,
+                lw=1.2,
+                color=colour,
+                label=label,
+                ax=axis,
+            )
     end = latest * curve["t"].max()
     axis.axvspan(0, end, color=SKY, alpha=0.18, lw=0, label="gets image-space gradient")
     axis.set(xlabel="t", ylabel=r"MAE of $\mathcal{D}(\hat z_0)$, grey levels", xlim=(0, None), ylim=(0, None))

@@ -115,8 +115,8 @@ def spectra(
         top, below = axes[:, column]
         shown = {f"{origin}, held-out": true} | dict(methods) | ({} if decoded is None else {AUTOENCODER: decoded})
         for name, (radius, amplitude) in shown.items():
-            sns.lineplot(x=radius, y=amplitude, ax=top, label=name, legend=False, **looks[name])
-            sns.lineplot(x=radius, y=amplitude / true[1], ax=below, **looks[name])
+            sns.lineplot(x=radius, y=amplitude, estimator=None, ax=top, label=name, legend=False, **looks[name])
+            sns.lineplot(x=radius, y=amplitude / true[1], estimator=None, ax=below, **looks[name])
         top.set_title(half, loc="left")
         top.set(ylabel="amplitude, grey levels", yscale="log")
         below.set(xlabel="radius |R| from the origin, cycles a pixel", ylabel="amplitude / truth", yscale="log")

@@ -75,8 +75,8 @@ def spectra(curves: Mapping[str, tuple[np.ndarray, np.ndarray, int]], origin: st
     for name, (frequency, power, count) in curves.items():
         look = {"color": SET_COLOURS[name], "ls": DASHES[name], "lw": 1.3}
         label = f"{name if name == 'generated' else f'{origin} {name}'} (n = {count})"
-        sns.lineplot(x=frequency, y=power, label=label, ax=left, **look)
-        sns.lineplot(x=frequency, y=power / reference, ax=right, **look)
+        sns.lineplot(x=frequency, y=power, estimator=None, label=label, ax=left, **look)
+        sns.lineplot(x=frequency, y=power / reference, estimator=None, ax=right, **look)
     for axis, label in ((left, "power, grey levels²"), (right, "power / held-out")):
         axis.set(xscale="log", yscale="log", xlabel="spatial frequency, cycles a pixel", ylabel=label)
         axis.grid(True)

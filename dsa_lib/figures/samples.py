@@ -147,8 +147,10 @@ def schedule_curves(alphas_cumprod: Mapping[str, Sequence[float]], chosen: str) 
         t = np.arange(1, len(alpha_bar) + 1)
         in_use = name == chosen
         look = {"color": colour, "lw": 1.6 if in_use else 1.0, "ls": "-" if in_use else "--"}
-        sns.lineplot(x=t, y=np.sqrt(alpha_bar), label=f"{name}{' (in use)' if in_use else ''}", ax=left, **look)
-        sns.lineplot(x=t, y=alpha_bar / (1 - alpha_bar), ax=right, **look)
+        sns.lineplot(
+            estimator=None, x=t, y=np.sqrt(alpha_bar), label=f"{name}{' (in use)' if in_use else ''}", ax=left, **look
+        )
+        sns.lineplot(x=t, y=alpha_bar / (1 - alpha_bar), estimator=None, ax=right, **look)
     left.set(xlabel="t", ylabel="√ᾱ: signal left", ylim=(0, 1.02))
     right.axhline(1, color="#999999", lw=0.8)
     right.annotate("as strong as the noise", (t[-1], 1), (0, 2), ha="right", textcoords="offset points", color="#666666", fontsize=7)  # fmt: skip
