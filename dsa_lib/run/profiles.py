@@ -12,9 +12,8 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from dsa_lib.run.checks import check_profile
 from dsa_lib.run.errors import StudyError
-from dsa_lib.run.limits import check_limits, choice, leaves, typed
+from dsa_lib.run.limits import check_profile, choice, leaves, typed
 from dsa_lib.run.sections import (
     Archive,
     Autoencoder,
@@ -79,7 +78,6 @@ class Profile:
     acdc: Acdc = field(default_factory=Acdc)
 
     def __post_init__(self):
-        check_limits(self)
         check_profile(self)
 
     def digest(self, *sections: str) -> str:
