@@ -40,31 +40,70 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def outside(wheel, tmp_path_factory):
-    """A function that runs code in a fresh environment with the wheel, in a folder of its own, and returns what the code printed as JSON.
+    """What LOOK prints in a fresh environment with the wheel, run in a folder of its own; `packages` and `folder` are those two places.
 
     The dependencies are those of the environment under test, by their path alone: its own dsa_lib is not found.
     """
     environment, folder = tmp_path_factory.mktemp("environment"), tmp_path_factory.mktemp("elsewhere")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    run(sys.executable, "-m", "venv", "--without-pip", environment)
     python = environment / "bin" / "python"
     pip("--python", python, "install", "--no-deps", "--no-index", wheel)
     (packages,) = environment.glob("lib/python*/site-packages")
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
-    variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "DSA_RUNS", "DSA_WEIGHTS")}  # fmt: skip
+    hidden = ("PYTHONPATH", "DSA_RUNS", "DSA_WEIGHTS")
+    variables = {name: value for name, value in os.environ.items() if name not in hidden}
+    found = json.loads(run(python, "-c", LOOK, cwd=folder, env=variables).splitlines()[-1])
+    return found | {"packages": packages, "folder": folder}
 
-    def run(code):
-        answer = subprocess.run([python, "-c", code], cwd=folder, env=variables, capture_output=True, text=True)
-        assert answer.returncode == 0, answer.stderr
-        return json.loads(answer.stdout.splitlines()[-1])
 
-    run.packages, run.folder = packages, folder
-    return run
+LOOK = """
+import importlib, json, pkgutil
+import dsa_lib
+
+names = [item.name for item in pkgutil.walk_packages(dsa_lib.__path__, "dsa_lib.")]
+found = {"modules": {name: importlib.import_module(name).__file__ for name in names if not name.endswith("__main__")}}
+
+from dsa_lib.core.published import published
+from dsa_lib.curation.circulation import VOCABULARY
+from dsa_lib.lesions import judge
+from dsa_lib.nn import public_weights, shipped
+from dsa_lib.paper.ledger import CELLS, FILE
+from dsa_lib.run import artifacts, places, session, workspace
+from dsa_lib.run.errors import StudyError
+from dsa_lib.run.profiles import load_profile
+from dsa_lib.vessels import unet
+
+
+def refusal(what):
+    try:
+        what()
+    except StudyError as error:
+        return str(error)
+
+
+found |= {
+    "rows": len(published(5)),
+    "files": [path.exists() for path in (VOCABULARY, FILE, CELLS)],
+    "notebook": artifacts.find("tables/table5.csv").notebook,
+    "matrix": load_profile("phantom").archive.matrix,
+    "networks": [type(module.load()[0]).__name__ for module in (unet, judge)],
+    "places": [str(path) for path in (places.PROJECT, workspace.runs_folder(), public_weights.weights_folder())],
+    "commit": session.environment()["commit"],
+    "notebooks refused": refusal(lambda: session.declared_parameters("07_fid")),
+    "weights refused": refusal(shipped.card),
+}
+print(json.dumps(found))
+"""
+
+
+def run(*command, **how):
+    answer = subprocess.run([str(word) for word in command], capture_output=True, text=True, **how)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    return answer.stdout
 
 
 def pip(*arguments):
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *map(str, arguments)]
-    answer = subprocess.run(command, capture_output=True, text=True)
-    assert answer.returncode == 0, answer.stdout + answer.stderr
+    return run(sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments)
 
 
 def test_the_wheel_holds_the_code_and_the_small_data(wheel):
@@ -77,72 +116,27 @@ def test_the_wheel_holds_the_code_and_the_small_data(wheel):
 
 
 def test_every_module_is_imported_from_the_wheel(outside):
-    found = outside("""
-import importlib, json, pkgutil, dsa_lib
-names = [item.name for item in pkgutil.walk_packages(dsa_lib.__path__, "dsa_lib.")]
-files = [importlib.import_module(name).__file__ for name in names if not name.endswith("__main__")]
-print(json.dumps(files))
-""")
-    assert len(found) > 120
-    assert all(name.startswith(str(outside.packages)) for name in found)
+    assert len(outside["modules"]) > 120
+    assert all(file.startswith(str(outside["packages"])) for file in outside["modules"].values())
 
 
 def test_tables_vocabulary_profiles_and_small_networks_open(outside):
-    found = outside("""
-import json
-from dsa_lib.core.published import published
-from dsa_lib.curation.circulation import VOCABULARY
-from dsa_lib.lesions import judge
-from dsa_lib.paper.ledger import CELLS, FILE
-from dsa_lib.run import artifacts
-from dsa_lib.run.profiles import load_profile
-from dsa_lib.vessels import unet
-print(json.dumps({
-    "rows": len(published(5)),
-    "files": [path.exists() for path in (VOCABULARY, FILE, CELLS)],
-    "notebook": artifacts.find("tables/table5.csv").notebook,
-    "matrix": load_profile("phantom").archive.matrix,
-    "networks": [type(module.load()[0]).__name__ for module in (unet, judge)],
-}))
-""")
-    assert found["rows"] > 0
-    assert found["files"] == [True] * 3
-    assert found["notebook"] == "07_fid"
-    assert found["matrix"] == 144
-    assert len(found["networks"]) == 2
+    assert outside["rows"] > 0
+    assert outside["files"] == [True] * 3
+    assert outside["notebook"] == "07_fid"
+    assert outside["matrix"] == 144
+    assert len(outside["networks"]) == 2
 
 
 def test_runs_lie_in_the_current_folder_and_the_version_stands_for_the_commit(outside):
-    found = outside("""
-import json
-from dsa_lib.nn.public_weights import weights_folder
-from dsa_lib.run.places import PROJECT
-from dsa_lib.run.session import environment
-from dsa_lib.run.workspace import runs_folder
-print(json.dumps([*map(str, (PROJECT, runs_folder(), weights_folder())), environment()["commit"]]))
-""")
-    project, runs, weights, commit = found
-    assert project == str(outside.packages / "dsa_lib")
-    assert runs == str(outside.folder / "runs")
-    assert not weights.startswith(str(outside.packages))
-    assert commit == "dsa_lib 0.1.0"
+    project, runs, weights = outside["places"]
+    assert project == str(outside["packages"] / "dsa_lib")
+    assert runs == str(outside["folder"] / "runs")
+    assert not weights.startswith(str(outside["packages"]))
+    assert outside["commit"] == "dsa_lib 0.1.0"
 
 
-@pytest.mark.parametrize(
-    "imports, call, what",
-    [
-        ("from dsa_lib.run.session import declared_parameters", "declared_parameters('07_fid')", "notebooks/07_fid.ipynb"),
-        ("from dsa_lib.nn import shipped", "shipped.card()", "models/phantom/card.json"),
-    ],
-)  # fmt: skip
-def test_what_does_not_travel_is_refused_with_the_remedy(outside, imports, call, what):
-    said = outside(f"""
-import json
-{imports}
-from dsa_lib.run.errors import StudyError
-try:
-    {call}
-except StudyError as error:
-    print(json.dumps(str(error)))
-""")
-    assert said.startswith(f"{what} does not travel with the installed library: clone the project")
+def test_what_does_not_travel_is_refused_with_the_remedy(outside):
+    remedy = "does not travel with the installed library: clone the project, and work there or install it from there with pip install --editable ."
+    assert outside["notebooks refused"] == f"notebooks/07_fid.ipynb {remedy}"
+    assert outside["weights refused"] == f"models/phantom/card.json {remedy}"
