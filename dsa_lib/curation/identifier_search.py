@@ -20,7 +20,7 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from dsa_lib.curation import decoded
-from dsa_lib.run.workspace import PROJECT
+from dsa_lib.run.places import LIBRARY, PROJECT
 
 LONG = 8  # letters and digits from which a needle is found inside other words
 LONG_NUMBER = 14  # likewise, of digits alone
@@ -251,8 +251,8 @@ def texts_of(header: Dataset) -> Iterator[Needle]:
 def _project_words() -> frozenset[str]:
     texts = (
         path.read_text(errors="ignore")
-        for folder in ("dsa_lib", "notebooks", "workflow", "data_manifests")
-        for path in (PROJECT / folder).rglob("*")
+        for folder in (LIBRARY, PROJECT / "notebooks", PROJECT / "workflow", PROJECT / "data_manifests")
+        for path in folder.rglob("*")
         if path.suffix in (".py", ".ipynb", ".csv", ".md", ".j2")
     )
     return frozenset(word for text in texts for word, _, _ in _words(text)[0] if not word.isdecimal())

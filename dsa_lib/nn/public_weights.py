@@ -11,15 +11,17 @@ import pandas as pd
 import pooch
 
 from dsa_lib.run.errors import StudyError
-from dsa_lib.run.workspace import PROJECT, sha256
+from dsa_lib.run.places import INSTALLED, PROJECT
+from dsa_lib.run.workspace import sha256
 
 if TYPE_CHECKING:
     import torch
 
 
 def weights_folder() -> Path:
-    """Where weight files are looked for and kept: DSA_WEIGHTS, else `models/weights` in the project."""
-    return Path(os.environ.get("DSA_WEIGHTS") or PROJECT / "models" / "weights").expanduser()
+    """Where weight files are looked for and kept: DSA_WEIGHTS, else `models/weights` in the checkout, or the user's cache where the library is installed."""
+    default = pooch.os_cache("dsa_lib") if INSTALLED else PROJECT / "models" / "weights"
+    return Path(os.environ.get("DSA_WEIGHTS") or default).expanduser()
 
 
 def weights_file(name: str) -> Path:

@@ -5,6 +5,7 @@ python -m dsa_lib.rating export --run phantom --to folder
 """
 
 import argparse
+import importlib.util
 import os
 import socket
 import sys
@@ -33,6 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def serve(request: argparse.Namespace) -> int:
+    if importlib.util.find_spec("voila") is None:
+        raise StudyError("the page is served by voila, which is not installed: pip install voila")
     host, port = request.host or "127.0.0.1", _number("PORT", request.port, PORT)
     asked = Asked(
         run=_run(request),

@@ -17,7 +17,8 @@ from dsa_lib.maps.models import METHODS, WITH, WITHOUT
 from dsa_lib.report import html as html_report
 from dsa_lib.run.artifacts import AUDITS, EVERY
 from dsa_lib.run.errors import StudyError
-from dsa_lib.run.workspace import PROJECT, Workspace, runs_folder
+from dsa_lib.run.places import PROJECT, in_checkout
+from dsa_lib.run.workspace import Workspace, runs_folder
 from dsa_lib.vessels.filters import CLASSES
 
 PAGES = ("README.md", "docs/results.md", "docs/extensions.md")
@@ -215,7 +216,7 @@ def main() -> None:
     if not ws.root.is_dir():
         raise SystemExit(f"error: there is no run {ws.run!r} in {runs_folder()}")
     try:
-        pages = {path: filled((PROJECT / path).read_text(), ws) for path in PAGES}
+        pages = {path: filled(in_checkout(PROJECT / path).read_text(), ws) for path in PAGES}
     except StudyError as error:
         raise SystemExit(f"error: {error}") from None
     for path, text in pages.items():

@@ -1,7 +1,7 @@
 """Every number of the study, as frozen and typed profiles: `smoke` (seconds), `phantom` (ten minutes on two cores), `paper` (as published).
 
 `load_profile("phantom", {"diffusion.batch_size": 8})` returns a checked `Profile`. An unknown name, a wrong type or an impossible combination
-is a `StudyError` before anything runs. What each number means stands in `profile_sections`, whose defaults are the paper's.
+is a `StudyError` before anything runs. What each number means stands in `sections`, whose defaults are the paper's.
 """
 
 import dataclasses
@@ -12,8 +12,8 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from dsa_lib.run.checks import check_profile
 from dsa_lib.run.errors import StudyError
+from dsa_lib.run.limits import check_profile, choice, leaves, typed
 from dsa_lib.run.sections import (
     Archive,
     Autoencoder,
@@ -49,9 +49,8 @@ class Profile:
 
     name: str = "paper"
     seed: int = 20260201
-    precision: str = (
-        "bf16"  # the paper gives none; bf16, fp16 (CUDA alone), fp32 or auto (bf16 where the processor computes in it)
-    )
+    # The paper gives none; fp16 needs CUDA, auto is bf16 where the processor computes in it.
+    precision: str = choice("bf16", among=("bf16", "fp16", "fp32", "auto"))
     log_every_s: float = 10.0
     checkpoint_every_s: float = 60.0
     archive: Archive = field(default_factory=Archive)
@@ -348,10 +347,10 @@ def load_profile(name: str, overrides: Mapping[str, object] | str | None = None)
     sections: dict[str, dict[str, object]] = {}
     top: dict[str, object] = {}
     profile = PROFILES[name]
+    known = [dotted for dotted, _, _ in leaves(profile) if dotted != "name"]
     for dotted, value in (overrides or {}).items():
         section, _, key = str(dotted).rpartition(".")
         owner = getattr(profile, section, None) if section else profile
-        known = leaf_names(profile)
         if dotted not in known:
             raise StudyError(
                 f"override {dotted!r} does not exist{suggest(str(dotted), known)}; see dsa_lib/run/sections.py for every name"
@@ -365,38 +364,6 @@ def load_profile(name: str, overrides: Mapping[str, object] | str | None = None)
     )
 
 
-def leaf_names(profile) -> list[str]:
-    names = []
-    for item in dataclasses.fields(profile):
-        value = getattr(profile, item.name)
-        if dataclasses.is_dataclass(value):
-            names += [f"{item.name}.{leaf.name}" for leaf in dataclasses.fields(value)]
-        elif item.name != "name":
-            names.append(item.name)
-    return names
-
-
 def suggest(word: str, known) -> str:
     near = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
-
-
-def typed(name: str, kind: type, value: object) -> object:
-    origin = typing.get_origin(kind)
-    if origin is tuple and isinstance(value, list | tuple):
-        return tuple(typed(name, typing.get_args(kind)[0], item) for item in value)
-    if kind is float and isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if origin is None and type(value) is kind:
-        return value
-    wanted = (
-        "a list"
-        if origin is tuple
-        else {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}[kind.__name__]
-    )
-    raise StudyError(f"{name} is {value!r} ({type(value).__name__}): give {wanted}")

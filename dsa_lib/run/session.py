@@ -17,14 +17,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 
 from dsa_lib.run import hidden_paths, shards
 from dsa_lib.run.artifacts import EVERY
 from dsa_lib.run.errors import StudyError
+from dsa_lib.run.places import INSTALLED, PROJECT, in_checkout
 from dsa_lib.run.profiles import Profile, load_profile
-from dsa_lib.run.workspace import LAYOUT, PROJECT, RUN_NAME, Workspace, sha256, write_json
+from dsa_lib.run.workspace import LAYOUT, RUN_NAME, Workspace, sha256, write_json
 
 VERSIONED = ("torch", "diffusers", "transformers", "accelerate", "pydicom", "numpy", "pandas")
 _KINDS = {
@@ -218,7 +220,7 @@ def begin(notebook: str, namespace: Mapping[str, object]) -> Study:
 
 def declared_parameters(notebook: str) -> dict[str, str]:
     """Names and types of the parameters of `notebook`, read from its cell tagged `parameters`."""
-    source = json.loads((PROJECT / "notebooks" / f"{notebook}.ipynb").read_text())
+    source = json.loads(in_checkout(PROJECT / "notebooks" / f"{notebook}.ipynb").read_text())
     for cell in source["cells"]:
         if "parameters" in cell["metadata"].get("tags", []):
             tree = ast.parse("".join(cell["source"]))
@@ -242,9 +244,7 @@ def _injected_names(namespace: Mapping[str, object]) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Versions, commit and device: what a result's provenance names."""
-    from importlib.metadata import PackageNotFoundError, version
-
+    """Versions, commit and device: what a result's provenance names. The commit of an installed library is its version."""
     facts = {"python": platform.python_version(), "commit": _commit(), "device": _device()}
     for name in VERSIONED:
         try:
@@ -255,6 +255,8 @@ def environment() -> dict[str, str]:
 
 
 def _commit() -> str:
+    if INSTALLED:  # git would answer for whatever repository the environment lies in
+        return f"dsa_lib {version('dsa_lib')}"
     try:
         answer = subprocess.run(
             ["git", "describe", "--always", "--dirty"], cwd=PROJECT, capture_output=True, text=True, timeout=10

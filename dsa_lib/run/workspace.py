@@ -1,8 +1,8 @@
 """One run's folder: where each artifact lies, atomic writes, hashes. The only place that knows paths.
 
-`runs/<run>/` holds everything that one run of the study wrote; DSA_RUNS moves the `runs` folder elsewhere. What must never be shared
-(the mapping back to the archive) lies in `private/`; training checkpoints lie in `checkpoints/`, outside everything a workflow rule declares,
-because a workflow tool deletes the declared outputs of a rule that was killed.
+`runs/<run>/` holds everything that one run of the study wrote; the folder `runs` is that of the checkout, with an installed library that of the current folder,
+and DSA_RUNS moves it elsewhere. What must never be shared (the mapping back to the archive) lies in `private/`; training checkpoints lie in
+`checkpoints/`, outside everything a workflow rule declares, because a workflow tool deletes the declared outputs of a rule that was killed.
 """
 
 import contextlib
@@ -17,15 +17,15 @@ from pathlib import Path
 
 from dsa_lib.run import artifacts
 from dsa_lib.run.errors import StudyError
-from dsa_lib.run.places import PROJECT
+from dsa_lib.run.places import INSTALLED, PROJECT
 
 RUN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 LAYOUT = 2  # of a run's folder: names of notebooks and artifacts; 1 had none written down
 
 
 def runs_folder() -> Path:
-    """The folder of all runs: DSA_RUNS, else `runs` in the project."""
-    return Path(os.environ.get("DSA_RUNS") or PROJECT / "runs").expanduser().resolve()
+    """The folder of all runs: DSA_RUNS, else `runs` in the checkout, or in the current folder where the library is installed."""
+    return Path(os.environ.get("DSA_RUNS") or (Path.cwd() if INSTALLED else PROJECT) / "runs").expanduser().resolve()
 
 
 class Workspace:

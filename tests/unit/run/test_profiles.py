@@ -131,6 +131,38 @@ def test_impossible_combinations_are_refused_with_a_remedy(overrides, words):
         load_profile("smoke", overrides)
 
 
+@pytest.mark.parametrize(
+    "name, value, sentence",
+    [
+        ("classifier.steps", 0, "classifier.steps is 0: it must be positive"),
+        ("diffusion.norm_groups", 0, "diffusion.norm_groups is 0: it must be positive"),
+        ("text.heads", 0, "text.heads is 0: it must be positive"),
+        ("classifier.threshold", 1.0, "classifier.threshold 1.0 is not between 0 and 1"),
+        ("classifier.crop_fraction", 0.0, "classifier.crop_fraction 0.0 is not in (0, 1]"),
+        ("text.dropout", 1.0, "text.dropout 1.0 is not in [0, 1)"),
+        ("lesions.lesion_share", 1.5, "lesions.lesion_share 1.5 is not in [0, 1]"),
+        ("curation.background_grey", 255, "curation.background_grey 255 is not in 1–254"),
+        ("text.max_tokens", 39, "text.max_tokens 39 is shorter than the longest sentence: give 40 or more"),
+        (
+            "fidelity.subsample_share",
+            0.4,
+            "fidelity.subsample_share 0.4 is not in [0.5, 1): take half of the patients or more, not all",
+        ),
+        ("fidelity.features", "vgg", "fidelity.features 'vgg' is not inception, dsa-network, phase-network, dinov2 or radimagenet"),
+        ("autoencoder.perceptual", "l2", "autoencoder.perceptual 'l2' is not lpips, phase-network or random (for benchmarks alone)"),
+        ("precision", "fp8", "precision 'fp8' is not bf16, fp16, fp32 or auto"),
+        ("classifier.jitter", -0.1, "classifier.jitter is -0.1: it cannot be negative"),
+        ("classifier.jitter", float("nan"), "classifier.jitter is nan: it cannot be negative"),
+        ("log_every_s", -1.0, "log_every_s is -1.0: it cannot be negative"),
+        ("seed", -1, "seed is -1: it cannot be negative"),
+    ],
+)  # fmt: skip
+def test_a_value_outside_its_limits_is_named_with_them(name, value, sentence):
+    with pytest.raises(StudyError) as error:
+        load_profile("smoke", {name: value})
+    assert str(error.value) == f"profile smoke: {sentence}"
+
+
 def test_digest_follows_the_named_sections_alone():
     base, other = load_profile("smoke"), load_profile("smoke", {"readers.bootstrap": 100})
     assert base.digest("diffusion", "text") == other.digest("diffusion", "text")
