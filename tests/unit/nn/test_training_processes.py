@@ -99,12 +99,12 @@ def agree(a, b):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_two_processes_and_two_batches_a_step_give_the_curve_of_one(tmp_path, name):
-    parts = MODELS[name]()
-    model, one = trained(parts, tmp_path / "one")
+    parts, short = MODELS[name](), {"steps": 6}
+    model, one = trained(parts, tmp_path / "one", **short)
     assert one["train_loss"].iloc[-1] != one["train_loss"].iloc[0]
-    split, two = trained(parts, tmp_path / "two", processes=2)
-    _, gathered = trained(parts, tmp_path / "gathered", accumulate=2, batch_size=3)
-    _, both = trained(parts, tmp_path / "both", accumulate=2, batch_size=3, processes=2)  # shares of 1 and 2
+    split, two = trained(parts, tmp_path / "two", processes=2, **short)
+    _, gathered = trained(parts, tmp_path / "gathered", accumulate=2, batch_size=3, **short)
+    _, both = trained(parts, tmp_path / "both", accumulate=2, batch_size=3, processes=2, **short)  # shares of 1 and 2
     for log in (two, gathered, both):
         agree(one, log)
     largest = max(float(value.abs().max()) for value in model.state_dict().values())
