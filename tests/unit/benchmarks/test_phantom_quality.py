@@ -1,14 +1,9 @@
 """The halves that the floor of `benchmarks/phantom_quality.py` is measured between."""
 
-import importlib.util
-from pathlib import Path
-
+import benchmark_script
 import numpy as np
 
-SCRIPT = Path(__file__).parents[3] / "benchmarks" / "phantom_quality.py"
-spec = importlib.util.spec_from_file_location("phantom_quality_benchmark", SCRIPT)
-benchmark = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(benchmark)
+benchmark = benchmark_script.load("phantom_quality")
 
 
 def test_halves_share_no_patient_and_are_about_as_large():

@@ -1,19 +1,15 @@
 """Frangi's filter as benchmarks/vessel_segmentation.py tunes it, the frames it takes of a series, and paired differences; its figures hold together."""
 
-import importlib.util
 import json
-from pathlib import Path
 
+import benchmark_script
 import numpy as np
 import pytest
 
 from dsa_lib.vessels import overlap
 from dsa_lib.vessels import unet as vessel_unet
 
-SCRIPT = Path(__file__).parents[3] / "benchmarks" / "vessel_segmentation.py"
-spec = importlib.util.spec_from_file_location("vessel_segmentation_benchmark", SCRIPT)
-benchmark = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(benchmark)
+benchmark = benchmark_script.load("vessel_segmentation")
 
 
 def test_frames_of_a_series_are_spread():
