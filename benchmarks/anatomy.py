@@ -18,6 +18,7 @@ import json
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +30,12 @@ from dsa_lib.maps import data as map_data
 from dsa_lib.maps import map_weights
 from dsa_lib.maps import models as map_models
 from dsa_lib.maps.models import EVERY, METHODS, WITH, WITHOUT
-from dsa_lib.nn import shipped
-from dsa_lib.nn.export import patients_seen
+from dsa_lib.nn import export, shipped
 from dsa_lib.phantom import truth
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import Profile, load_profile
 from dsa_lib.run.session import environment
-from dsa_lib.run.workspace import PROJECT, Workspace, sha256, write_json
+from dsa_lib.run.workspace import PROJECT, Workspace, write_json
 
 RUN = "anatomy_weights"
 VALUES = PROJECT / "data_manifests" / "anatomy_weights.json"
@@ -85,13 +85,12 @@ def train(steps: int, only: str = "", more: bool = False, anew: str = "") -> Non
         overrides["anatomy.steps"] = before["steps"] if anew else steps
     profile = load_profile("phantom", overrides)
     ws = archive(overrides)
-    if before:
-        same = {"patients": patients_seen(ws), "autoencoder": sha256(shipped.FOLDER / "card.json")}
-        same["shapes"] = map_weights.shapes(profile)
-        if other := [name for name, value in same.items() if before[name] != value]:
-            raise StudyError(f"{', '.join(other)} of this run differ from those of models/anatomy: train all six")
+    same = {"patients": export.patients_seen(ws), "autoencoder": shipped.digest(shipped.FOLDER)}
+    same["shapes"] = map_weights.shapes(profile)
+    if before and (other := [name for name, value in same.items() if before[name] != value]):
+        raise StudyError(f"{', '.join(other)} of this run differ from those of models/anatomy: train all six")
     given = material(ws, profile)
-    digest = profile.digest("anatomy", "spade", "diffusion", "text") + sha256(shipped.FOLDER / "card.json")
+    digest = profile.digest("anatomy", "spade", "diffusion", "text") + same["autoencoder"]
     digest += map_weights.digest(map_weights.FOLDER if more else None)
     perceptual = map_models.perceptual(profile, shipped.FOLDER / "classifier")
     folders, logs, seconds = {}, {}, {}
@@ -111,23 +110,23 @@ def train(steps: int, only: str = "", more: bool = False, anew: str = "") -> Non
         print(f"{only} has learned: the same command without --only trains the others and writes models/anatomy")
         return
     stages = {name: [*(before["stages"][name] if more else []), profile.anatomy.steps] for name in folders}
-    card = {
-        "run": RUN,
-        "profile": profile.name,
-        "overrides": overrides,
-        "shapes": map_weights.shapes(profile),
-        "patients": patients_seen(ws),
-        "archive": dataclasses.asdict(profile.archive) | {"seed": profile.seed},
-        "autoencoder": sha256(shipped.FOLDER / "card.json"),
-        "images": {part: len(given.data.rows(part)) for part in ("train", "val")},
-        "steps": sum(stages[next(iter(stages))]),
-        "stages": stages,  # each with a warm-up and a cosine of its own
-        "calls": [*(before["calls"] if before else []), shlex.join(sys.argv[1:])],
-        "batch_size": profile.anatomy.batch_size,
-        "seconds": seconds,
-        "device": environment()["device"],
-        "commit": environment()["commit"],
-    }
+    card = (
+        {
+            "run": RUN,
+            "profile": profile.name,
+            "overrides": overrides,
+            "archive": dataclasses.asdict(profile.archive) | {"seed": profile.seed},
+            "images": {part: len(given.data.rows(part)) for part in ("train", "val")},
+            "steps": sum(stages[next(iter(stages))]),
+            "stages": stages,  # each with a warm-up and a cosine of its own
+            "calls": [*(before["calls"] if before else []), shlex.join(sys.argv[1:])],
+            "batch_size": profile.anatomy.batch_size,
+            "seconds": seconds,
+            "device": environment()["device"],
+            "commit": environment()["commit"],
+        }
+        | same
+    )
     if more:
         logs = {name: map_weights.longer_log(name, log) for name, log in logs.items()}
         card["seconds"] = {name: round(before["seconds"][name] + each, 1) for name, each in seconds.items()}
@@ -137,7 +136,8 @@ def train(steps: int, only: str = "", more: bool = False, anew: str = "") -> Non
         card["seconds"] |= {name: before["seconds"][name] for name in kept}
         folders |= {name: map_weights.FOLDER / name for name in kept}
         logs |= {name: map_weights.log(name) for name in kept}
-    card = map_weights.export({n: folders[n] for n in NAMES}, {n: logs[n] for n in NAMES}, card)
+    parts, logs = {name: folders[name] for name in NAMES}, {name: logs[name] for name in NAMES}
+    card = export.write(map_weights.WEIGHTS, parts, logs, card, readme)
     print(f"models/anatomy: {sum(card['parameters'].values()) / 1e6:.1f} M parameters, {len(card['files'])} files")
 
 
@@ -156,6 +156,48 @@ def total_seconds(clock: Path, digest: str, took: float) -> float:
     total = took + (earlier["seconds"] if earlier["digest"] == digest else 0.0)
     write_json(clock, {"digest": digest, "seconds": total})
     return round(total, 1)
+
+
+README = """# Trained weights of notebook 21
+
+Generators of **simulated** cerebral angiograms from label maps and edges: latent diffusion, SPADE and SPADE with VAE, each with edges and without. No
+patient's image was used. They are for trying the compendium and for testing methods, not for any clinical use.
+
+Trained by `python benchmarks/anatomy.py` with {calls} (the sequence has not been repeated) on a phantom archive of
+{patients} simulated patients (seed {seed}); {train} trained, {val} chose the weights.
+`card.json` lists them: a run that evaluates on one of them is refused. Half precision. Every model saw {images:,} images ({steps:,} steps).
+
+Parameters are those of the files, discriminators among them. The held-out loss is the denoising loss of the diffusion, the perceptual distance of SPADE.
+
+| folder | parameters | steps, stage by stage | seconds of training | held-out loss, first and best |
+|---|---|---|---|---|
+{rows}
+
+Each stage has a warm-up and a cosine of its own. Seconds are of the machine of that stage and not to be compared between models. Last device: {device}.
+Code of the last stage: commit {commit}. The logs are in `logs/`.
+"""
+
+
+def readme(card: Mapping, logs: Mapping[str, pd.DataFrame]) -> str:
+    """What README.md of models/anatomy says, by the card's content."""
+    rows = []
+    for name, count in card["parameters"].items():
+        losses = logs[name].get("val_loss", pd.Series(dtype=float)).dropna()
+        told = f"{losses.iloc[0]:.4g}, {losses.min():.4g}" if len(losses) else "–"
+        stages = " + ".join(f"{steps:,}" for steps in card["stages"][name])
+        rows.append(f"| `{name}/` | {count:,} | {stages} | {card['seconds'][name]:,.0f} | {told} |")
+    return README.format(
+        patients=card["archive"]["patients"],
+        seed=card["archive"]["seed"],
+        train=len(card["patients"]["train"]),
+        val=len(card["patients"]["val"]),
+        calls=" and then ".join(f"`{call}`" for call in card["calls"]),
+        images=card["steps"] * card["batch_size"],
+        steps=card["steps"],
+        rows="\n".join(rows),
+        device=card["device"],
+        commit=card["commit"],
+    )
 
 
 # ---- report ----------------------------------------------------------------------------------------------------------
@@ -177,7 +219,7 @@ def report(run: str) -> None:
     provenance = [json.loads((ws.root / "provenance" / f"{name}.json").read_text()) for name in NOTEBOOKS]
     found |= {"seconds": sum(one["seconds"] for one in provenance), "environment": provenance[0]["environment"]}
     if (started := facts["started_from"]) != "nothing":
-        if started != sha256(map_weights.FOLDER / "card.json"):
+        if started != map_weights.digest(map_weights.FOLDER):
             raise StudyError(f"run {run!r} went on from other weights than those in models/anatomy now: run it again")
         card = map_weights.card()
         told = ("run", "calls", "steps", "stages", "batch_size", "seconds", "images", "parameters", "commit")

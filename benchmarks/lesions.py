@@ -14,22 +14,21 @@ import json
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
 
 from dsa_lib.core.pairs import TranslationSet
 from dsa_lib.ldm import autoencoder, diffusion
 from dsa_lib.lesions import comparison, lesion_weights, pix2pix, translation
-from dsa_lib.nn import shipped
+from dsa_lib.nn import export, shipped
 from dsa_lib.phantom import lesion_archive
 from dsa_lib.run.profiles import Profile, load_profile
 from dsa_lib.run.progress import track
 from dsa_lib.run.session import environment, processor
-from dsa_lib.run.workspace import PROJECT, Workspace, atomic_write, sha256
+from dsa_lib.run.workspace import PROJECT, Workspace
 
 PATIENTS = 200
 BASE_STEPS, PIX2PIX_STEPS = 3_000, 1_500
@@ -104,7 +103,7 @@ def train(arguments: argparse.Namespace) -> None:
     work, before = ws.checkpoints("lesions_weights"), lesion_weights.card() if arguments.more else None
     same = {
         "patients": patients,
-        "autoencoder": sha256(shipped.FOLDER / "card.json"),
+        "autoencoder": shipped.digest(shipped.FOLDER),
         "shapes": lesion_weights.shapes(profile),
     }
     if before and (other := [name for name, value in same.items() if before[name] != value]):
@@ -112,23 +111,21 @@ def train(arguments: argparse.Namespace) -> None:
     if before:
         base, log = base_model_trained_on(profile, ws, data, vae, schedule, arguments.more)
         steps, calls = before["steps"][lesion_weights.BASE] + arguments.more, before["calls"]
-        gan = lesion_weights.FOLDER / lesion_weights.PIX2PIX
-        logs = {lesion_weights.PIX2PIX: lesion_weights.FOLDER / "logs" / f"{lesion_weights.PIX2PIX}.jsonl"}
+        gan, gan_log = lesion_weights.FOLDER / lesion_weights.PIX2PIX, lesion_weights.log(lesion_weights.PIX2PIX)
         pix2pix_steps = before["steps"][lesion_weights.PIX2PIX]
     else:
         base, log = base_model(profile, ws, data, vae, schedule)
         steps, calls, pix2pix_steps = arguments.steps, [], arguments.pix2pix_steps
-        gan = pix2pix_weights(profile, ws, pairs, pix2pix_steps, work / lesion_weights.PIX2PIX)
-        logs = {lesion_weights.PIX2PIX: ws.checkpoints("lesions_pix2pix") / "log.jsonl"}
+        model, gan_log = baseline(profile, ws, pairs, pix2pix_steps)
+        gan = work / lesion_weights.PIX2PIX
+        pix2pix.save(model, gan, profile.pix2pix, pairs.targets.shape[-1])
     translation.save(base, work / lesion_weights.BASE)
-    logs[lesion_weights.BASE] = work / "base.jsonl"
-    log.to_json(logs[lesion_weights.BASE], orient="records", lines=True)
-    told = lesion_weights.write(
+    told = export.write(
+        lesion_weights.WEIGHTS,
         {lesion_weights.BASE: work / lesion_weights.BASE, lesion_weights.PIX2PIX: gan},
-        logs,
-        profile,
-        {
-            "patients": patients,
+        {lesion_weights.BASE: log, lesion_weights.PIX2PIX: gan_log},
+        same
+        | {
             "seed": profile.seed,
             "pairs": {part: len(pairs.rows(part)) for part in ("train", "val")},
             "steps": {lesion_weights.BASE: steps, lesion_weights.PIX2PIX: pix2pix_steps},
@@ -137,18 +134,39 @@ def train(arguments: argparse.Namespace) -> None:
             "device": f"{environment()['device']}, {processor()}",
             "commit": environment()["commit"],
         },
+        readme,
+        what="the lesion weights",
     )
     print(f"models/lesions: {len(told['files'])} files, {len(patients['train'])} training patients", flush=True)
 
 
-def pix2pix_weights(profile: Profile, ws: Workspace, pairs: TranslationSet, steps: int, folder: Path) -> Path:
-    """The folder that holds the trained baseline, in half precision."""
-    gan, _ = baseline(profile, ws, pairs, steps)
-    pix2pix.save(gan, folder, profile.pix2pix, pairs.targets.shape[-1])
-    halved = {name: value.half() for name, value in load_file(folder / pix2pix.WEIGHTS).items()}
-    with atomic_write(folder / pix2pix.WEIGHTS) as temporary:
-        save_file(halved, temporary)
-    return folder
+README = """# Trained phantom weights of notebook 23
+
+Translation of **simulated** unsubtracted angiograms into subtracted ones that show a lesion. No patient's image was used, and nothing these networks make shows
+a patient: they are for trying the compendium and for testing methods, not for any clinical use.
+
+| folder | network | steps |
+|---|---|---|
+{rows}
+
+Trained by `python benchmarks/lesions.py` with {calls} (the sequence has not been repeated), on {patients} phantom
+patients ({chosen_by} more chose the weights), in the latent space of the autoencoder of `models/phantom`. `card.json` lists the patients: a run that would
+evaluate on one of them is refused. Half precision; `logs/` holds the curves, of the base model that of its last stage.
+"""
+NAMES = {
+    lesion_weights.BASE: "conditional latent diffusion, source beside the latent",
+    lesion_weights.PIX2PIX: "pix2pix baseline",
+}
+
+
+def readme(card: Mapping, logs: Mapping[str, pd.DataFrame]) -> str:
+    """What README.md of models/lesions says, by the card's content."""
+    return README.format(
+        rows="\n".join(f"| `{name}/` | {NAMES[name]} | {steps:,} |" for name, steps in card["steps"].items()),
+        patients=len(card["patients"]["train"]),
+        chosen_by=len(card["patients"]["val"]),
+        calls=" and then ".join(f"`{call}`" for call in card["calls"]),
+    )
 
 
 def main() -> None:

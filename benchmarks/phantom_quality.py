@@ -58,9 +58,7 @@ def main() -> None:
     arterial = pd.read_parquet(study.read("arterial.parquet"))
     held_out = arterial[arterial["split"] == "test"].reset_index(drop=True)
     if (shipped.FOLDER / "card.json").exists():
-        shipped.check_unseen(
-            pd.read_parquet(ws.root / "archive_truth.parquet", columns=["patient_id"])["patient_id"].unique()
-        )
+        shipped.check_unseen(shipped.phantom_patients(ws))
     frames = np.load(ws.root / "frames.npy", mmap_mode="r")
     if held_out["patient"].nunique() < 2 or len(held_out) < 4 * LEAST:
         raise StudyError(

@@ -205,10 +205,7 @@ def other_shapes(study: Study) -> str:
     """Why the shipped generator cannot stand beside the run's, or ""."""
     if not (shipped.FOLDER / "card.json").exists():
         return "models/phantom holds no weights"
-    other = [
-        name for name, value in shipped.shapes(study.profile).items() if shipped.card()["shapes"].get(name) != value
-    ]
-    if other:
+    if other := shipped.WEIGHTS.differing(study.profile):
         return f"the shipped generator differs from the run's in {', '.join(other)}"
     shipped.check_unseen(
         pd.read_parquet(study.read("archive_truth.parquet"), columns=["patient_id"])["patient_id"].unique()

@@ -5,8 +5,6 @@ from names together: a lesion is a few dozen pixels, and from names alone a thou
 and wrong, stand beside those on generated ones, for no rate means more than its judge is worth.
 """
 
-import json
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,19 +12,17 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from monai.networks.nets import BasicUNet
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dsa_lib.core.images import check_frames
 from dsa_lib.core.pairs import TranslationSet
+from dsa_lib.nn.shipped import ShippedNetwork
 from dsa_lib.nn.training import Draws, fit
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.sections_extensions import LesionSentences
-from dsa_lib.run.workspace import PROJECT, atomic_write, sha256, write_json
+from dsa_lib.run.workspace import PROJECT
 from dsa_lib.vessels.unet import augment, to_input
 
-FOLDER = PROJECT / "models" / "lesion_judge"
 KINDS = ("none", "aneurysm", "stenosis", "occlusion", "AVM")  # as in the pairs, where "none" is ""
 UNKNOWN = -1  # label of a frame whose lesion augmentation has moved out of the field
 LEFT_IN_FIELD = 0.5  # share of a lesion's pixels that must have stayed for the frame to keep its name
@@ -162,41 +158,13 @@ def places(model: Judge, frames: np.ndarray, kinds: np.ndarray, size: int, batch
 
 # ---- files -----------------------------------------------------------------------------------------------------------
 
-
-def save(model: Judge, folder: Path, facts: dict) -> dict:
-    """Write the network in half precision and card.json, which is returned, in one step; `facts` needs `size`, `channels` and `patients` (all that it saw)."""
-    if absent := [name for name in ("size", "channels", "patients") if name not in facts]:
-        raise StudyError(f"the judge's card lacks {' and '.join(absent)}: add what the network is and whom it has seen")
-    weights = {name: v.half() if v.is_floating_point() else v for name, v in model.state_dict().items()}
-    with atomic_write(folder) as temporary:
-        temporary.mkdir(parents=True)
-        save_file({name: v.contiguous().cpu() for name, v in weights.items()}, temporary / "model.safetensors")
-        card = facts | {"sha256": sha256(temporary / "model.safetensors")}
-        write_json(temporary / "card.json", card)
-    return card
-
-
-def load(folder: Path = FOLDER) -> tuple[Judge, dict]:
-    """(network in eval mode, its card) of a folder that `save` wrote. Raises StudyError where it holds none or is damaged."""
-    folder = Path(folder)
-    again = "restore it from version control" if folder.resolve() == FOLDER else "run benchmarks/lesion_judge.py"
-    try:
-        card = json.loads((folder / "card.json").read_text())
-        if sha256(folder / "model.safetensors") != card["sha256"]:
-            raise StudyError(f"the weights in {folder.name} are not those that their card.json names: {again}")
-        model = Judge(tuple(card["channels"]))
-        weights = load_file(folder / "model.safetensors")
-        model.load_state_dict({name: v.float() if v.is_floating_point() else v for name, v in weights.items()})
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise StudyError(
-            f"the folder {folder.name!r} does not hold a lesion judge ({type(error).__name__}): {again}"
-        ) from None
-    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), card
-
-
-def check_unseen(patients: Iterable[str], card: dict) -> None:
-    """Raise StudyError if the judge was trained on, or chosen by, one of these patients."""
-    if shared := sorted(set(card["patients"]) & {str(name) for name in patients}):
-        raise StudyError(
-            f"{len(shared)} patients (first: {shared[0]}) were seen in training the lesion judge: give the run another seed"
-        )
+NETWORK = ShippedNetwork(
+    PROJECT / "models" / "lesion_judge",
+    build=Judge,
+    needs=("size", "channels", "patients"),
+    lacks="the judge's card lacks {absent}: add what the network is and whom it has seen",
+    what="lesion judge",
+    again="run benchmarks/lesion_judge.py",
+    seen="{count} patients (first: {first}) were seen in training the lesion judge: give the run another seed",
+)
+FOLDER, save, load, check_unseen = NETWORK.folder, NETWORK.save, NETWORK.load, NETWORK.check_unseen

@@ -4,12 +4,10 @@ Ronneberger et al., MICCAI 2015, in MONAI's `BasicUNet`: four halvings, two conv
 are one or two pixels wide. Trained on frames with label maps, by Dice and cross-entropy, on copies that are blurred, noisy, turned, rescaled and
 differently contrasted: a decoded frame lacks the noise and some of the sharpness of an acquired one and must not be told from it by that.
 
-The weights that ship (`shipped_network`) were trained by benchmarks/vessel_segmentation.py on simulated vessels alone. What they make of clinical frames is
+The weights that ship (`NETWORK`) were trained by benchmarks/vessel_segmentation.py on simulated vessels alone. What they make of clinical frames is
 not measured. The same functions train a network on any other pairs, for instance on generated frames and the masks that they were asked for.
 """
 
-import json
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -18,18 +16,16 @@ import torch
 import torch.nn.functional as F
 from monai.losses import DiceCELoss
 from monai.networks.nets import BasicUNet
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dsa_lib.core.images import check_frames
 from dsa_lib.nn.augmentation import between, blurred
+from dsa_lib.nn.shipped import ShippedNetwork
 from dsa_lib.nn.training import Draws, fit
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.progress import track
-from dsa_lib.run.workspace import PROJECT, atomic_write, sha256, write_json
+from dsa_lib.run.workspace import PROJECT
 
-FOLDER = PROJECT / "models" / "vessels"
 OUTPUTS = 4  # none, then the classes of `dsa_lib.vessels.filters.CLASSES`
 GREY_UNIT = 64.0  # grey levels that the network sees as 1
 
@@ -203,63 +199,27 @@ def segment(
 
 # ---- files -----------------------------------------------------------------------------------------------------------
 
+NETWORK = ShippedNetwork(
+    PROJECT / "models" / "vessels",
+    build=build_network,
+    needs=("size", "patients"),
+    lacks="the vessel network's card lacks {absent}: say what size it sees, and which patients it has seen",
+    what="vessel network",
+    again="write it again with dsa_lib.vessels.unet.save",
+    seen="{count} patients of this archive (first: {first}) were seen in training the vessel network, which would know their vessels: "
+    "give the archive another seed, or set plausibility.segmenter to classical",
+)
+FOLDER, load, check_unseen = NETWORK.folder, NETWORK.load, NETWORK.check_unseen
+
 
 def save(model: nn.Module, folder: Path, facts: dict) -> dict:
-    """Write the network to `folder` in one step: model.safetensors in half precision and card.json, which is returned.
+    """`ShippedNetwork.save`, with the network's `channels` and `parameters` in the card.
 
-    facts: what the card has to say beyond its own `channels`, `parameters` and the weights' `sha256`; it needs `size` (pixels a side that the network sees),
-    and `patients`, the identifiers of all phantom patients seen (empty where none was).
+    facts: what else the card has to say; it needs `size` (pixels a side that the network sees) and `patients`, the identifiers of all phantom patients seen
+    (empty where none was).
     """
-    if absent := [name for name in ("size", "patients") if name not in facts]:
-        raise StudyError(
-            f"the vessel network's card lacks {' and '.join(absent)}: say what size it sees, and which patients it has seen"
-        )
-    weights = {name: v.half() if v.is_floating_point() else v for name, v in model.state_dict().items()}
-    weights = {name: v.contiguous().cpu() for name, v in weights.items()}
-    if not all(torch.isfinite(v).all() for v in weights.values() if v.is_floating_point()):
-        raise StudyError("the vessel network holds weights beyond half precision: train it again")
-    with atomic_write(folder) as temporary:
-        temporary.mkdir(parents=True)
-        save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
-        card = facts | {
-            "channels": list(_channels(model)),
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "sha256": sha256(temporary / "model.safetensors"),
-        }
-        write_json(temporary / "card.json", card)
-    return card
-
-
-def _channels(model: nn.Module) -> tuple[int, ...]:
-    """The `channels` that `build_network` was given, read from the network's shapes."""
     levels = [model.conv_0, *(getattr(model, f"down_{n}").convs for n in range(1, 5))]
-    return (*(level.conv_0.conv.out_channels for level in levels), model.final_conv.in_channels)
-
-
-def load(folder: Path = FOLDER) -> tuple[nn.Module, dict]:
-    """(network in eval mode, on the GPU where there is one; its card) of a folder written by `save`. Raises StudyError where it holds none or is damaged."""
-    folder = Path(folder)
-    again = (
-        "restore it from version control" if folder.resolve() == FOLDER else "write it again with vessel_network.save"
+    channels = [*(level.conv_0.conv.out_channels for level in levels), model.final_conv.in_channels]
+    return NETWORK.save(
+        model, folder, facts | {"channels": channels, "parameters": sum(p.numel() for p in model.parameters())}
     )
-    try:
-        card = json.loads((folder / "card.json").read_text())
-        if sha256(folder / "model.safetensors") != card["sha256"]:
-            raise StudyError(f"the weights in {folder.name} are not those that their card.json names: {again}")
-        model = build_network(tuple(card["channels"]))
-        weights = load_file(folder / "model.safetensors")
-        model.load_state_dict({name: v.float() if v.is_floating_point() else v for name, v in weights.items()})
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise StudyError(
-            f"the folder {folder.name!r} does not hold a vessel network ({type(error).__name__}): {again}"
-        ) from None
-    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), card
-
-
-def check_unseen(patients: Iterable[str], card: dict) -> None:
-    """Raise StudyError if one of these phantom patients (PatientID) was among those that the network of `card` was trained on or chosen by."""
-    if shared := sorted(set(card["patients"]) & set(patients)):
-        raise StudyError(
-            f"{len(shared)} patients of this archive (first: {shared[0]}) were seen in training the vessel network, which would know their vessels: "
-            "give the archive another seed, or set plausibility.segmenter to classical"
-        )

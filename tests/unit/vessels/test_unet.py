@@ -97,6 +97,10 @@ def test_saved_and_loaded_it_says_the_same(tmp_path):
         assert torch.allclose(model(x), loaded.cpu()(x), atol=2e-2)
     with pytest.raises(StudyError, match="lacks patients"):
         vessel_unet.save(model, tmp_path / "other", {"size": 64})
+    with torch.no_grad():
+        next(model.parameters()).fill_(1e6)
+    with pytest.raises(StudyError, match="the vessel network holds weights beyond half precision"):
+        vessel_unet.save(model, tmp_path / "other", {"size": 64, "patients": []})
 
 
 def test_damaged_and_missing_files_are_named(tmp_path):
