@@ -30,7 +30,10 @@ TURING =
 RUN = $(if $(ARCHIVE),,$(PROFILE))
 export ARCHIVE CLASSIFIER OVERRIDES PARAMETERS PROFILE RUN SNAKEMAKE CONTROLS HOST MODE PORT RATERS SCREENER SEED SERIES STUDY TO TURING
 
-.PHONY: help reproduce audits extensions everything smoke test lab readers readers-export weights clean-run venv
+# What make check tests: the plan of the house, the twins, and packages without trainings.
+CHECKED = tests/notebooks/test_twins.py tests/unit/workflow/test_house.py tests/unit/workflow/test_environment.py $(addprefix tests/unit/,core paper readers report run vessels)
+
+.PHONY: help reproduce audits extensions everything smoke test check style lab readers readers-export weights clean-run venv
 .DEFAULT_GOAL := help
 
 help:
@@ -39,7 +42,8 @@ help:
 	@echo "make extensions  the study (or what is left of it), then the two neighbouring systems: notebooks 21 to 24"
 	@echo "make everything  all of it"
 	@echo "make smoke       the same in minutes, far too small to be good: does everything run here?"
-	@echo "make test        style, unit tests, notebooks and one whole run of the workflow"
+	@echo "make test        style, unit tests, notebooks and whole runs of the workflow"
+	@echo "make check       style, notebooks in step with their twins, and the unit tests that take seconds: for every commit"
 	@echo "make lab         JupyterLab on the notebooks"
 	@echo "make readers     the page on which readers screen and rate a run's images; MODE=annotate: on which an expert marks arterial frames"
 	@echo "make readers-export   their answers as files for notebook 06 (or 02)"
@@ -72,10 +76,16 @@ smoke: PROFILE = smoke
 smoke: $(READY)
 	@$(LAUNCH)
 
-test: $(READY)
+# Two processes of one thread each; a file's tests stay together, because they share what its fixtures made.
+test: style
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: style
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(CHECKED)
+
+style: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/python -m pytest
 
 lab: $(READY)
 	@exec $(BIN)/jupyter lab notebooks

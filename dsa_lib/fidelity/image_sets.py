@@ -12,8 +12,9 @@ import pandas as pd
 from dsa_lib.core.conditions import CELLS, OTHERS
 from dsa_lib.core.images import ImageFiles
 from dsa_lib.core.splits import SPLITS
-from dsa_lib.fidelity.distances import ImageSet, check_sets
+from dsa_lib.fidelity.distances import ImageSet
 from dsa_lib.fidelity.extractor import Extractor
+from dsa_lib.fidelity.table5 import check_sets
 from dsa_lib.run.session import Study
 
 GENERATED, TRAINING, HELD_OUT = "generated", "training", "held-out"

@@ -150,12 +150,12 @@ print(f"{extractor.name}: {one.features.shape[1]} values an image, reported as {
 
 # %%
 three = (sets["generated"], sets["held-out"], sets["training"])
-results = distances.evaluate(*three, settings, seed)
+results = fidelity_table5.evaluate(*three, settings, seed)
 results.insert(0, "measure", extractor.distance)
 results.insert(1, "features", extractor.name)
 results.to_csv(study.write("fidelity.csv"), index=False)
 display(results.drop(columns=["measure", "features", "dimension"]).round(3))
-print("\n".join(distances.gaps(results, settings.neighbours)))
+print("\n".join(fidelity_table5.gaps(results, settings.neighbours)))
 
 # %% [markdown]
 # ## How sure are they?

@@ -120,7 +120,7 @@ def image_set(per_cell, d, seed, shift=0.0):
 def test_evaluate_tells_a_shifted_generator_from_the_floor():
     settings = replace(load_profile("smoke").fidelity, real_images=160, repeats=3)
     generated, held_out, training = image_set(30, 6, 1, shift=1.0), image_set(60, 6, 2), image_set(80, 6, 3)
-    table = fidelity_distances.evaluate(generated, held_out, training, settings, seed=7).set_index(["scope", "set"])
+    table = table5.evaluate(generated, held_out, training, settings, seed=7).set_index(["scope", "set"])
     assert list(table.loc[("overall", "generated"), ["images", "reference_images"]]) == [120, 160]
     assert list(table.loc[("PC B", "floor"), ["images", "reference_images"]]) == [30, 40]
     for scope in fidelity_distances.SCOPES:
@@ -139,7 +139,7 @@ def test_as_is_takes_every_generated_image_and_matches_the_floor_apart():
     generated, held_out, training = image_set(40, 6, 1, shift=1.0), image_set(60, 6, 2), image_set(80, 6, 3)
     held_out = held_out.at(np.flatnonzero((held_out.cells != "PC A") | (np.arange(240) < 63)))  # 3 frames of PC A
     training = training.at(np.flatnonzero((training.cells != "PC A") | (np.arange(320) < 95)))  # 15 of PC A
-    results = fidelity_distances.evaluate(generated, held_out, training, settings, seed=7)
+    results = table5.evaluate(generated, held_out, training, settings, seed=7)
     table = results.set_index(["scope", "set"])
     assert table.loc["overall", "images"].to_dict() == {"generated": 160, fidelity_distances.MATCHED: 135, "floor": 135}
     assert table.loc["PC A", "images"].to_dict() == {"generated": 40, fidelity_distances.MATCHED: 15, "floor": 15}
@@ -164,9 +164,7 @@ def test_as_is_stays_defined_where_a_condition_is_scarce_or_absent():
     settings = replace(load_profile("smoke").fidelity, reference_mix="as-is", real_images=500, repeats=2)
     held_out, training = image_set(30, 6, 2), image_set(30, 6, 3)
     held_out, training = (images.at(np.flatnonzero(images.cells != "PC A")) for images in (held_out, training))
-    table = fidelity_distances.evaluate(image_set(20, 6, 1), held_out, training, settings, seed=7).set_index(
-        ["scope", "set"]
-    )
+    table = table5.evaluate(image_set(20, 6, 1), held_out, training, settings, seed=7).set_index(["scope", "set"])
     assert table.loc["overall", "distance"].notna().all() and table.loc["AC A", "distance"].notna().all()
     assert table.loc["PC A", "distance"].isna().all()
 
@@ -179,7 +177,7 @@ def test_a_scarce_condition_does_not_read_as_a_difference():
         images.features[images.cells == "PC B"] += 10
     held_out = held_out.at(np.flatnonzero((held_out.cells != "PC B") | (np.arange(320) >= 310)))
     training = training.at(np.flatnonzero((training.cells != "PC B") | (np.arange(320) >= 300)))
-    table = fidelity_distances.evaluate(generated, held_out, training, settings, seed=7).set_index(["scope", "set"])
+    table = table5.evaluate(generated, held_out, training, settings, seed=7).set_index(["scope", "set"])
     # Reference 60, 60, 60 and 10; of the generated and the training frames as many a cell as keep that mix: 80, 80, 80, 13.
     assert table.loc["overall", "images"].tolist() == [253, 253]
     assert table.loc["PC B", "images"].tolist() == [20, 20]
@@ -200,9 +198,7 @@ def test_evaluate_flags_and_survives_small_cells():
     settings = replace(load_profile("smoke").fidelity, repeats=1)
     held_out = image_set(30, 6, 2)
     few = held_out.at(np.flatnonzero((held_out.cells != "PC A") | (np.arange(120) == 30)))
-    table = fidelity_distances.evaluate(image_set(5, 6, 1), few, image_set(9, 6, 3), settings, seed=7).set_index(
-        ["scope", "set"]
-    )
+    table = table5.evaluate(image_set(5, 6, 1), few, image_set(9, 6, 3), settings, seed=7).set_index(["scope", "set"])
     assert np.isnan(table.loc[("PC A", "generated"), "distance"])
     assert table.loc[("AC A", "generated"), "rank_deficient"] and table.loc[("AC A", "generated"), "distance"] > 0
 
@@ -218,19 +214,17 @@ def test_bad_sets_are_refused():
         )
     real = pd.DataFrame({"cell": ["AC A", "AC A"], "patient": ["p1", "p2"]})
     with pytest.raises(StudyError, match="1 patients"):
-        fidelity_distances.check_sets(np.array(CELLS), real, pd.DataFrame({"cell": ["AC A"], "patient": ["p2"]}))
+        table5.check_sets(np.array(CELLS), real, pd.DataFrame({"cell": ["AC A"], "patient": ["p2"]}))
     with pytest.raises(StudyError, match="0 held-out"):
-        fidelity_distances.check_sets(np.array(["AC A"] * 3), real.assign(cell="Others"), real)
+        table5.check_sets(np.array(["AC A"] * 3), real.assign(cell="Others"), real)
     with pytest.raises(StudyError, match="1 generated images"):
-        fidelity_distances.check_sets(np.array(["AC A"]), real, real)
+        table5.check_sets(np.array(["AC A"]), real, real)
     others = pd.DataFrame({"cell": ["AC A"], "patient": ["p3"]})
     with pytest.raises(StudyError, match=r"no generated image of PC A, PC B: .*05_sampling"):
-        fidelity_distances.check_sets(np.array(["AC A", "AC B"]), real, others)
+        table5.check_sets(np.array(["AC A", "AC B"]), real, others)
     with pytest.raises(StudyError, match="generated 128×128, real 144×144"):
-        fidelity_distances.check_sets(
-            np.array(CELLS), real, others, {"generated": (9, 128, 128), "real": (5, 144, 144)}
-        )
-    fidelity_distances.check_sets(np.array(CELLS), real, others, {"generated": (9, 128, 128), "real": (5, 128, 128)})
+        table5.check_sets(np.array(CELLS), real, others, {"generated": (9, 128, 128), "real": (5, 144, 144)})
+    table5.check_sets(np.array(CELLS), real, others, {"generated": (9, 128, 128), "real": (5, 128, 128)})
 
 
 def test_what_could_not_be_computed_is_said():
@@ -238,13 +232,13 @@ def test_what_could_not_be_computed_is_said():
     held_out = image_set(30, 6, 2)
     few = held_out.at(np.flatnonzero((held_out.cells != "PC A") | (np.arange(120) == 30)))
     few = few.at(np.flatnonzero((few.cells != "AC B") | (np.cumsum(few.cells == "AC B") <= 4)))
-    table = fidelity_distances.evaluate(image_set(20, 6, 1), few, image_set(20, 6, 3), settings, seed=7)
-    said = fidelity_distances.gaps(table, settings.neighbours)
+    table = table5.evaluate(image_set(20, 6, 1), few, image_set(20, 6, 3), settings, seed=7)
+    said = table5.gaps(table, settings.neighbours)
     assert any(line.startswith("PC A, generated: 20 images against 1; no distance") for line in said)
     assert any(line.startswith("AC B, floor: 20 images against 4; no precision") for line in said)
     assert said[-1].startswith("PC A, AC B: no more images on one side than the 6 feature dimensions")
-    whole = fidelity_distances.evaluate(image_set(20, 6, 1), held_out, image_set(20, 6, 3), settings, seed=7)
-    assert fidelity_distances.gaps(whole, settings.neighbours) == []
+    whole = table5.evaluate(image_set(20, 6, 1), held_out, image_set(20, 6, 3), settings, seed=7)
+    assert table5.gaps(whole, settings.neighbours) == []
 
 
 def test_a_dead_channel_leaves_the_distance_defined():
@@ -299,9 +293,7 @@ def test_scores_do_not_depend_on_the_block(monkeypatch):
 
 def test_own_features_never_stand_in_the_column_fid():
     settings = replace(load_profile("smoke").fidelity, repeats=1)
-    results = fidelity_distances.evaluate(
-        image_set(20, 6, 1), image_set(20, 6, 2), image_set(20, 6, 3), settings, seed=1
-    )
+    results = table5.evaluate(image_set(20, 6, 1), image_set(20, 6, 2), image_set(20, 6, 3), settings, seed=1)
     own = published.contract(5, table5.cells(results, "phase-network", "DSA-feature distance"), "phantom")
     assert own.loc[own["column"] == "FID", "this_run"].isna().all()
     assert "This run (DSA-feature distance, phase network)" in set(own["row"])
@@ -320,7 +312,7 @@ def test_every_metric_is_its_median_over_draws_and_the_excess_is_paired():
     rows = pd.DataFrame(
         draws, columns=["scope", "set", "repeat", *fidelity_distances.SIZES, *fidelity_distances.METRICS]
     )
-    table = fidelity_distances._summary(rows).set_index("set")
+    table = table5._summary(rows).set_index("set")
     assert table.loc[fidelity_distances.GENERATED, ["distance", "kid", "excess"]].tolist() == [7.0, 3.5, 5.0]
     assert table.loc[fidelity_distances.GENERATED, "distance_sd"] == 2.0 and np.isnan(
         table.loc[fidelity_distances.FLOOR, "excess"]

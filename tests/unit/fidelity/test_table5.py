@@ -26,7 +26,7 @@ def study(request):
     settings = replace(load_profile("phantom").fidelity, reference_mix=request.param, subsamples=5, infinity_repeats=2)
     generated = ImageSet(np.random.default_rng(1).normal(0.5, 1, (120, 3)), np.repeat(CELLS, 30))
     sets = (generated, real(2, 8, 3, 0), real(3, 10, 2, 100))
-    results = fidelity_distances.evaluate(*sets, settings, seed=5)
+    results = table5.evaluate(*sets, settings, seed=5)
     resampled = pd.concat(
         [fidelity_intervals.resample(each, settings, 5, request.param == "balanced") for each in fidelity_distances.comparisons(*sets, settings, 5)]
     )  # fmt: skip

@@ -18,7 +18,7 @@ from dsa_lib.core.conditions import CELLS
 from dsa_lib.core.images import ImageFiles
 from dsa_lib.fidelity import distances as fidelity_distances
 from dsa_lib.fidelity import extractor as fidelity_extractor
-from dsa_lib.fidelity import features
+from dsa_lib.fidelity import features, table5
 from dsa_lib.run.workspace import PROJECT
 
 sys.path.insert(0, str(PROJECT / "benchmarks"))
@@ -114,5 +114,5 @@ def test_inception_distances_equal_torch_fidelity(tmp_path, inception_weights):
     from dsa_lib.run.profiles import load_profile
 
     settings = load_profile("paper", {"fidelity.repeats": 1}).fidelity
-    table = fidelity_distances.evaluate(sets["generated"], held_out, held_out, settings, seed=1)
+    table = table5.evaluate(sets["generated"], held_out, held_out, settings, seed=1)
     assert table["rank_deficient"].all() and pd.api.types.is_bool_dtype(table["rank_deficient"])
