@@ -28,8 +28,7 @@
 #
 # **Time.** Two short trainings of a segmenter and the images of edited maps; the closing cell states the time of this run.
 #
-# What comes out: [images of a phantom run before and after an edit of their map](../figures/maps_edited.png) (simulated angiography), and
-# [its numbers](../docs/extensions.md#label-maps-and-edges).
+# What comes out: [how the models of a phantom run followed](../docs/extensions.md#label-maps-and-edges) (simulated angiography).
 
 # %% tags=["parameters"]
 run: str = "smoke"  # folder of this run under runs/
