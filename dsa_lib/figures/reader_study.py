@@ -114,7 +114,13 @@ def panel_e(axis, table: pd.DataFrame) -> None:
         axis.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5]))
     handles = [key(f"{row.cell}, n = {row.n:.0f}", looks[row.cell]) for row in shown.itertuples()]
     axis.legend(
-        handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, columnspacing=1, handletextpad=0.2
+        handles=handles,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.22),
+        ncols=2,
+        fontsize=7,
+        columnspacing=1,
+        handletextpad=0.2,
     )
 
 
