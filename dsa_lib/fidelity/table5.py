@@ -1,6 +1,7 @@
 """Table 5 (§2.5): the protocol of its distances (draws of the reference, the floor, medians), and the published ones as cited context.
 
-`evaluate` measures, by the metrics of `distances`; `cells` fills the tables contract; `context` is the table to read: a distance says nothing without its features, its sizes and its floor.
+`evaluate` measures, by the metrics of `distances`. `cells` fills the tables contract. `context` is the table to read: a distance says nothing without its
+features, its sizes and its floor.
 """
 
 from collections.abc import Mapping

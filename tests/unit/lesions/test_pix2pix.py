@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from dsa_lib.core.pairs import TranslationSet
-from dsa_lib.lesions.pix2pix import build, generate, load, losses, save, to_input, train
+from dsa_lib.ldm.autoencoder import to_floats
+from dsa_lib.lesions.pix2pix import build, generate, load, losses, save, train
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import PAPER, SMOKE, load_profile
 from dsa_lib.run.sections_extensions import Pix2Pix
@@ -49,7 +50,7 @@ def test_losses_by_hand(monkeypatch):
 def test_each_network_has_the_gradient_of_its_own_loss():
     torch.manual_seed(0)
     model, pairs = build(CONFIG, 2, 32), made_up_pairs()
-    source, target = to_input(pairs.sources[:2]), to_input(pairs.targets[:2, None])
+    source, target = to_floats(pairs.sources[:2]), to_floats(pairs.targets[:2, None])
     u = [torch.rand(2, *shape) for shape in model.generator.noise_shapes(32, 32)]
 
     def gradients(wanted):
