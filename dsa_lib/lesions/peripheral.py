@@ -1,6 +1,6 @@
 """The lesion-aware post-training on the text-conditioned model, with peripheral arteries in the place of the lesion.
 
-Readers give distal vessels the lowest scores of all (the study's Table 2), and a lesion is to the source of the post-training what a distal artery is here:
+Readers give distal vessels the lowest scores of all (the study's Table 3), and a lesion is to the source of the post-training what a distal artery is here:
 small, faint, and half lost in latent space. Whether the losses in image space bring them back is measured on generated images, against held-out frames,
 beside a control that was trained on as long without those losses.
 """

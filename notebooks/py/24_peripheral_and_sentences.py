@@ -81,7 +81,7 @@ extractor = features.of_run(
 
 # %% [markdown]
 # ## Peripheral arteries in the place of the lesion
-# The paper's readers give distal vessels the lowest scores of all (Table 2). They are to this model what a lesion is to a translation: small, faint and half lost in
+# The paper's readers give distal vessels the lowest scores of all (Table 3). They are to this model what a lesion is to a translation: small, faint and half lost in
 # latent space. It is therefore post-trained by the losses of notebook 23,
 # $$\mathcal{L} = \mathcal{L}_{\text{latent}} + \lambda_{\text{image}}\,\mathcal{L}_{\text{image}} + \lambda_{\text{lesion}}\,\mathcal{L}_{\text{lesion}},$$
 # with the peripheral arteries of its training frames as the mask $M$ of $\mathcal{L}_{\text{lesion}}$. The masks are the phantom's own truth. The frames are the latest arterial ones of each
