@@ -148,21 +148,24 @@ fit(network(), regression, **how, processes={processes});
 """
 
 
+@pytest.fixture(scope="module")
+def kernel():
+    manager, client = start_new_kernel(kernel_name="python3")
+    yield client
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
+
+
 @pytest.mark.parametrize("by_hand, processes", [(False, 1), (True, 1), (True, 2)])
-def test_in_a_kernel(tmp_path, by_hand, processes):
+def test_in_a_kernel(kernel, tmp_path, by_hand, processes):
     """The same cell, run as JupyterLab runs it (a person can be asked) and as papermill does: one figure that is drawn anew, or plain lines.
 
     Lines of several processes reach the notebook too.
     """
-    manager, client = start_new_kernel(kernel_name="python3")
     outputs = []
-    try:
-        code = NOTEBOOK.format(tests=str(Path(__file__).parent), folder=str(tmp_path), processes=processes)
-        reply = client.execute_interactive(code, allow_stdin=by_hand, output_hook=outputs.append, timeout=600)
-        assert reply["content"]["status"] == "ok", reply["content"]
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
+    code = NOTEBOOK.format(tests=str(Path(__file__).parent), folder=str(tmp_path), processes=processes)
+    reply = kernel.execute_interactive(code, allow_stdin=by_hand, output_hook=outputs.append, timeout=600)
+    assert reply["content"]["status"] == "ok", reply["content"]
     text = "".join(each["content"].get("text", "") for each in outputs if each["msg_type"] == "stream")
     shown = [each for each in outputs if each["msg_type"] == "display_data"]
     drawn_anew = [each for each in outputs if each["msg_type"] == "update_display_data"]

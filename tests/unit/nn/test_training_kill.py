@@ -29,7 +29,7 @@ def loss(model, indices, draws):
 
 
 def slow(model, indices, draws):
-    time.sleep(0.01)
+    time.sleep(0.015)
     return loss(model, indices, draws)
 
 
@@ -40,7 +40,7 @@ def validate(model):
 def train(folder, loss=loss, **changes):
     """All that a state has to carry: averages, warm-up, cosine, accumulation, clipping, best weights, losses since the last record."""
     model = network()
-    options = dict(size=50, steps=60, batch_size=5, accumulate=2, learning_rate=0.01, seed=7, folder=folder, digest="d")
+    options = dict(size=50, steps=36, batch_size=5, accumulate=2, learning_rate=0.01, seed=7, folder=folder, digest="d")
     options |= dict(ema_decay=0.9, warmup_steps=10, cosine=True, clip_norm=1.0, evaluate_every=7, validate=validate)
     log = fit(model, loss, **options | {"checkpoint_every_s": 0.0, "log_every_s": 1e9} | changes)
     return model, log
