@@ -18,7 +18,7 @@ from dsa_lib.ldm import diffusion, sampler
 from dsa_lib.ldm.pipeline import DSAPipeline, in_batches
 from dsa_lib.nn import training
 from dsa_lib.nn.processes import default_device
-from dsa_lib.nn.training import fit, of_run
+from dsa_lib.nn.training import fit, run_options
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import Profile
 from dsa_lib.run.session import Study
@@ -91,7 +91,7 @@ def train_to_copy(
         digest=digest,
         live=False,
         what="planted model",
-        **of_run(profile),
+        **run_options(profile),
     )
     return pipeline
 

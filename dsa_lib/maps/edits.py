@@ -8,9 +8,10 @@ import pandas as pd
 from scipy.ndimage import binary_dilation, distance_transform_edt, label
 from skimage.morphology import skeletonize
 
+from dsa_lib.core.splits import evenly
 from dsa_lib.core.statistics import of_means
 from dsa_lib.maps import compliance, map_diffusion
-from dsa_lib.maps.data import ACDC, MapSet, evenly
+from dsa_lib.maps.data import ACDC, MapSet
 from dsa_lib.maps.models import WITH, WITHOUT
 from dsa_lib.run.errors import StudyError
 from dsa_lib.vessels import filters as vessel_filters

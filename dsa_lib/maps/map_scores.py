@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 
 from dsa_lib.core import published, statistics
+from dsa_lib.core.splits import evenly
 from dsa_lib.fidelity import distances as fidelity_distances
 from dsa_lib.fidelity import features
 from dsa_lib.fidelity.extractor import Extractor, cached
 from dsa_lib.fidelity.image_scores import image_scores
-from dsa_lib.maps.data import ACDC, MapSet, evenly
+from dsa_lib.maps.data import ACDC, MapSet
 from dsa_lib.maps.models import METHODS, WITH, WITHOUT
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.progress import track
