@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from dsa_lib.audits import memorisation
 from dsa_lib.audits.copy_search import Space, embed, search
@@ -18,7 +17,8 @@ from dsa_lib.core.conditions import CELLS
 from dsa_lib.ldm import diffusion, sampler
 from dsa_lib.ldm.pipeline import DSAPipeline, in_batches
 from dsa_lib.nn import training
-from dsa_lib.nn.training import fit, of_run
+from dsa_lib.nn.processes import default_device
+from dsa_lib.nn.training import fit, run_options
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import Profile
 from dsa_lib.run.session import Study
@@ -91,7 +91,7 @@ def train_to_copy(
         digest=digest,
         live=False,
         what="planted model",
-        **of_run(profile),
+        **run_options(profile),
     )
     return pipeline
 
@@ -101,7 +101,7 @@ def sampled(pipeline: DSAPipeline, profile: Profile) -> np.ndarray:
     settings, count = profile.sampling, profile.privacy.planted_images
     pipeline.scheduler = sampler.make_scheduler(settings.scheduler, pipeline.scheduler)
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    pipeline.to(default_device())
     seeds = np.random.default_rng([profile.seed, 63]).integers(2**31, size=count).tolist()
     what = "images of the planted model"
     return in_batches(pipeline, None, seeds, settings.batch_size, what, num_inference_steps=settings.steps)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import pingouin
+from statsmodels.stats.proportion import proportion_confint
 
 from dsa_lib.run.errors import StudyError
 
@@ -84,14 +85,12 @@ def standard_error(values: pd.Series, patients: int, of_patients: int) -> float:
     return float(values.std(ddof=1) * np.sqrt(patients / (of_patients - patients)))
 
 
-def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (Wilson 1927), 95 % by default; (nan, nan) without trials."""
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """Wilson's 95 % score interval of a proportion (Wilson 1927); (nan, nan) without trials."""
     if trials == 0:
         return float("nan"), float("nan")
-    p, shrink = successes / trials, 1 + z**2 / trials
-    centre = (p + z**2 / (2 * trials)) / shrink
-    half = z * np.sqrt(p * (1 - p) / trials + z**2 / (4 * trials**2)) / shrink
-    return float(max(centre - half, 0.0)), float(min(centre + half, 1.0))
+    low, high = proportion_confint(successes, trials, alpha=0.05, method="wilson")
+    return float(low), float(high)
 
 
 def holm(p: pd.Series | np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """How near a generated image is to the true one, image by image: SSIM, NMSE, MAE, PSNR, MS-SSIM, and the error inside a lesion.
 
-SSIM: Wang et al., IEEE TIP 2004. MS-SSIM: Wang, Simoncelli and Bovik, Asilomar 2003. SSIM and NMSE are the columns of Table 1 of the anatomy study
-(Capitão et al.), MAE, PSNR, MS-SSIM and lesion MAE those of the lesion study (Lee et al.). All need a true image for each generated one.
+SSIM (by scikit-image): Wang et al., IEEE TIP 2004. MS-SSIM (by MONAI): Wang, Simoncelli and Bovik, Asilomar 2003. SSIM and NMSE are the columns of Table 1
+of the anatomy study (Capitão et al.), MAE, PSNR, MS-SSIM and lesion MAE those of the lesion study (Lee et al.). All need a true image for each generated one.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
+from monai.metrics.regression import compute_ms_ssim
 from skimage.metrics import structural_similarity
 
 from dsa_lib.core.images import check_frames
@@ -21,8 +21,8 @@ GREATEST = 255  # data range of SSIM, MS-SSIM and PSNR: that of the file format,
 
 WINDOW, SIGMA = 11, 1.5  # Gaussian window of SSIM, pixels
 K1, K2 = 0.01, 0.03
-# Exponents of MS-SSIM from the full resolution down (Wang et al. 2003). A scale whose image is smaller than the window is left out, and the exponents of the
-# others are divided by their sum: 5 scales from 176 pixels a side on, 4 at 128, 3 at 64.
+# Exponents of MS-SSIM from the full resolution down (Wang et al. 2003). Scales that an image is too small for are left out, and the exponents of the others
+# are divided by their sum: 5 scales from 176 pixels a side on, 4 at 128, 3 at 64.
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 BATCH = 64
 
@@ -79,52 +79,28 @@ def _ssim(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def scales(height: int, width: int) -> int:
-    """How many scales MS-SSIM has for such images: those at which the window still fits, five at most."""
-    return next(
-        (n for n in range(len(SCALE_WEIGHTS), 0, -1) if min(height, width) // 2 ** (n - 1) >= WINDOW),
-        0,
-    )
+    """How many scales MS-SSIM has for such images: five at most, those at which the window still fits.
+
+    MONAI asks for (n − 1)² windows a side, which is more than the window needs at four scales alone (99 pixels instead of 88).
+    """
+    side, most = min(height, width), len(SCALE_WEIGHTS)
+    return next((n for n in range(most, 0, -1) if side // max(2 ** (n - 1), (n - 1) ** 2) >= WINDOW), 0)
 
 
 def ms_ssim(true: np.ndarray, generated: np.ndarray) -> np.ndarray:
     """MS-SSIM [n] of uint8 images [n, H, W]: l_M^{α_M} · Π_j cs_j^{α_j}, j from full resolution (1) to the coarsest scale M.
 
     cs_j is the mean of contrast times structure at scale j, and the coarsest term is SSIM whole, luminance included. A negative mean counts as 0, since
-    it has no real power. Between scales 2 × 2 pixels are averaged; only places where the whole window fits are counted.
+    it has no real power. Between scales 2 × 2 pixels are averaged; only places where the whole window fits are counted. In single precision.
     """
-    count = scales(*true.shape[1:])
-    weights = np.array(SCALE_WEIGHTS[:count]) / sum(SCALE_WEIGHTS[:count])
+    weights = SCALE_WEIGHTS[: scales(*true.shape[1:])]
+    how = {"spatial_dims": 2, "data_range": GREATEST, "kernel_size": WINDOW, "kernel_sigma": SIGMA, "k1": K1, "k2": K2}
+    how["weights"] = [weight / sum(weights) for weight in weights]
     found = []
     for first in range(0, len(true), BATCH):
-        x, y = (
-            torch.from_numpy(np.ascontiguousarray(part[first : first + BATCH])).double()[:, None]
-            for part in (true, generated)
-        )
-        product = torch.ones(len(x), dtype=torch.float64)
-        for scale, weight in enumerate(weights):
-            similarity, contrast = _similarity(x, y)
-            term = similarity if scale == count - 1 else contrast
-            product *= term.clamp(min=0) ** weight
-            x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
-        found.append(product.numpy())
+        x, y = (torch.from_numpy(np.ascontiguousarray(of[first : first + BATCH]))[:, None] for of in (true, generated))
+        found.append(compute_ms_ssim(y.float(), x.float(), **how)[:, 0].double().numpy())
     return np.concatenate(found)
-
-
-def _similarity(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Means [n] over the image of SSIM and of its contrast-structure part, for x and y [n, 1, H, W]."""
-    at = torch.arange(WINDOW, dtype=x.dtype) - WINDOW // 2
-    bell = torch.exp(-(at**2) / (2 * SIGMA**2))
-    bell = bell / bell.sum()
-
-    def smooth(values: torch.Tensor) -> torch.Tensor:
-        return F.conv2d(F.conv2d(values, bell.view(1, 1, -1, 1)), bell.view(1, 1, 1, -1))
-
-    c1, c2 = (K1 * GREATEST) ** 2, (K2 * GREATEST) ** 2
-    mean_x, mean_y = smooth(x), smooth(y)
-    var_x, var_y, both = smooth(x * x) - mean_x**2, smooth(y * y) - mean_y**2, smooth(x * y) - mean_x * mean_y
-    contrast = (2 * both + c2) / (var_x + var_y + c2)
-    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
-    return (luminance * contrast).mean((1, 2, 3)), contrast.mean((1, 2, 3))
 
 
 def summary(scores: pd.DataFrame, by: str | Sequence[str]) -> pd.DataFrame:

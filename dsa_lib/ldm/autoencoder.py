@@ -18,7 +18,7 @@ from dsa_lib.core.splits import evenly
 from dsa_lib.nn import public_weights, resnet, shipped
 from dsa_lib.nn.discriminator import WithDiscriminator
 from dsa_lib.nn.processes import default_device
-from dsa_lib.nn.training import Draws, budget, fit, held_out, of_run
+from dsa_lib.nn.training import Draws, budget, fit, held_out, run_options
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import Autoencoder, Profile
 from dsa_lib.run.session import Study
@@ -318,7 +318,7 @@ def fit_weights(
         accumulate=config.accumulate,
         ema_decay=config.ema_decay,
         clip_norm=config.clip_norm,
-        **of_run(profile),
+        **run_options(profile),
         **options,
     )
 

@@ -23,7 +23,7 @@ from dsa_lib.ldm.pipeline import DSAPipeline
 from dsa_lib.ldm.sampler import make_scheduler
 from dsa_lib.ldm.text import EMPTY, encode, tokenize
 from dsa_lib.nn import shipped
-from dsa_lib.nn.training import Draws, budget, fit, held_out, of_run
+from dsa_lib.nn.training import Draws, budget, fit, held_out, run_options
 from dsa_lib.run.profiles import Diffusion, Profile
 
 HELD_OUT = 96  # latents that the held-out loss is the mean of, at most
@@ -297,7 +297,7 @@ def train(
         folder=folder,
         digest=digest,
         what=what,
-        **of_run(profile),
+        **run_options(profile),
         **options,
     )
 

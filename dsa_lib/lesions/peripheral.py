@@ -22,7 +22,7 @@ from dsa_lib.fidelity.distances import frechet_distance, statistics
 from dsa_lib.ldm.diffusion import ConditionalDenoiser, LatentSet, noise_schedule
 from dsa_lib.ldm.pipeline import DSAPipeline, in_batches
 from dsa_lib.lesions import post_training
-from dsa_lib.nn.training import Draws, fit, of_run
+from dsa_lib.nn.training import Draws, fit, run_options
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import Profile
 from dsa_lib.vessels import filters as vessel_filters
@@ -104,7 +104,7 @@ def train(
         clip_norm=profile.diffusion.clip_norm,
         folder=folder,
         digest=digest,
-        **({"what": "post-training" if in_images else "control", **of_run(profile)} | options),
+        **({"what": "post-training" if in_images else "control", **run_options(profile)} | options),
     )
     told = {"seen": pipeline.config.seen, "condition_dropout": pipeline.config.condition_dropout}
     return DSAPipeline(vae, model.unet, pipeline.scheduler, model.encoder, pipeline.tokenizer, **told), log

@@ -25,7 +25,7 @@ from dsa_lib.ldm.pipeline import DSAPipeline, in_batches
 from dsa_lib.ldm.text import build_tokenizer
 from dsa_lib.lesions import judge as lesion_judge
 from dsa_lib.lesions.judge import KINDS, Judge
-from dsa_lib.nn.training import fit, of_run
+from dsa_lib.nn.training import fit, run_options
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import Profile
 
@@ -106,7 +106,7 @@ def train(
         clip_norm=profile.diffusion.clip_norm,
         folder=folder,
         digest=digest,
-        **({"what": "sentences with lesions", **of_run(profile)} | options),
+        **({"what": "sentences with lesions", **run_options(profile)} | options),
     )
     seen = SeenConditions.of(str(sentence) for sentence in pairs.sentences[pairs.rows("train")]).to_config()
     told = {"seen": seen, "condition_dropout": profile.diffusion.condition_dropout}

@@ -25,7 +25,7 @@ from dsa_lib.ldm.diffusion import HELD_OUT, LatentSet, UnconditionalDenoiser, bu
 from dsa_lib.ldm.latents import posteriors
 from dsa_lib.lesions.post_training import WithDecoder, clean_estimate, training_loss
 from dsa_lib.nn import shipped
-from dsa_lib.nn.training import Draws, fit, held_out, of_run
+from dsa_lib.nn.training import Draws, fit, held_out, run_options
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import Profile
 from dsa_lib.run.progress import track
@@ -178,7 +178,7 @@ def train(
         clip_norm=profile.diffusion.clip_norm,
         folder=folder,
         digest=digest,
-        **({"what": "image-to-image diffusion", **of_run(profile)} | options),
+        **({"what": "image-to-image diffusion", **run_options(profile)} | options),
     )
 
 
@@ -213,7 +213,7 @@ def train_further(
         clip_norm=profile.diffusion.clip_norm,
         folder=folder,
         digest=digest,
-        **({"what": "post-training", **of_run(profile), "seed": profile.seed + 1} | options),
+        **({"what": "post-training", **run_options(profile), "seed": profile.seed + 1} | options),
     )
 
 

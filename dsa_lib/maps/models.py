@@ -115,7 +115,7 @@ def generator_parameters(model: nn.Module) -> int:
 
 def shared_options(profile: Profile) -> dict:
     """Options of `training.fit` that all six share."""
-    return {"batch_size": profile.anatomy.batch_size, **training.of_run(profile)}
+    return {"batch_size": profile.anatomy.batch_size, **training.run_options(profile)}
 
 
 def train(

@@ -146,8 +146,8 @@ Trained by notebooks 00–04 (run `{run}`; `make weights` repeats it), half prec
 The folder itself is a pipeline:
 
 ```python
-from dsa_lib.ldm.pipeline import DSAPipeline
 from dsa_lib.ldm.sampler import make_scheduler
+from dsa_lib.pipeline import DSAPipeline
 
 pipeline = DSAPipeline.from_pretrained("models/phantom")
 pipeline.scheduler = make_scheduler("dpmsolver++", pipeline.scheduler)  # saved with DDPM, the published sampler of 1000 steps

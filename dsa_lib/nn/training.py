@@ -99,7 +99,7 @@ def budget(size: int, batch_size: int, steps: int, epochs: int, accumulate: int 
     return {"steps": epochs * epoch, "evaluate_every": epoch}
 
 
-def of_run(profile: Profile) -> dict[str, object]:
+def run_options(profile: Profile) -> dict[str, object]:
     """What every training of a run takes from its profile, as options of `fit`: seed, precision, how often it is told of and kept."""
     return {name: getattr(profile, name) for name in ("seed", "precision", "log_every_s", "checkpoint_every_s")}
 

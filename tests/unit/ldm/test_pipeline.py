@@ -10,7 +10,7 @@ import torch
 from dsa_lib.core.conditions import CANONICAL, Condition, SeenConditions
 from dsa_lib.ldm.autoencoder import build_autoencoder
 from dsa_lib.ldm.diffusion import build_unet, noise_schedule
-from dsa_lib.ldm.pipeline import DiffusionPipeline, DSAPipeline, guide, watch
+from dsa_lib.ldm.pipeline import DiffusionPipeline, DSAPipeline, guide, in_batches, watch
 from dsa_lib.ldm.sampler import SAMPLERS, make_scheduler
 from dsa_lib.ldm.text import build_encoder, build_tokenizer
 from dsa_lib.run.errors import StudyError
@@ -190,6 +190,12 @@ def test_the_unconditional_pipeline(tmp_path):
         draw(unconditional, ASKED)
     with pytest.raises(StudyError, match="no sentence to be guided by"):
         draw(unconditional, None, guidance_scale=2)
+
+
+def test_images_made_in_batches_are_those_made_at_once(pipeline):
+    asked, seeds = [ASKED, CANONICAL["AC A"], ASKED], [3, 4, 5]
+    parts = in_batches(pipeline, asked, seeds, 2, "images", num_inference_steps=3)
+    assert np.abs(parts.astype(int) - draw(pipeline, asked, seeds)).max() <= 1
 
 
 def test_the_callback_sees_every_step_and_may_change_it(pipeline):
