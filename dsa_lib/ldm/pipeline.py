@@ -79,7 +79,13 @@ class DSAPipeline(DiffusionPipeline):
 
         Computes in float32 unless `dtype` says otherwise, also where the weights are stored in half precision: processors compute in that slowly
         or not at all, and rounding each step to 11 bits shows in fine vessels.
+
+        Raises StudyError for a folder of models/ that is not here.
         """
+        if Path(folder).parts[:1] == ("models",) and not Path(folder).exists():
+            raise StudyError(
+                f"there is no folder {folder} here: weights that ship lie in a clone of the project; give the path to that folder in one"
+            )
         if not {"dtype", "torch_dtype"} & options.keys():
             options["dtype"] = torch.float32
         return super().from_pretrained(folder, **options)

@@ -19,9 +19,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dsa_lib.run.errors import StudyError
+from dsa_lib.run.places import PROJECT, in_checkout
 from dsa_lib.run.profiles import Profile
 from dsa_lib.run.session import Study
-from dsa_lib.run.workspace import PROJECT, Workspace, atomic_write, sha256, write_json
+from dsa_lib.run.workspace import Workspace, atomic_write, sha256, write_json
 
 # Learning rate of a continued stretch, as a share of the profile's: a cosine's tail, where the trained weights were left.
 CONTINUED_RATE = 0.02
@@ -42,8 +43,11 @@ class ShippedWeights:
     )
 
     def card(self) -> dict:
-        """What card.json says: at least `patients` (PatientID; all, or by split) and the sha256 of the files."""
-        return json.loads((self.folder / "card.json").read_text())
+        """What card.json says: at least `patients` (PatientID; all, or by split) and the sha256 of the files.
+
+        Raises StudyError where the library is installed without these weights.
+        """
+        return json.loads(in_checkout(self.folder / "card.json").read_text())
 
     def check_unseen(self, patients: Iterable[str], card: Mapping | None = None) -> None:
         """Raise StudyError if one of these patients (PatientID) was among those that the weights of `card` were trained on or chosen by."""
@@ -119,7 +123,7 @@ class StartingWeights(ShippedWeights):
 
     def log(self, name: str) -> pd.DataFrame:
         """The log of the training `name` that the weights ended."""
-        return pd.read_json(self.folder / "logs" / f"{name}.jsonl", lines=True)
+        return pd.read_json(in_checkout(self.folder / "logs" / f"{name}.jsonl"), lines=True)
 
 
 @dataclass

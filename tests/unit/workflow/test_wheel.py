@@ -68,6 +68,7 @@ from dsa_lib.curation.circulation import VOCABULARY
 from dsa_lib.lesions import judge
 from dsa_lib.nn import public_weights, shipped
 from dsa_lib.paper.ledger import CELLS, FILE
+from dsa_lib.pipeline import DSAPipeline
 from dsa_lib.run import artifacts, places, session, workspace
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import load_profile
@@ -91,6 +92,7 @@ found |= {
     "commit": session.environment()["commit"],
     "notebooks refused": refusal(lambda: session.declared_parameters("07_fid")),
     "weights refused": refusal(shipped.card),
+    "pipeline refused": refusal(lambda: DSAPipeline.from_pretrained("models/phantom")),
 }
 print(json.dumps(found))
 """
@@ -140,3 +142,6 @@ def test_what_does_not_travel_is_refused_with_the_remedy(outside):
     remedy = "does not travel with the installed library: clone the project, and work there or install it from there with pip install --editable ."
     assert outside["notebooks refused"] == f"notebooks/07_fid.ipynb {remedy}"
     assert outside["weights refused"] == f"models/phantom/card.json {remedy}"
+    assert outside["pipeline refused"].startswith(
+        "there is no folder models/phantom here: weights that ship lie in a clone of the project"
+    )
