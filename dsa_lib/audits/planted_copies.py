@@ -165,11 +165,9 @@ def controls(
     rows = []
     for space in spaces:
         source, places = training.source(space)
-        looked_up = every if space.embed is not None else vectors(every)
-        near = search(
-            space, embed(space, looked_up, what="planted images"), source, places, np.asarray(training.patients)
-        )
-        cells = _conditions(space, embed(space, looked_up, what="conditions of planted images"), training.canonical())
+        queries = embed(space, every if space.embed is not None else vectors(every), what="planted images")
+        near = search(space, queries, source, places, np.asarray(training.patients))
+        cells = _conditions(space, queries, training.canonical())
         found = audited.lookups[space.name]
         for kind, end in zip(planted, ends, strict=True):
             here = np.arange(end - len(planted[kind]), end)

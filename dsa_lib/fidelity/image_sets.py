@@ -39,6 +39,11 @@ class RunImages:
         """Rows of validation and test patients: no network of the run was trained on them (validation patients chose which weights were kept)."""
         return pd.concat([self.rows["val"], self.rows["test"]], ignore_index=True)
 
+    @property
+    def training_rows(self) -> np.ndarray:
+        """Places of the training frames in the store, [n]."""
+        return self.rows["train"]["frame_id"].to_numpy()
+
     def counts(self, origin: str) -> pd.DataFrame:
         """Images by condition (rows: CELLS and Others) and set. `origin` names the archive ("phantom", "archive")."""
         counts = {GENERATED: self.asked["cell"].value_counts()}

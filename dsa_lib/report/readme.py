@@ -32,12 +32,7 @@ FIGURES = (
     "figure4",
     "adherence",
     "classifier_confusion",
-    "vae_reconstructions",
-    "ldm_from_noise",
-    "fidelity",
     "plausibility_examples",
-    "memorisation",
-    "utility",
 )
 
 

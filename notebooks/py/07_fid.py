@@ -128,9 +128,8 @@ if trained := len(absent) < len(dsa_network.HEADS):
 # the same ones.
 
 # %%
-extractor = features.of_run(
-    study, images.frames, images.rows["train"]["frame_id"].to_numpy(), study.ws.path("dsa_network") if trained else None
-)
+folder = study.ws.path("dsa_network") if trained else None
+extractor = features.of_run(study, images.frames, images.training_rows, folder)
 sets = images.features(extractor, origin)
 for name, one in sets.items():
     np.save(study.write(f"features/{name}.npy"), one.features)
@@ -171,7 +170,7 @@ print("\n".join(fidelity_table5.gaps(results, settings.neighbours)))
 # should include zero. *Excess* is the distance less the floor's, with the same reference patients in both. Where it includes zero, the
 # generated frames cannot be told from other patients' frames *by this distance and these many patients*; that is not the same as being alike.
 # Intervals of the distance and the scores are for samples of this size; they say nothing of another archive, another network's features, or other choices in
-# the pipeline (next section). The phantom run's picture is [figures/fidelity.png](../figures/fidelity.png).
+# the pipeline (next section). What the phantom run gave stands in [docs/results.md](../docs/results.md).
 
 # %%
 follow = settings.reference_mix == "balanced"

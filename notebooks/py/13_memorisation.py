@@ -79,7 +79,7 @@ print(memorisation.false_alarms().to_string())
 # Held-out frames are of other patients, so they set a scale for images of *new* patients. `median_same_patient` is the distance from a training frame to the nearest other
 # frame of its own patient, `median_other_patients` to that of any other patient. Where the first is clearly smaller, a generated frame that shows a training
 # patient at a moment of its own counts as near too, though it copies no frame. Where it is not, these spaces do not recognise a patient, and the audit
-# speaks of copied frames alone. The phantom run's picture is [figures/memorisation.png](../figures/memorisation.png).
+# speaks of copied frames alone. What the phantom run gave stands in [docs/results.md](../docs/results.md).
 
 # %%
 images = image_sets.of_run(study)
@@ -134,7 +134,7 @@ if no_audit is None:
     copied = planted_copies.chosen(training.cells, training.patients, count, seed + 1)
     planted |= planted_copies.by_hand(images.frames[training.rows[copied]], autoencoder.round_trip(study), seed)
     network = study.read("dsa_network") if study.has("dsa_network") else None
-    extractor = features.of_run(study, images.frames, images.rows["train"]["frame_id"].to_numpy(), network)
+    extractor = features.of_run(study, images.frames, images.training_rows, network)
     controls = planted_copies.controls(audit, spaces, *three, planted, extractor, seed)
     controls.to_csv(study.write("memorisation_controls.csv"), index=False)
     display(controls.round(4))

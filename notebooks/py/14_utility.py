@@ -106,7 +106,7 @@ print(*[f"Not tried: {why}." for why in not_tried], sep="\n")
 # Differences are paired: two trainings that share the seed share the patients drawn and the initial weights. The interval is Student's over seeds. It says how far
 # another draw of patients and weights would move the difference; the held-out patients stay the same throughout, so it does not speak for other
 # patients, nor for another generator. Intervals are not corrected for their number. AUC was chosen beforehand as the measure of the sentences; the other measures
-# stand in `utility.csv`. The phantom run's picture is [figures/utility.png](../figures/utility.png).
+# stand in `utility.csv`. What the phantom run gave stands in [docs/results.md](../docs/results.md).
 
 # %%
 verdicts = utility.verdict(rows)

@@ -93,7 +93,7 @@ def test_the_extractor_of_a_run_is_scaled_by_training_frames_and_keeps_what_it_c
     resnet.save_classifier(tmp_path / "classifier", resnet.build_resnet(8, 1), {"input_size": 32})
     images = image_sets.of_run(study)
     train = np.sort(images.rows["train"]["frame_id"].to_numpy())
-    extractor = features.of_run(study, images.frames, images.rows["train"]["frame_id"].to_numpy(), None)
+    extractor = features.of_run(study, images.frames, images.training_rows, None)
     expected = features.phase_extractor(
         tmp_path / "classifier", 32, study.profile.fidelity.batch_size, images.frames[train]
     )
