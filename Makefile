@@ -54,7 +54,7 @@ help:
 	@echo "PROFILE=name      smoke, phantom or paper"
 	@echo "ARCHIVE=folder    your own DICOM files instead of the phantom archive"
 	@echo "CLASSIFIER=run    take the trained phase classifier of that run instead of training one"
-	@echo "OVERRIDES='{\"diffusion.batch_size\": 8}'   change single numbers of the profile (dsa_lib/run/sections.py)"
+	@echo "OVERRIDES='{\"diffusion.batch_size\": 8}'   change single numbers of the profile (dsa_lib/run/hyperparameters.py)"
 	@echo "PARAMETERS='{\"name\": \"value\"}'   a further parameter of any notebook, as its parameters cell declares it"
 	@echo "SNAKEMAKE='...'   options passed on to snakemake"
 	@echo "of make readers: RATERS=NR1:NR,NS1:NS  SCREENER=name  CONTROLS=20 (real frames mixed in)  TURING=1 (ask which are real)  SERIES=n"

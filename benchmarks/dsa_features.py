@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from scipy.ndimage import gaussian_filter
 
-from dsa_lib.core.conditions import CELLS
+from dsa_lib.core.condition_sentences import CELLS
 from dsa_lib.fidelity import distances as fidelity_distances
 from dsa_lib.fidelity import features
 from dsa_lib.nn import resnet

@@ -31,7 +31,7 @@ from PIL import Image
 from torch import nn
 
 import dsa_lib  # noqa: F401  before torch_fidelity: it makes torchvision importable
-from dsa_lib.core.conditions import CELLS
+from dsa_lib.core.condition_sentences import CELLS
 from dsa_lib.run.session import environment
 
 PROJECT = Path(__file__).resolve().parent.parent

@@ -16,7 +16,7 @@ import pandas as pd
 
 from dsa_lib.ldm import autoencoder
 from dsa_lib.lesions import judge as lesion_judge
-from dsa_lib.lesions import sentences as lesion_sentences
+from dsa_lib.lesions import lesion_requests as lesion_sentences
 from dsa_lib.nn import shipped
 from dsa_lib.phantom import lesion_archive
 from dsa_lib.run.profiles import load_profile

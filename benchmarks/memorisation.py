@@ -26,7 +26,7 @@ from scipy.stats import binomtest
 
 from dsa_lib.audits import copy_search, memorisation, planted_copies
 from dsa_lib.audits.copy_search import Nearest, Space
-from dsa_lib.core.conditions import CELLS
+from dsa_lib.core.condition_sentences import CELLS
 from dsa_lib.core.images import read_images
 from dsa_lib.fidelity import features
 from dsa_lib.ldm import autoencoder, sampler, sampling

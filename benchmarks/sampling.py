@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dsa_lib.core.conditions import CANONICAL, CELLS
+from dsa_lib.core.condition_sentences import CANONICAL, CELLS
 from dsa_lib.fidelity import distances as fidelity_distances
 from dsa_lib.fidelity import features
 from dsa_lib.figures import style

@@ -25,7 +25,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dsa_lib.core.conditions import CANONICAL
+from dsa_lib.core.condition_sentences import CANONICAL
 from dsa_lib.ldm import autoencoder, diffusion, text
 from dsa_lib.nn import resnet
 from dsa_lib.nn.training import Draws, fit, precision_for

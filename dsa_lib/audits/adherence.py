@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from dsa_lib.core.conditions import CANONICAL, CELLS
+from dsa_lib.core.condition_sentences import CANONICAL, CELLS
 from dsa_lib.core.images import ImageFiles
 from dsa_lib.core.statistics import wilson_interval
 from dsa_lib.fidelity.dsa_network import cell_probabilities, classes

@@ -12,7 +12,7 @@ import pandas as pd
 import statsmodels.api as sm
 
 from dsa_lib.audits.adherence import Asked
-from dsa_lib.core.conditions import CANONICAL, CELLS, OTHERS
+from dsa_lib.core.condition_sentences import CANONICAL, CELLS, OTHERS
 from dsa_lib.fidelity.dsa_network import ANGLE_HEADS
 
 SCOPES = ("overall", *CELLS, OTHERS)

@@ -15,7 +15,7 @@ import pandas as pd
 
 from dsa_lib.audits import copy_tests
 from dsa_lib.audits.copy_search import Nearest, Space, embed, search
-from dsa_lib.core.conditions import CELLS
+from dsa_lib.core.condition_sentences import CELLS
 from dsa_lib.core.statistics import holm
 from dsa_lib.fidelity.image_sets import GENERATED, HELD_OUT, TRAINING, RunImages
 from dsa_lib.nn import shipped

@@ -13,7 +13,7 @@ import pandas as pd
 
 from dsa_lib.audits import memorisation
 from dsa_lib.audits.copy_search import Space, embed, search
-from dsa_lib.core.conditions import CELLS
+from dsa_lib.core.condition_sentences import CELLS
 from dsa_lib.ldm import diffusion, sampler
 from dsa_lib.ldm.pipeline import DSAPipeline, in_batches
 from dsa_lib.nn import training

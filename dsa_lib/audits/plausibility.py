@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import wasserstein_distance
 
-from dsa_lib.core.conditions import CELLS
+from dsa_lib.core.condition_sentences import CELLS
 from dsa_lib.core.images import check_frames
 from dsa_lib.core.statistics import interval, whole_and_drawn
 from dsa_lib.fidelity import distances as fidelity_distances

@@ -42,8 +42,8 @@ from dsa_lib.curation import phase
 from dsa_lib.nn import resnet, training
 from dsa_lib.nn.training import Draws, fit
 from dsa_lib.run.errors import StudyError
+from dsa_lib.run.hyperparameters import Classifier, Utility
 from dsa_lib.run.progress import track
-from dsa_lib.run.sections import Classifier, Utility
 from dsa_lib.run.workspace import write_json
 
 METRICS = ("auc", "average_precision", "f1", "balanced_accuracy")

@@ -8,14 +8,14 @@ import pandas as pd
 import torch
 
 from dsa_lib.core import images
-from dsa_lib.core.conditions import CELLS
+from dsa_lib.core.condition_sentences import CELLS
 from dsa_lib.curation import annotations as labels
 from dsa_lib.fidelity import dsa_network
 from dsa_lib.ldm import autoencoder
 from dsa_lib.nn import resnet
 from dsa_lib.run.errors import StudyError
+from dsa_lib.run.hyperparameters import Utility
 from dsa_lib.run.progress import track
-from dsa_lib.run.sections import Utility
 from dsa_lib.run.session import Study
 
 REAL, MIXED, MATCHED = "real", "real + synthetic", "real + synthetic, look matched"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dsa_lib.core.conditions import CIRCULATIONS
+from dsa_lib.core.condition_sentences import CIRCULATIONS
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.workspace import PROJECT
 

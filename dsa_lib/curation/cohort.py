@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import ttest_ind
 
-from dsa_lib.core.conditions import CELLS, OTHERS, Condition
+from dsa_lib.core.condition_sentences import CELLS, OTHERS, Condition
 from dsa_lib.core.splits import SPLITS, split_patients
 from dsa_lib.curation import circulation, filter_flow, keep_list
 from dsa_lib.curation.archive_files import (

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from scipy.ndimage import median_filter
 from torch import nn
 
-from dsa_lib.core.conditions import CELLS, Condition
+from dsa_lib.core.condition_sentences import CELLS, Condition
 from dsa_lib.curation.annotations import ARTERIAL, PHASES
 from dsa_lib.nn import shipped
 from dsa_lib.nn.resnet import build_resnet, to_input

@@ -1,15 +1,17 @@
-"""Which frames are subtracted from which: the Mask Module (PS3.3 C.7.6.10), and what is done where a header has none.
+"""Which frames are subtracted from which, and the subtraction: the Mask Module (PS3.3 C.7.6.10), and what is done where a header has none.
 
 `pairings` reads the module into one `Pairing` a frame. Where there is none, `is_native` tells a run that was stored subtracted from a native one, and
-`brightest` chooses the mask among the first frames.
+`brightest` chooses the mask among the first frames. `subtracted` carries a plan out.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from pydicom.dataset import Dataset
+from scipy import ndimage
 
+from dsa_lib.dicom.planes import Planes
 from dsa_lib.dicom.tags import Unreadable, numbers, per_frame_items
 
 OPERATIONS = ("AVG_SUB", "TID", "REV_TID")
@@ -142,3 +144,33 @@ def vessels_are_dark(values: np.ndarray, background: float) -> bool:
     """Polarity of a subtracted display run: vessels are the heavier tail about the background."""
     away = values.astype(np.float64) - background
     return float(np.sum(away**3)) <= 0
+
+
+def subtracted(planes: Planes, plan: Mapping[int, Pairing]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(plane of the frame, its mask, mask − averaged contrast frames) of every pairing, in order, float32 [H, W]: contrast medium is above 0."""
+    if any(len(pairing.contrast) > 1 or pairing.operation != "AVG_SUB" for pairing in plan.values()):
+        planes.recent = 8  # averaging and differencing look at neighbours
+    first = next(iter(plan.values()))
+    # Averaged masks, each serving many frames: the first before the pass over the run, so that its frames are decoded once.
+    averaged = {first.mask: planes.mask(first.mask)} if first.operation == "AVG_SUB" else {}
+    last: tuple = (None, None)
+    for number in planes.each():
+        if (pairing := plan.get(number)) is None:
+            continue
+        if pairing.operation != "AVG_SUB":
+            mask = planes.plane(pairing.mask[0])
+        else:
+            if pairing.mask not in averaged:
+                averaged = {pairing.mask: planes.mean(pairing.mask)}
+            mask = averaged[pairing.mask]
+        if any(pairing.shift):
+            key = pairing.mask, pairing.shift
+            if last[0] != key:  # usually the same for the frames that follow
+                last = key, _shifted(mask, pairing.shift)
+            mask = last[1]
+        yield planes.plane(number), mask, mask - planes.mean(pairing.contrast)
+
+
+def _shifted(mask: np.ndarray, shift: tuple[float, float]) -> np.ndarray:
+    """`mask` moved down and right by a fraction of a pixel, linearly interpolated (PS3.3 C.7.6.10.1.2)."""
+    return ndimage.shift(mask, shift, order=1, mode="nearest")

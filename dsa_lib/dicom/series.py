@@ -2,8 +2,8 @@
 
 A stored value becomes a frame of the study in five steps, frame by frame so that memory holds one frame at full size:
 value → log intensity (only if linear) → mask − frame → shutter, square, antialiased resize → one grey window for the series.
-`_xa_planes` opens and decodes, `_xa_tags` reads the header's facts, `_xa_values` what a stored value means, `subtraction` which frames are
-subtracted from which.
+`planes` opens and decodes, `tags` reads the header's facts, `values` what a stored value means, `mask_subtraction` pairs frames with their masks and
+subtracts.
 """
 
 from dataclasses import dataclass, field
@@ -182,10 +182,8 @@ def subtracted_run(
         numbers = np.array(list(plan))
         frames = np.empty((len(plan), size, size), grey)
         per_grey = contrast_per_grey if acquisition.relationship != "DISP" else 1 / 255
-        for index, (_, _, mask, filled) in enumerate(_subtracted(planes, plan)):
-            frames[index] = _as_grey(
-                background_grey - _squared(planes.in_field(mask - filled), size) / per_grey, rounded
-            )
+        for index, (_, _, difference) in enumerate(mask_subtraction.subtracted(planes, plan)):
+            frames[index] = _as_grey(background_grey - _squared(planes.in_field(difference), size) / per_grey, rounded)
         window |= {"background": 0.0, "contrast_per_grey": per_grey}
     window |= {
         "relationship": acquisition.relationship,
@@ -203,7 +201,7 @@ def _as_grey(values: np.ndarray, rounded: bool) -> np.ndarray:
 def _plan(planes: Planes, acquisition: Acquisition) -> tuple[dict[int, Pairing] | None, dict[str, object]]:
     """(pairing of each frame, or None for a run stored subtracted; what was done, for the record).
 
-    The mask module decides where there is one. Without one a display run is looked at (`subtraction.is_native`), and a native run of any kind takes the
+    The mask module decides where there is one. Without one a display run is looked at (`mask_subtraction.is_native`), and a native run of any kind takes the
     brightest of its first frames as mask.
     """
     if (plan := mask_subtraction.pairings(planes.header, planes.frames)) is not None:
@@ -229,38 +227,6 @@ def _how(source: str, frames: list[int]) -> dict[str, object]:
     return {"mask_source": source, "mask_frames": " ".join(str(frame + 1) for frame in frames)}
 
 
-def _subtracted(planes: Planes, plan: dict[int, Pairing]):
-    """(frame number, plane of the frame, its mask, its averaged contrast plane) of every pairing, in order."""
-    if any(len(pairing.contrast) > 1 or pairing.operation != "AVG_SUB" for pairing in plan.values()):
-        planes.recent = 8  # averaging and differencing look at neighbours
-    first = next(iter(plan.values()))
-    # Averaged masks, each serving many frames: the first before the pass over the run, so that its frames are decoded once.
-    averaged = {first.mask: planes.mask(first.mask)} if first.operation == "AVG_SUB" else {}
-    last: tuple = (None, None)
-    for number in planes.each():
-        if (pairing := plan.get(number)) is None:
-            continue
-        if pairing.operation != "AVG_SUB":
-            mask = planes.plane(pairing.mask[0])
-        else:
-            if pairing.mask not in averaged:
-                averaged = {pairing.mask: planes.mean(pairing.mask)}
-            mask = averaged[pairing.mask]
-        if any(pairing.shift):
-            key = pairing.mask, pairing.shift
-            if last[0] != key:  # usually the same for the frames that follow
-                last = key, _shifted(mask, pairing.shift)
-            mask = last[1]
-        yield number, planes.plane(number), mask, planes.mean(pairing.contrast)
-
-
-def _shifted(mask: np.ndarray, shift: tuple[float, float]) -> np.ndarray:
-    """`mask` moved down and right by a fraction of a pixel, linearly interpolated (PS3.3 C.7.6.10.1.2)."""
-    from scipy import ndimage
-
-    return ndimage.shift(mask, shift, order=1, mode="nearest")
-
-
 def _squared(plane: np.ndarray, size: int) -> np.ndarray:
     """`plane` centred on a square of zeros and resized, antialiased, to [size, size]: nothing in the field is cut off or stretched."""
     rows, columns = plane.shape
@@ -284,8 +250,8 @@ def example(path: Path, frame: int) -> dict[str, np.ndarray]:
     plan, _ = _plan(planes, acquisition)
     if plan is None:
         return {"subtracted": planes.plane(frame)}
-    _, raw, mask, filled = next(iter(_subtracted(planes, {frame: plan[frame]})))
-    return {"raw": raw, "mask": mask, "subtracted": filled - mask}
+    raw, mask, difference = next(iter(mask_subtraction.subtracted(planes, {frame: plan[frame]})))
+    return {"raw": raw, "mask": mask, "subtracted": -difference}
 
 
 def unsubtracted(path: Path, frame: int) -> np.ndarray:

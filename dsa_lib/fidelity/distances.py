@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dsa_lib.core.conditions import CELLS
+from dsa_lib.core.condition_sentences import CELLS
 from dsa_lib.fidelity.extractor import check_features
 from dsa_lib.nn.processes import default_device
 from dsa_lib.run.errors import StudyError

@@ -20,7 +20,7 @@ from scipy.special import expit
 from torch import nn
 from transformers.utils import logging
 
-from dsa_lib.core.conditions import CELLS
+from dsa_lib.core.condition_sentences import CELLS
 from dsa_lib.core.images import check_frames
 from dsa_lib.core.splits import SPLITS
 from dsa_lib.nn import augmentation, resnet, training
@@ -28,8 +28,8 @@ from dsa_lib.nn.augmentation import between, blurred
 from dsa_lib.nn.processes import default_device
 from dsa_lib.nn.training import Draws, fit
 from dsa_lib.run.errors import StudyError
+from dsa_lib.run.hyperparameters import Network
 from dsa_lib.run.progress import track
-from dsa_lib.run.sections import Network
 from dsa_lib.run.session import Study
 from dsa_lib.run.workspace import atomic_write
 

@@ -172,7 +172,7 @@ def inception_extractor(batch_size: int, weights: Path | None = None) -> Extract
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, AttributeError, TypeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise StudyError(
-            f"{path} is not a weights file of torch-fidelity's Inception-V3 ({reason}): put the one listed in data_manifests/weights.csv there"
+            f"{path} is not a weights file of torch-fidelity's Inception-V3 ({reason}): put the one listed in data_manifests/public_weights.csv there"
         ) from None
     network = network.to(default_device())
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from dsa_lib.core.conditions import CELLS, OTHERS
+from dsa_lib.core.condition_sentences import CELLS, OTHERS
 from dsa_lib.core.images import ImageFiles
 from dsa_lib.core.splits import SPLITS
 from dsa_lib.fidelity.distances import ImageSet

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from dsa_lib.core.conditions import CELLS
+from dsa_lib.core.condition_sentences import CELLS
 from dsa_lib.fidelity.distances import LEAST_IMAGES, draw, frechet_distance, matched_counts, statistics
 from dsa_lib.fidelity.extractor import Extractor
 

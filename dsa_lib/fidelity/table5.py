@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from dsa_lib.core.conditions import CELLS
+from dsa_lib.core.condition_sentences import CELLS
 from dsa_lib.core.published import published
 from dsa_lib.fidelity.distances import (
     FLOOR,

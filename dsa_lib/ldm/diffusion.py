@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import BertModel, PreTrainedTokenizerFast
 
-from dsa_lib.core.conditions import Condition
+from dsa_lib.core.condition_sentences import Condition
 from dsa_lib.core.splits import evenly
 from dsa_lib.ldm.pipeline import DSAPipeline
 from dsa_lib.ldm.sampler import make_scheduler

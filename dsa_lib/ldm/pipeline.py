@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, UNet2DConditionModel, UNet2DModel
 from transformers import BertModel, PreTrainedTokenizerFast
 
-from dsa_lib.core.conditions import Condition, SeenConditions, as_condition
+from dsa_lib.core.condition_sentences import Condition, SeenConditions, as_condition
 from dsa_lib.ldm import autoencoder, sampler, text
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.progress import track

@@ -14,7 +14,7 @@ import pandas as pd
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from dsa_lib.core.conditions import CANONICAL, as_condition, parse_sentence
+from dsa_lib.core.condition_sentences import CANONICAL, as_condition, parse_sentence
 from dsa_lib.run import shards
 from dsa_lib.run.workspace import atomic_write, sha256
 

@@ -4,7 +4,7 @@ import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from dsa_lib.core.conditions import parse_sentence, sentence_words
+from dsa_lib.core.condition_sentences import parse_sentence, sentence_words
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import Text
 

@@ -20,7 +20,7 @@ from dsa_lib.ldm import autoencoder, diffusion
 from dsa_lib.lesions import lesion_weights, pix2pix, post_training, translation
 from dsa_lib.nn import training
 from dsa_lib.nn.processes import default_device
-from dsa_lib.run.sections_extensions import Lesions, PostTraining
+from dsa_lib.run.hyperparameters_extensions import Lesions, PostTraining
 from dsa_lib.run.session import Study
 from dsa_lib.run.workspace import sha256
 

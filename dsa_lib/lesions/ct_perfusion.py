@@ -17,7 +17,7 @@ from skimage.filters import threshold_otsu
 
 from dsa_lib.core.pairs import TranslationSet, read_patients
 from dsa_lib.run.errors import StudyError
-from dsa_lib.run.sections_extensions import CtPerfusion
+from dsa_lib.run.hyperparameters_extensions import CtPerfusion
 
 SERIES, MAPS, TARGETS = "ctp", ("cbf", "cbv", "mtt", "tmax"), ("dwi", "adc")
 LESION = "infarct"

@@ -19,7 +19,7 @@ from dsa_lib.core.pairs import TranslationSet
 from dsa_lib.nn.shipped import ShippedNetwork
 from dsa_lib.nn.training import Draws, fit
 from dsa_lib.run.errors import StudyError
-from dsa_lib.run.sections_extensions import LesionSentences
+from dsa_lib.run.hyperparameters_extensions import LesionSentences
 from dsa_lib.run.workspace import PROJECT
 from dsa_lib.vessels.unet import augment, to_input
 

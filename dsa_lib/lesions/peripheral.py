@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dsa_lib.core.conditions import CANONICAL, CELLS
+from dsa_lib.core.condition_sentences import CANONICAL, CELLS
 from dsa_lib.core.splits import evenly
 from dsa_lib.core.statistics import interval, whole_and_drawn
 from dsa_lib.curation.annotations import best_filled

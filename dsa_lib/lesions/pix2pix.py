@@ -23,7 +23,7 @@ from dsa_lib.ldm.autoencoder import to_floats, to_frames, to_model
 from dsa_lib.nn.discriminator import PatchDiscriminator
 from dsa_lib.nn.training import Draws, fit
 from dsa_lib.run.errors import StudyError
-from dsa_lib.run.sections_extensions import Pix2Pix
+from dsa_lib.run.hyperparameters_extensions import Pix2Pix
 from dsa_lib.run.workspace import atomic_write
 
 WEIGHTS, FACTS = "pix2pix.safetensors", "pix2pix.json"

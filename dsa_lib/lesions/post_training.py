@@ -21,7 +21,7 @@ from dsa_lib.ldm.autoencoder import to_model
 from dsa_lib.ldm.diffusion import squared_error
 from dsa_lib.nn.training import Draws
 from dsa_lib.run.errors import StudyError
-from dsa_lib.run.sections_extensions import PostTraining
+from dsa_lib.run.hyperparameters_extensions import PostTraining
 
 # (model, z_t [n, C, h, w], t [n], indices [n] of the training set, draws) → the model's prediction [n, C, h, w]
 Predict = Callable[[nn.Module, torch.Tensor, torch.Tensor, np.ndarray, Draws], torch.Tensor]

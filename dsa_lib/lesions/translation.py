@@ -27,9 +27,9 @@ from dsa_lib.lesions.post_training import WithDecoder, clean_estimate, training_
 from dsa_lib.nn import shipped
 from dsa_lib.nn.training import Draws, fit, held_out, run_options
 from dsa_lib.run.errors import StudyError
+from dsa_lib.run.hyperparameters_extensions import Lesions, PostTraining
 from dsa_lib.run.profiles import Profile
 from dsa_lib.run.progress import track
-from dsa_lib.run.sections_extensions import Lesions, PostTraining
 from dsa_lib.run.workspace import atomic_write, write_json
 
 WEIGHTS, CARD = "model.safetensors", "config.json"

@@ -18,7 +18,7 @@ from scipy.ndimage import affine_transform, gaussian_filter
 from dsa_lib.core.pairs import AnatomySet, read_patients
 from dsa_lib.core.splits import SPLITS
 from dsa_lib.run.errors import StudyError
-from dsa_lib.run.sections_extensions import Acdc
+from dsa_lib.run.hyperparameters_extensions import Acdc
 
 CLASSES = (
     "right ventricle",

@@ -16,7 +16,7 @@ from dsa_lib.core.splits import evenly
 from dsa_lib.curation.annotations import best_filled
 from dsa_lib.maps import acdc, map_diffusion
 from dsa_lib.run.errors import StudyError
-from dsa_lib.run.sections_extensions import Anatomy
+from dsa_lib.run.hyperparameters_extensions import Anatomy
 from dsa_lib.run.session import Study
 from dsa_lib.vessels.filters import CLASSES
 

@@ -18,8 +18,8 @@ from dsa_lib.fidelity.image_scores import image_scores
 from dsa_lib.maps.data import ACDC, MapSet
 from dsa_lib.maps.models import METHODS, WITH, WITHOUT
 from dsa_lib.run.errors import StudyError
+from dsa_lib.run.hyperparameters_extensions import Anatomy
 from dsa_lib.run.progress import track
-from dsa_lib.run.sections_extensions import Anatomy
 from dsa_lib.run.session import Study
 from dsa_lib.vessels import spectra
 

@@ -26,7 +26,7 @@ from dsa_lib.core.splits import evenly
 from dsa_lib.ldm.autoencoder import to_frames, to_model
 from dsa_lib.nn.training import Draws, fit
 from dsa_lib.run.errors import StudyError
-from dsa_lib.run.sections_extensions import Spade
+from dsa_lib.run.hyperparameters_extensions import Spade
 from dsa_lib.run.workspace import atomic_write
 
 WEIGHTS, FACTS = "spade.safetensors", "spade.json"

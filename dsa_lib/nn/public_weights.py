@@ -1,6 +1,6 @@
 """Weights of public networks: a local file first, then a download, each checked against its sha256, else a sentence saying which file to put where.
 
-Only profile `paper` needs them (LPIPS, Inception-V3). `smoke` and `phantom` never touch the network. The registry is data_manifests/weights.csv.
+Only profile `paper` needs them (LPIPS, Inception-V3). `smoke` and `phantom` never touch the network. The registry is data_manifests/public_weights.csv.
 """
 
 import os
@@ -26,9 +26,11 @@ def weights_folder() -> Path:
 
 def weights_file(name: str) -> Path:
     """Path of the checked weights file of `name` (a row of the registry). Raises StudyError where it is neither at hand nor reachable."""
-    registry = pd.read_csv(PROJECT / "data_manifests" / "weights.csv").set_index("name")
+    registry = pd.read_csv(PROJECT / "data_manifests" / "public_weights.csv").set_index("name")
     if name not in registry.index:
-        raise StudyError(f"no weights {name!r} in data_manifests/weights.csv: it knows {', '.join(registry.index)}")
+        raise StudyError(
+            f"no weights {name!r} in data_manifests/public_weights.csv: it knows {', '.join(registry.index)}"
+        )
     row = registry.loc[name]
     path = weights_folder() / row["file"]
     if path.exists():

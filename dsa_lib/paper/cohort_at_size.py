@@ -27,7 +27,7 @@ import pandas as pd
 from scipy import optimize, stats
 
 from dsa_lib.core import published as core_published
-from dsa_lib.core.conditions import CANONICAL, CELLS
+from dsa_lib.core.condition_sentences import CANONICAL, CELLS
 from dsa_lib.curation import annotations, circulation, filter_flow
 from dsa_lib.curation.cohort import Cohort, account, apportion, balance, describe, divide, frame_rows, table1
 from dsa_lib.dicom.series import Acquisition

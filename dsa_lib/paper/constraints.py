@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from dsa_lib.core import published
-from dsa_lib.core.conditions import CELLS
+from dsa_lib.core.condition_sentences import CELLS
 from dsa_lib.paper.rating_search import Targets
 from dsa_lib.readers.tables import EXPERT_ROLES, RATER_SETS, REGIONS, SEGMENTS, SHORT
 from dsa_lib.run.errors import StudyError

@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from dsa_lib.core import published
-from dsa_lib.core.conditions import CANONICAL, CELLS
+from dsa_lib.core.condition_sentences import CANONICAL, CELLS
 from dsa_lib.paper.constraints import (
     RATERS,
     flag_counts,

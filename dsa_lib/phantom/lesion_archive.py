@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dsa_lib.core.conditions import Condition, Finding
+from dsa_lib.core.condition_sentences import Condition, Finding
 from dsa_lib.core.pairs import TranslationSet
 from dsa_lib.core.splits import split_patients
 from dsa_lib.dicom.series import native_frame, read_acquisition, subtracted_run

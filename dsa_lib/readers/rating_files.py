@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
-from dsa_lib.core.conditions import CELLS
+from dsa_lib.core.condition_sentences import CELLS
 from dsa_lib.readers.tables import EXPERT_ROLES, EXTERNAL, NOT_RATABLE, SEGMENTS, ReaderStudy, experts, image_scores
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.workspace import atomic_write

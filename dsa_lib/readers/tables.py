@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from dsa_lib.core.conditions import CELLS
+from dsa_lib.core.condition_sentences import CELLS
 from dsa_lib.readers.mixed_model import MixedFit, mixed_icc
 from dsa_lib.readers.reliability import Reliability, icc2
 

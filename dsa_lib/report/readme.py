@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from dsa_lib.core.conditions import CELLS
+from dsa_lib.core.condition_sentences import CELLS
 from dsa_lib.core.published import TITLES, read_table
 from dsa_lib.maps import map_scores
 from dsa_lib.maps.models import METHODS, WITH, WITHOUT

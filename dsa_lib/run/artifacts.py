@@ -1,7 +1,7 @@
 """The notebooks of the study, what each one waits for, and which artifacts it writes: one registry for messages, workflow and report.
 
-The registry is `data_manifests/artifacts.csv`: notebook, artifact (a path inside the run; `*` and `?` as in a shell), and for what the report shows a
-title and a remark.
+The registry is `data_manifests/artifacts.csv`: notebook, artifact (a path inside the run; `*` and `?` as in a shell), the notebooks that read it, and
+for what the report shows a title and a remark.
 """
 
 import csv
@@ -54,10 +54,14 @@ UPSTREAM = {
 
 @dataclass(frozen=True)
 class Artifact:
-    """One line of the registry; `title` and `remark` are empty where the report does not show it."""
+    """One line of the registry; `title` and `remark` are empty where the report does not show it.
+
+    `read_by`: numbers of the notebooks that may read it, between spaces; the report reads whatever has a title.
+    """
 
     notebook: str
     artifact: str
+    read_by: str
     title: str
     remark: str
 

@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from dsa_lib.run.errors import StudyError
-from dsa_lib.run.limits import check_profile, choice, leaves, typed
-from dsa_lib.run.sections import (
+from dsa_lib.run.hyperparameters import (
     Archive,
     Autoencoder,
     Classifier,
@@ -30,7 +29,7 @@ from dsa_lib.run.sections import (
     Text,
     Utility,
 )
-from dsa_lib.run.sections_extensions import (
+from dsa_lib.run.hyperparameters_extensions import (
     Acdc,
     Anatomy,
     CtPerfusion,
@@ -41,6 +40,7 @@ from dsa_lib.run.sections_extensions import (
     PostTraining,
     Spade,
 )
+from dsa_lib.run.limits import check_profile, choice, leaves, typed
 
 
 @dataclass(frozen=True)
@@ -353,7 +353,7 @@ def load_profile(name: str, overrides: Mapping[str, object] | str | None = None)
         owner = getattr(profile, section, None) if section else profile
         if dotted not in known:
             raise StudyError(
-                f"override {dotted!r} does not exist{suggest(str(dotted), known)}; see dsa_lib/run/sections.py for every name"
+                f"override {dotted!r} does not exist{suggest(str(dotted), known)}; see dsa_lib/run/hyperparameters.py for every name"
             )
         value = typed(dotted, typing.get_type_hints(type(owner))[key], value)
         (sections.setdefault(section, {}) if section else top)[key] = value

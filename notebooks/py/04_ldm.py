@@ -42,7 +42,7 @@ import torch
 from IPython.display import display
 
 from dsa_lib.core import published
-from dsa_lib.core.conditions import CANONICAL, SeenConditions
+from dsa_lib.core.condition_sentences import CANONICAL, SeenConditions
 from dsa_lib.figures import samples, style
 from dsa_lib.ldm import autoencoder, diffusion, pipeline, sampler, sampling, text
 from dsa_lib.nn import shipped, training

@@ -42,7 +42,7 @@ import torch
 from IPython.display import display
 
 from dsa_lib.core import images
-from dsa_lib.core.conditions import CANONICAL
+from dsa_lib.core.condition_sentences import CANONICAL
 from dsa_lib.figures import samples, style
 from dsa_lib.ldm import dicom_export, pipeline, sampler, sampling
 from dsa_lib.run import shards

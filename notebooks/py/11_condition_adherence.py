@@ -38,7 +38,7 @@ import pandas as pd
 from IPython.display import display
 
 from dsa_lib.audits import adherence, angle_sweep, angles
-from dsa_lib.core.conditions import CELLS
+from dsa_lib.core.condition_sentences import CELLS
 from dsa_lib.fidelity import dsa_network, image_sets
 from dsa_lib.figures import adherence as figures
 from dsa_lib.figures import style

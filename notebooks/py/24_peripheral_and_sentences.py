@@ -42,7 +42,7 @@ import pandas as pd
 from IPython.display import display
 
 from dsa_lib.audits import adherence, plausibility
-from dsa_lib.core.conditions import CELLS
+from dsa_lib.core.condition_sentences import CELLS
 from dsa_lib.core.pairs import TranslationSet
 from dsa_lib.curation import annotations
 from dsa_lib.fidelity import dsa_network, features
@@ -51,8 +51,8 @@ from dsa_lib.figures import lesions as figures
 from dsa_lib.figures import style
 from dsa_lib.ldm import diffusion, pipeline, sampler
 from dsa_lib.lesions import judge as lesion_judge
+from dsa_lib.lesions import lesion_requests as lesion_sentences
 from dsa_lib.lesions import lesion_scores, peripheral, post_training
-from dsa_lib.lesions import sentences as lesion_sentences
 from dsa_lib.nn import training
 from dsa_lib.nn.curve import training_curve
 from dsa_lib.nn.processes import default_device

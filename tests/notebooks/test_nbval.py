@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 
+from dsa_lib.run import artifacts
 from dsa_lib.run.artifacts import EVERY
 from dsa_lib.run.workspace import PROJECT, Workspace
 
@@ -23,3 +24,9 @@ def test_every_cell_runs_and_checked_outputs_are_the_stored_ones(tmp_path, monke
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 5 * len(EVERY)
     ws = Workspace("smoke")
     assert {name: ws.manifest(name)["status"] for name in EVERY} == dict.fromkeys(EVERY, "finished")
+    for name in EVERY[:-1]:
+        manifest = ws.manifest(name)
+        lines = {each: artifacts.find(each) for each in (*manifest["inputs"], *manifest["outputs"])}
+        assert {lines[each].notebook for each in manifest["outputs"]} <= {name}, "data_manifests/artifacts.csv"
+        unlisted = [each for each in manifest["inputs"] if name[:2] not in lines[each].read_by.split()]
+        assert not unlisted, f"data_manifests/artifacts.csv does not say that {name} reads {unlisted}"

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from dsa_lib.core.conditions import CANONICAL
+from dsa_lib.core.condition_sentences import CANONICAL
 from dsa_lib.ldm import sampling
 from dsa_lib.run.workspace import Workspace, sha256, write_json
 

@@ -6,7 +6,7 @@ import pytest
 from folder_run import with_images
 
 from dsa_lib.audits import adherence, angles
-from dsa_lib.core.conditions import CELLS
+from dsa_lib.core.condition_sentences import CELLS
 from dsa_lib.fidelity import image_sets
 from dsa_lib.ldm import autoencoder
 

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from dsa_lib.audits import angle_sweep, angles
-from dsa_lib.core.conditions import Condition, SeenConditions
+from dsa_lib.core.condition_sentences import Condition, SeenConditions
 from dsa_lib.run.profiles import load_profile
 
 PRIMARY, SECONDARY = "primary_angle_deg", "secondary_angle_deg"

@@ -9,11 +9,11 @@ from folder_run import with_images
 from scipy.ndimage import gaussian_filter
 
 from dsa_lib.audits import copy_search, memorisation, planted_copies
-from dsa_lib.core.conditions import CELLS
+from dsa_lib.core.condition_sentences import CELLS
 from dsa_lib.fidelity import image_sets
 from dsa_lib.run.errors import StudyError
+from dsa_lib.run.hyperparameters import Privacy
 from dsa_lib.run.profiles import load_profile
-from dsa_lib.run.sections import Privacy
 
 SETTINGS = Privacy(leave_one_out=60, gallery=5)
 PER_PATIENT = 8

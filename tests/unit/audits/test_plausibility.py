@@ -8,7 +8,7 @@ from scipy.stats import wasserstein_distance
 
 from dsa_lib.audits import plausibility
 from dsa_lib.audits.plausibility import MEASURES, Measured
-from dsa_lib.core.conditions import CELLS
+from dsa_lib.core.condition_sentences import CELLS
 from dsa_lib.fidelity import image_sets
 from dsa_lib.figures import plausibility as figures
 from dsa_lib.run.errors import StudyError

@@ -10,7 +10,7 @@ import torch
 
 import dsa_lib  # noqa: F401  before torch_fidelity: it makes torchvision importable
 from dsa_lib.core import published
-from dsa_lib.core.conditions import CELLS
+from dsa_lib.core.condition_sentences import CELLS
 from dsa_lib.fidelity import distances as fidelity_distances
 from dsa_lib.fidelity import table5
 from dsa_lib.run.errors import StudyError

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from dsa_lib.core.conditions import CELLS
+from dsa_lib.core.condition_sentences import CELLS
 from dsa_lib.fidelity import distances as fidelity_distances
 from dsa_lib.fidelity import dsa_network, features
 from dsa_lib.fidelity.dsa_network import HEADS, Facts

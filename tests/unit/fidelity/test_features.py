@@ -350,7 +350,7 @@ def listed(tmp_path, monkeypatch):
         "url": "https://weights.invalid/x",
     }
     (tmp_path / "data_manifests").mkdir()
-    pd.DataFrame([row | {"used_for": "a test"}]).to_csv(tmp_path / "data_manifests" / "weights.csv", index=False)
+    pd.DataFrame([row | {"used_for": "a test"}]).to_csv(tmp_path / "data_manifests" / "public_weights.csv", index=False)
     monkeypatch.setattr(public_weights, "PROJECT", tmp_path)
     folder = tmp_path / "weights"
     folder.mkdir()
@@ -386,7 +386,7 @@ def served(listed, tmp_path, monkeypatch):
     monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda *args: None)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        registry = tmp_path / "data_manifests" / "weights.csv"
+        registry = tmp_path / "data_manifests" / "public_weights.csv"
         address = f"http://127.0.0.1:{server.server_port}/x"
         registry.write_text(registry.read_text().replace("https://weights.invalid/x", address))
         yield folder
@@ -413,7 +413,7 @@ def test_an_address_without_the_file_is_told(served):
 
 
 def test_the_registry_lists_full_hashes():
-    listed = pd.read_csv(public_weights.PROJECT / "data_manifests" / "weights.csv").set_index("name")
+    listed = pd.read_csv(public_weights.PROJECT / "data_manifests" / "public_weights.csv").set_index("name")
     assert listed["sha256"].str.fullmatch(r"[0-9a-f]{64}").all()
     # torch's naming rule: a weights file ends in the first eight digits of its hash.
     entry = listed.loc["inception-v3-fid"]

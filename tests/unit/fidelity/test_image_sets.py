@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from folder_run import SIZE, with_images
 
-from dsa_lib.core.conditions import CELLS
+from dsa_lib.core.condition_sentences import CELLS
 from dsa_lib.fidelity import image_sets
 from dsa_lib.fidelity.extractor import Extractor
 from dsa_lib.run.errors import StudyError

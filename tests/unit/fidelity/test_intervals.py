@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import statsmodels.api as sm
 
-from dsa_lib.core.conditions import CELLS
+from dsa_lib.core.condition_sentences import CELLS
 from dsa_lib.fidelity import distances as fidelity_distances
 from dsa_lib.fidelity import intervals as fidelity_intervals
 from dsa_lib.fidelity.distances import FLOOR, GENERATED, Comparison, ImageSet

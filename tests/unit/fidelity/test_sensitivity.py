@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dsa_lib.core.conditions import CELLS
+from dsa_lib.core.condition_sentences import CELLS
 from dsa_lib.fidelity import sensitivity as fs
 from dsa_lib.fidelity.extractor import Extractor
 from dsa_lib.run.profiles import load_profile

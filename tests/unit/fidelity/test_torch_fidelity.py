@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 import dsa_lib  # noqa: F401  before torch_fidelity: it makes torchvision importable
-from dsa_lib.core.conditions import CELLS
+from dsa_lib.core.condition_sentences import CELLS
 from dsa_lib.core.images import ImageFiles
 from dsa_lib.fidelity import distances as fidelity_distances
 from dsa_lib.fidelity import extractor as fidelity_extractor

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dsa_lib.core.conditions import CELLS
+from dsa_lib.core.condition_sentences import CELLS
 from dsa_lib.fidelity import distances as fidelity_distances
 from dsa_lib.fidelity import intervals as fidelity_intervals
 from dsa_lib.fidelity import table5

@@ -4,13 +4,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from test_lesion_requests import pairs
 from test_lesion_scores import scores
-from test_sentences import pairs
 
 from dsa_lib.figures import lesions
 from dsa_lib.figures.adherence import confusions
+from dsa_lib.lesions.lesion_requests import confusion
 from dsa_lib.lesions.lesion_scores import paired, table
-from dsa_lib.lesions.sentences import confusion
 
 
 @pytest.fixture(autouse=True)

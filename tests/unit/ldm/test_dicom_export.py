@@ -7,7 +7,7 @@ import pytest
 from pydicom.uid import SecondaryCaptureImageStorage, XRayAngiographicImageStorage
 from xa_maker import make_xa
 
-from dsa_lib.core.conditions import CANONICAL
+from dsa_lib.core.condition_sentences import CANONICAL
 from dsa_lib.curation.cohort import curate
 from dsa_lib.dicom import series as dicom_series
 from dsa_lib.dicom.tags import Unreadable

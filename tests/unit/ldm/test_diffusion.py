@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from dsa_lib.core.conditions import CANONICAL
+from dsa_lib.core.condition_sentences import CANONICAL
 from dsa_lib.ldm import diffusion
 from dsa_lib.ldm.autoencoder import build_autoencoder
 from dsa_lib.ldm.diffusion import (

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from dsa_lib.core.conditions import CANONICAL, Condition, SeenConditions
+from dsa_lib.core.condition_sentences import CANONICAL, Condition, SeenConditions
 from dsa_lib.ldm.autoencoder import build_autoencoder
 from dsa_lib.ldm.diffusion import build_unet, noise_schedule
 from dsa_lib.ldm.pipeline import DiffusionPipeline, DSAPipeline, guide, in_batches, watch

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dsa_lib.core.conditions import CANONICAL, CELLS, SeenConditions
+from dsa_lib.core.condition_sentences import CANONICAL, CELLS, SeenConditions
 from dsa_lib.core.images import read_images
 from dsa_lib.ldm.autoencoder import build_autoencoder
 from dsa_lib.ldm.diffusion import build_unet, noise_schedule

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dsa_lib.core.conditions import CANONICAL, CIRCULATIONS, PLANES, Condition, Finding
+from dsa_lib.core.condition_sentences import CANONICAL, CIRCULATIONS, PLANES, Condition, Finding
 from dsa_lib.ldm.text import EMPTY, build_encoder, build_tokenizer, encode, tokenize
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import PROFILES, SMOKE

@@ -11,7 +11,7 @@ import pytest
 from dsa_lib.lesions import ct_perfusion
 from dsa_lib.lesions.ct_perfusion import Grid, bolus, brain_of, of_patient, read, resample, slices, source_files, split
 from dsa_lib.run.errors import StudyError
-from dsa_lib.run.sections_extensions import CtPerfusion
+from dsa_lib.run.hyperparameters_extensions import CtPerfusion
 from dsa_lib.run.workspace import PROJECT
 
 SETTINGS = CtPerfusion(time_points=4, field_mm=160.0)

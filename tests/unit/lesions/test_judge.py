@@ -10,7 +10,7 @@ from dsa_lib.core.pairs import TranslationSet
 from dsa_lib.lesions import judge as lesion_judge
 from dsa_lib.lesions.judge import KINDS, UNKNOWN, Judge, answers, check_unseen, labels, load, losses, save, train
 from dsa_lib.run.errors import StudyError
-from dsa_lib.run.sections_extensions import LesionSentences
+from dsa_lib.run.hyperparameters_extensions import LesionSentences
 
 SHIPPED = pytest.mark.skipif(
     not (lesion_judge.FOLDER / "card.json").exists(), reason="no weights in models/lesion_judge"

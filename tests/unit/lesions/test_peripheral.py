@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from dsa_lib.core.conditions import CANONICAL, CELLS
+from dsa_lib.core.condition_sentences import CANONICAL, CELLS
 from dsa_lib.ldm.autoencoder import build_autoencoder
 from dsa_lib.ldm.diffusion import LatentSet, build_unet, noise_schedule
 from dsa_lib.ldm.pipeline import DSAPipeline

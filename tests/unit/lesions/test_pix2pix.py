@@ -11,8 +11,8 @@ from dsa_lib.core.pairs import TranslationSet
 from dsa_lib.ldm.autoencoder import to_floats
 from dsa_lib.lesions.pix2pix import build, generate, load, losses, save, train
 from dsa_lib.run.errors import StudyError
+from dsa_lib.run.hyperparameters_extensions import Pix2Pix
 from dsa_lib.run.profiles import PAPER, SMOKE, load_profile
-from dsa_lib.run.sections_extensions import Pix2Pix
 
 CONFIG = Pix2Pix(
     channels=(8, 16, 16), dropped_levels=1, discriminator_width=8, discriminator_levels=2, batch_size=4, learning_rate=3e-3

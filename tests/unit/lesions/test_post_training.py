@@ -20,8 +20,8 @@ from dsa_lib.lesions.post_training import (
 )
 from dsa_lib.nn.training import Draws
 from dsa_lib.run.errors import StudyError
+from dsa_lib.run.hyperparameters_extensions import PostTraining
 from dsa_lib.run.profiles import SMOKE, load_profile
-from dsa_lib.run.sections_extensions import PostTraining
 
 SETTINGS = PostTraining(latest=0.5, decoded_at_once=0)
 

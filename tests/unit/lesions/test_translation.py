@@ -12,8 +12,8 @@ from dsa_lib.ldm.autoencoder import build_autoencoder
 from dsa_lib.ldm.diffusion import noise_schedule
 from dsa_lib.lesions import translation
 from dsa_lib.run.errors import StudyError
+from dsa_lib.run.hyperparameters_extensions import PostTraining
 from dsa_lib.run.profiles import PAPER, SMOKE
-from dsa_lib.run.sections_extensions import PostTraining
 
 TINY = replace(
     SMOKE,

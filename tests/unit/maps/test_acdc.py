@@ -8,7 +8,7 @@ import pytest
 
 from dsa_lib.maps import acdc
 from dsa_lib.run.errors import StudyError
-from dsa_lib.run.sections_extensions import Acdc
+from dsa_lib.run.hyperparameters_extensions import Acdc
 
 SETTINGS = Acdc(field_mm=64.0, percentiles=(0.0, 100.0))
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dsa_lib.core.conditions import CANONICAL
+from dsa_lib.core.condition_sentences import CANONICAL
 from dsa_lib.ldm import autoencoder, diffusion, sampler, text
 from dsa_lib.ldm.latents import posteriors
 from dsa_lib.maps import map_diffusion

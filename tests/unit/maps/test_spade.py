@@ -10,8 +10,8 @@ from torch import nn
 from dsa_lib.core.pairs import AnatomySet
 from dsa_lib.maps import spade
 from dsa_lib.run.errors import StudyError
+from dsa_lib.run.hyperparameters_extensions import Spade
 from dsa_lib.run.profiles import PROFILES, SMOKE
-from dsa_lib.run.sections_extensions import Spade
 
 SETTINGS = replace(SMOKE.spade, channels=(8, 8))
 SIDE = 48

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dsa_lib.core.conditions import CANONICAL
+from dsa_lib.core.condition_sentences import CANONICAL
 from dsa_lib.ldm import sampler
 from dsa_lib.ldm.pipeline import DSAPipeline
 from dsa_lib.lesions import lesion_weights

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from dsa_lib.core.conditions import CANONICAL
+from dsa_lib.core.condition_sentences import CANONICAL
 from dsa_lib.ldm import autoencoder, diffusion, text
 from dsa_lib.nn import resnet, training
 from dsa_lib.nn.training import fit

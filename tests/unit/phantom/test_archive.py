@@ -10,7 +10,7 @@ import pandas as pd
 import pydicom
 import pytest
 
-from dsa_lib.core.conditions import Condition
+from dsa_lib.core.condition_sentences import Condition
 from dsa_lib.curation.circulation import match_circulation, read_vocabulary
 from dsa_lib.phantom.archive import write_archive
 from dsa_lib.phantom.figures import moments

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dsa_lib.core.conditions import parse_sentence
+from dsa_lib.core.condition_sentences import parse_sentence
 from dsa_lib.core.pairs import TranslationSet
 from dsa_lib.phantom import lesion_archive
 from dsa_lib.phantom.body.lesions import KINDS

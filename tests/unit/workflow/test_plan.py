@@ -27,7 +27,7 @@ def changed(first, second):
 
 def test_notebooks_depend_on_the_modules_they_import_and_on_no_other():
     ldm = workflow.modules_of("04_ldm")
-    assert {"ldm.diffusion", "ldm.text", "nn.training", "core.conditions"} <= set(ldm)
+    assert {"ldm.diffusion", "ldm.text", "nn.training", "core.condition_sentences"} <= set(ldm)
     assert not {"readers", "report", "fidelity", "phantom"} & {module.partition(".")[0] for module in ldm}
     assert {"readers.tables", "readers.reliability", "figures.reader_study"} <= set(
         workflow.modules_of("06_reader_analysis")

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from dsa_lib.core.conditions import (
+from dsa_lib.core.condition_sentences import (
     CANONICAL,
     CELLS,
     LESIONS,

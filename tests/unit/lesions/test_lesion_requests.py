@@ -8,11 +8,11 @@ import pytest
 import torch
 from test_peripheral import pipeline
 
-from dsa_lib.core.conditions import Condition, Finding
+from dsa_lib.core.condition_sentences import Condition, Finding
 from dsa_lib.core.pairs import TranslationSet
 from dsa_lib.ldm.text import build_encoder, build_tokenizer, encode, tokenize
-from dsa_lib.lesions import sentences as lesion_sentences
-from dsa_lib.lesions.sentences import asked_rows, confusion, enlarged, kinds_asked, rates, verdict
+from dsa_lib.lesions import lesion_requests as lesion_sentences
+from dsa_lib.lesions.lesion_requests import asked_rows, confusion, enlarged, kinds_asked, rates, verdict
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import SMOKE
 

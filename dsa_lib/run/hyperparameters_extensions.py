@@ -5,8 +5,8 @@ The defaults are of full size (`paper`). The sources give few of them; where a n
 
 from dataclasses import dataclass
 
+from dsa_lib.run.hyperparameters import SCHEDULERS
 from dsa_lib.run.limits import choice, number, positive
-from dsa_lib.run.sections import SCHEDULERS
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Peripheral:
 
 @dataclass(frozen=True)
 class LesionSentences:
-    """Sentences that name a lesion: the text-conditioned model trained on, and who judges what it shows (dsa_lib.lesions.sentences, dsa_lib.lesions.judge)."""
+    """Sentences that name a lesion: the text-conditioned model trained on, and who judges what it shows (lesions.lesion_requests, lesions.judge)."""
 
     steps: int = positive(50_000)
     learning_rate: float = positive(5e-5)

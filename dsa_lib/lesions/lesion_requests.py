@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL
 from torch import nn
 from transformers import BertModel, PreTrainedTokenizerFast
 
-from dsa_lib.core.conditions import SeenConditions, parse_sentence
+from dsa_lib.core.condition_sentences import SeenConditions, parse_sentence
 from dsa_lib.core.pairs import TranslationSet
 from dsa_lib.core.statistics import wilson_interval
 from dsa_lib.ldm import diffusion
