@@ -23,7 +23,7 @@ from dsa_lib.vessels.filters import CLASSES
 
 PAGES = ("README.md", "docs/results.md", "docs/extensions.md")
 QUALITY = PROJECT / "benchmarks" / "phantom_quality.json"
-EXTENSION_FIGURES = ("maps_samples", "maps_spectra", "maps_edited", "lesion_translations", "lesion_on_request")
+EXTENSION_FIGURES = ("maps_samples", "maps_spectra", "lesion_translations")
 FIGURES = (
     *EXTENSION_FIGURES,
     "phantom_conditions",
@@ -32,6 +32,8 @@ FIGURES = (
     "figure4",
     "adherence",
     "classifier_confusion",
+    "vae_reconstructions",
+    "ldm_from_noise",
     "plausibility_examples",
 )
 

@@ -24,7 +24,7 @@
 # sentences name lesions. The judge of lesions ships with the project (`models/lesion_judge`).
 #
 # **Outputs.** `lesions/ldm_peripheral/`, `lesions/ldm_sentences/`; tables `lesions_peripheral.csv`, `lesions_sentences.csv`, `lesions_places.csv`; figures `lesion_peripheral`,
-# `lesion_sentences_training`, `lesion_on_request`, `lesion_confusion`. The phantom run's answers: [figures/lesion_on_request.png](../figures/lesion_on_request.png).
+# `lesion_sentences_training`, `lesion_on_request`, `lesion_confusion`. What a phantom run answered: [docs/extensions.md](../docs/extensions.md).
 #
 # **Time.** Three short trainings and their images take most of it; the closing cell states the time of this run.
 

@@ -6,7 +6,7 @@ from scipy import ndimage
 
 from dsa_lib.core.condition_sentences import CANONICAL
 from dsa_lib.ldm import sampling
-from dsa_lib.run.workspace import Workspace, sha256, write_json
+from dsa_lib.run.workspace import LAYOUT, Workspace, sha256, write_json
 
 SIZE = 32
 
@@ -30,7 +30,7 @@ def record(ws, notebook, *outputs, status="finished", reason=None):
     hashes = {name: sha256(ws.root / name) for name in outputs}
     write_json(
         ws.manifest_path(notebook),
-        {"notebook": notebook, "status": status, "reason": reason, "inputs": {}, "outputs": hashes},
+        {"notebook": notebook, "layout": LAYOUT, "status": status, "reason": reason, "inputs": {}, "outputs": hashes},
     )
 
 

@@ -184,7 +184,7 @@ def test_an_array_cut_short_by_a_loss_of_power_is_made_again(tmp_path, workspace
 RUN = """
 import sys
 from pathlib import Path
-from dsa_lib import cohort
+from dsa_lib.curation import cohort
 from dsa_lib.run.profiles import Curation
 from dsa_lib.run.workspace import Workspace
 cohort.curate(Path(sys.argv[1]), Workspace(sys.argv[2]), Curation(image_size=256), seed=1, workers=2, simulated=True)

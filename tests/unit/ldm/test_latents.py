@@ -101,7 +101,7 @@ def test_a_kill_loses_little_and_ends_in_the_same_bytes(model, frames, tmp_path,
         import os, signal, sys
         from pathlib import Path
         import numpy as np
-        from dsa_lib import latents
+        from dsa_lib.ldm import latents
         from diffusers import AutoencoderKL
         root = Path(sys.argv[1])
         model = AutoencoderKL.from_pretrained(root / "vae").eval()
