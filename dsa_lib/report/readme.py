@@ -33,7 +33,6 @@ FIGURES = (
     "adherence",
     "classifier_confusion",
     "vae_reconstructions",
-    "ldm_from_noise",
     "plausibility_examples",
 )
 
