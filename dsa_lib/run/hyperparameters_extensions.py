@@ -1,4 +1,4 @@
-"""Profile sections of the two neighbouring systems (notebooks 21 to 24), as `sections` has those of the study: every number a typed field.
+"""Profile sections of the two neighbouring systems (notebooks 21 to 24), as `hyperparameters` has those of the study: every number a typed field.
 
 The defaults are of full size (`paper`). The sources give few of them; where a number is this project's own its comment says so.
 """

@@ -1,4 +1,4 @@
-"""What the values of a profile may be: one by one, as declared beside the default (in `sections`), and together.
+"""What the values of a profile may be: one by one, as declared beside the default (in `hyperparameters`), and together.
 
     threshold: float = number(0.5, above=0, below=1)
     batch_size: int = positive(64)

@@ -1,7 +1,7 @@
 """Every number of the study, as frozen and typed profiles: `smoke` (seconds), `phantom` (ten minutes on two cores), `paper` (as published).
 
 `load_profile("phantom", {"diffusion.batch_size": 8})` returns a checked `Profile`. An unknown name, a wrong type or an impossible combination
-is a `StudyError` before anything runs. What each number means stands in `sections`, whose defaults are the paper's.
+is a `StudyError` before anything runs. What each number means stands in `hyperparameters`, whose defaults are the paper's.
 """
 
 import dataclasses
