@@ -12,7 +12,7 @@ import pandas as pd
 from dsa_lib.core.condition_sentences import CANONICAL, CELLS
 from dsa_lib.core.images import ImageFiles
 from dsa_lib.core.statistics import wilson_interval
-from dsa_lib.fidelity.dsa_network import cell_probabilities, classes
+from dsa_lib.fidelity.dsa_network import classes, named_cells
 from dsa_lib.fidelity.image_sets import RunImages
 from dsa_lib.ldm import autoencoder
 from dsa_lib.run.session import Study
@@ -114,11 +114,6 @@ def rates(answers: dict[str, tuple[pd.DataFrame, np.ndarray]]) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows, columns=columns)
-
-
-def named_cells(found: pd.DataFrame) -> np.ndarray:
-    """The likeliest cell [n] of each image, by what the network said of it (`dsa_network.answers`)."""
-    return np.array(CELLS, dtype=object)[cell_probabilities(found).argmax(axis=1)]
 
 
 def _share(values) -> float:

@@ -13,10 +13,9 @@ import torch
 from scipy.spatial import Delaunay, QhullError
 
 from dsa_lib.audits import angles
-from dsa_lib.audits.adherence import named_cells
 from dsa_lib.core import images
 from dsa_lib.core.condition_sentences import CANONICAL, Condition, SeenConditions
-from dsa_lib.fidelity.dsa_network import ANGLE_HEADS, answers
+from dsa_lib.fidelity.dsa_network import ANGLE_HEADS, answers, named_cells
 from dsa_lib.ldm import pipeline, sampler, sampling
 from dsa_lib.run.hyperparameters import Sweep
 from dsa_lib.run.progress import track

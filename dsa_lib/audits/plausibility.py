@@ -7,30 +7,23 @@ The comparison gives effects with intervals, not p-values: with enough images ev
 that between two sets of real patients.
 """
 
-import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.stats import wasserstein_distance
 
 from dsa_lib.core.condition_sentences import CELLS
-from dsa_lib.core.images import check_frames
 from dsa_lib.core.statistics import interval, whole_and_drawn
 from dsa_lib.fidelity import distances as fidelity_distances
 from dsa_lib.fidelity.image_sets import GENERATED, HELD_OUT, TRAINING, RunImages
-from dsa_lib.run.errors import StudyError
 from dsa_lib.run.progress import track
 from dsa_lib.run.session import Study
-from dsa_lib.run.workspace import PROJECT
-from dsa_lib.vessels import filters as vessel_filters
-from dsa_lib.vessels import unet as vessel_unet
 from dsa_lib.vessels.measures import MEASURES, of_classes, of_spectrum
+from dsa_lib.vessels.segmenters import Segmenter
 from dsa_lib.vessels.spectra import spectrum
 
-KNOWN_VESSELS = PROJECT / "benchmarks" / "vessel_segmentation.json"
 OVERALL = "overall"
 SCOPES = (OVERALL, *CELLS)
 FLOOR = "floor"
@@ -238,51 +231,7 @@ def verdict(table: pd.DataFrame) -> str:
     return f"{first} That the others are equal is not shown: {open_to}; and by chance alone about one in twenty intervals leaves out 0."
 
 
-# ---- which segmenter -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Segmenter:
-    """`segment(frames, what)` → class maps uint8 [n, h, w]; `name` of the profile's choice; `says`: one sentence on what it is and is not known to do."""
-
-    name: str
-    segment: Callable[[np.ndarray, str], np.ndarray]
-    says: str
-
-
-def open_segmenter(name: str, phantom_patients: Iterable[str] | None, folder: Path = vessel_unet.FOLDER) -> Segmenter:
-    """The segmenter that `plausibility.segmenter` names: "network" (the weights in `folder`) or "classical" (`dsa_lib.vessels.filters`).
-
-    phantom_patients: PatientIDs of a phantom archive, of whom the network may have seen none; None for any other archive. Raises StudyError for another
-    name, weights that are missing or damaged, and patients the network was trained on.
-    """
-    if name == "classical":
-        says = "Arteries are found by a black top-hat with fixed thresholds, their calibre by depth; no training."
-        return Segmenter(name, _calibre_maps, says)
-    if name != "network":
-        raise StudyError(f"plausibility.segmenter {name!r} is not network or classical")
-    model, card = vessel_unet.load(folder)
-    scores = json.loads(KNOWN_VESSELS.read_text())["scores"]["acquired"]["network"]
-    dice = ", ".join(f"{part} {scores[part]['score']:.2f}" for part in ("vessel", "proximal", "medium", "peripheral"))
-    says = (
-        f"Arteries are named by a U-Net that was trained on simulated vessels only ({len(card['patients'])} phantom patients, none of this archive); "
-        f"Dice on held-out phantom truth: {dice}."
-    )
-    if phantom_patients is None:
-        says = says.replace(", none of this archive", "")
-        says += " How well it finds vessels of clinical frames is not measured: look at the overlays, and compare with plausibility.segmenter classical."
-    else:
-        vessel_unet.check_unseen(phantom_patients, card)
-    return Segmenter(name, lambda frames, what: vessel_unet.segment(model, frames, card["size"], what=what), says)
-
-
-def segmenter_of_run(study: Study) -> Segmenter:
-    """The segmenter of the profile, after a look whether it was trained on patients of this run's phantom archive (`open_segmenter`)."""
-    simulated = None
-    if study.archive is None and study.has("archive_truth.parquet"):
-        truth = pd.read_parquet(study.read("archive_truth.parquet"), columns=["patient_id"])
-        simulated = truth["patient_id"].unique()
-    return open_segmenter(study.profile.plausibility.segmenter, simulated)
+# ---- of a run --------------------------------------------------------------------------------------------------------
 
 
 def measure_run(
@@ -300,22 +249,6 @@ def measure_run(
         looked_at[name] = frames
         measured[name] = measure(frames, some["cell"].to_numpy(), segmenter.segment, whose, name)
     return looked_at, measured
-
-
-def scores_on_known_vessels() -> pd.DataFrame:
-    """Dice of each segmenter on phantom frames whose vessels are known (benchmarks/vessel_segmentation.json): rows segmenters, columns frames and part."""
-    found = json.loads(KNOWN_VESSELS.read_text())["scores"]
-    parts = ("vessel", *vessel_filters.CLASSES)
-    rows = {
-        name: {(frames, part): scores[name][part]["score"] for frames, scores in found.items() for part in parts}
-        for name in ("network", "classical")
-    }
-    return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def _calibre_maps(frames: np.ndarray, what: str) -> np.ndarray:
-    check_frames(frames, f"{what} to segment")
-    return np.stack([vessel_filters.calibres(frame) for frame in track(frames, what=f"{what} segmented")])
 
 
 def draw(cells: np.ndarray, images: int, rng: np.random.Generator) -> np.ndarray:

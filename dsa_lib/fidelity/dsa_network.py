@@ -325,6 +325,11 @@ def cell_probabilities(found: pd.DataFrame) -> np.ndarray:
     return np.stack([of[cell[:2]] * of[cell[-1]] for cell in CELLS], axis=1)
 
 
+def named_cells(found: pd.DataFrame) -> np.ndarray:
+    """The likeliest cell [n] of each image, by what the network said of it (`dsa_network.answers`)."""
+    return np.array(CELLS, dtype=object)[cell_probabilities(found).argmax(axis=1)]
+
+
 # --- saving and opening -----------------------------------------------------------------------------------------------
 
 

@@ -179,7 +179,7 @@ def look(
     judge: Callable[[np.ndarray], np.ndarray] | None,
     what: str,
 ) -> Looked:
-    """Measure uint8 frames [n, s, s]: `segment` (plausibility.Segmenter) finds the arteries, `extractor` gives features, `judge` names the cell of each.
+    """Measure uint8 frames [n, s, s]: `segment` (segmenters.Segmenter) finds the arteries, `extractor` gives features, `judge` names the cell of each.
 
     Peripheral area is a share of the frame; contrast is how many grey levels peripheral arteries lie below their surroundings, NaN where none is found.
     """

@@ -40,6 +40,7 @@ from dsa_lib.fidelity import image_sets
 from dsa_lib.figures import plausibility as figures
 from dsa_lib.figures import style
 from dsa_lib.run.session import begin
+from dsa_lib.vessels import segmenters
 
 study = begin("12_vessel_plausibility", globals())
 style.apply()
@@ -57,10 +58,10 @@ images = image_sets.of_run(study)
 # (`benchmarks/vessel_segmentation.json`). Errors are in all sets; they cancel only as far as a segmenter errs alike on real and on generated frames.
 
 # %% tags=["nbval-check-output"]
-print(plausibility.scores_on_known_vessels().round(2).to_string())
+print(segmenters.dice_on_known_vessels().round(2).to_string())
 
 # %%
-segmenter = plausibility.segmenter_of_run(study)
+segmenter = segmenters.of_run(study)
 print(segmenter.says)
 
 # %% [markdown]

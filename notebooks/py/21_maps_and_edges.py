@@ -45,7 +45,6 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import display
 
-from dsa_lib.audits import plausibility
 from dsa_lib.core import published
 from dsa_lib.curation import annotations
 from dsa_lib.figures import maps as figures
@@ -55,6 +54,7 @@ from dsa_lib.maps import data as map_data
 from dsa_lib.maps import map_scores, map_weights, models
 from dsa_lib.nn.curve import training_curve
 from dsa_lib.run.session import begin
+from dsa_lib.vessels import segmenters
 
 study = begin("21_maps_and_edges", globals())
 style.apply()
@@ -79,7 +79,7 @@ if not acdc and study.archive is None and study.has("archive_truth_masks.npz"):
     label_maps = truth.label_maps(key, *files, study.profile.curation.image_size)
 elif not acdc:
     annotation = f"automatic ({study.profile.plausibility.segmenter})"
-    label_maps = map_data.automatic(plausibility.segmenter_of_run(study).segment)
+    label_maps = map_data.automatic(segmenters.of_run(study).segment)
 
 if acdc:
     data, quarantine = map_data.of_acdc(study, Path(acdc))

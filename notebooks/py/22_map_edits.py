@@ -43,7 +43,6 @@ from functools import partial
 import pandas as pd
 from IPython.display import display
 
-from dsa_lib.audits import plausibility
 from dsa_lib.core.splits import evenly
 from dsa_lib.figures import maps as figures
 from dsa_lib.figures import style
@@ -52,6 +51,7 @@ from dsa_lib.maps import compliance, edits, models, synthetic_pairs
 from dsa_lib.maps import data as map_data
 from dsa_lib.maps.models import METHODS, WITH, WITHOUT
 from dsa_lib.run.session import begin
+from dsa_lib.vessels import segmenters as vessel_segmenters
 from dsa_lib.vessels import unet as vessel_unet
 
 study = begin("22_map_edits", globals())
@@ -126,7 +126,7 @@ print(use := synthetic_pairs.verdict(tested, gaps))
 
 # %%
 if vessels:
-    judge = plausibility.segmenter_of_run(study).segment
+    judge = vessel_segmenters.of_run(study).segment
 else:
     judge = partial(vessel_unet.segment, segmenters[synthetic_pairs.REAL], size=network.network_size)
 found = {key: judge(made, what=" ".join(key)) for key, made in outputs.items()}

@@ -41,7 +41,6 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from dsa_lib.audits import adherence, plausibility
 from dsa_lib.core.condition_sentences import CELLS
 from dsa_lib.core.pairs import TranslationSet
 from dsa_lib.curation import annotations
@@ -57,6 +56,7 @@ from dsa_lib.nn import training
 from dsa_lib.nn.curve import training_curve
 from dsa_lib.nn.processes import default_device
 from dsa_lib.run.session import begin
+from dsa_lib.vessels import segmenters
 
 study = begin("24_peripheral_and_sentences", globals())
 style.apply()
@@ -128,14 +128,13 @@ arms[peripheral.AFTER].save_pretrained(study.write("lesions/ldm_peripheral"))
 in_cells = index[index["cell"].isin(CELLS)].reset_index(drop=True)
 at_most = study.profile.peripheral.held_out
 real = in_cells.iloc[peripheral.filled_rows(in_cells, study.profile.anatomy, at_most, ("val", "test"))]
-patients = pd.read_parquet(study.read("archive_truth.parquet"), columns=["patient_id"])["patient_id"].unique()
-segmenter = plausibility.open_segmenter(study.profile.plausibility.segmenter, patients)
+segmenter = segmenters.of_run(study)
 network = dsa_network.load(study.read("dsa_network"))
 look = functools.partial(
     peripheral.look,
     segment=segmenter.segment,
     extractor=extractor,
-    judge=lambda some: adherence.named_cells(dsa_network.answers(*network, some)),
+    judge=lambda some: dsa_network.named_cells(dsa_network.answers(*network, some)),
 )
 held_out = [real[name].to_numpy() for name in ("frame_id", "cell", "patient")]
 reference = look(frames[held_out[0]], *held_out[1:], what="held-out frames")

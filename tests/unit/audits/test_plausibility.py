@@ -1,4 +1,4 @@
-"""The comparison of measured sets: known effects come out, intervals draw patients, missing conditions are left out; segmenters and their refusals."""
+"""The comparison of measured sets: known effects come out, intervals draw patients, missing conditions are left out."""
 
 import numpy as np
 import pandas as pd
@@ -11,10 +11,9 @@ from dsa_lib.audits.plausibility import MEASURES, Measured
 from dsa_lib.core.condition_sentences import CELLS
 from dsa_lib.fidelity import image_sets
 from dsa_lib.figures import plausibility as figures
-from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import load_profile
 from dsa_lib.vessels import filters as vessel_filters
-from dsa_lib.vessels import unet as vessel_unet
+from dsa_lib.vessels import segmenters
 
 
 def made_up(
@@ -153,7 +152,7 @@ def test_measuring_is_that_of_each_image_and_of_the_spectrum():
     measured = plausibility.measure(
         np.stack([frame, np.full_like(frame, 162)]),
         np.array(["AC A", "PC B"]),
-        plausibility.open_segmenter("classical", None).segment,
+        segmenters.open_segmenter("classical", None).segment,
     )
     assert list(measured.values.columns) == list(MEASURES)
     assert measured.values.loc[0, "area"] == pytest.approx((vessel_filters.calibres(frame) > 0).mean())
@@ -173,26 +172,11 @@ def test_examples_are_the_median_images_and_spectra_weigh_conditions_alike():
     assert power == pytest.approx(np.full(4, (4 + 1 + 1) / 3)) and count == 9
 
 
-def test_segmenters_that_cannot_be_used_are_named(tmp_path):
-    with pytest.raises(StudyError, match="not network or classical"):
-        plausibility.open_segmenter("frangi", None)
-    with pytest.raises(StudyError, match="does not hold a vessel network"):
-        plausibility.open_segmenter("network", None, tmp_path)
-    model = vessel_unet.build_network((4, 4, 4, 4, 4, 4))
-    vessel_unet.save(model, tmp_path / "net", {"size": 32, "patients": ["PHANTOM-1-0001"]})
-    with pytest.raises(StudyError, match=r"PHANTOM-1-0001.*another seed, or set plausibility.segmenter"):
-        plausibility.open_segmenter("network", ["PHANTOM-1-0001"], tmp_path / "net")
-    assert "clinical" in plausibility.open_segmenter("network", None, tmp_path / "net").says
-    found = plausibility.open_segmenter("network", ["PHANTOM-2-0001"], tmp_path / "net")
-    assert "none of this archive" in found.says
-    assert found.segment(np.full((2, 64, 64), 162, np.uint8), "frames").shape == (2, 64, 64)
-
-
 def test_the_sets_of_a_run_are_drawn_alike_and_keep_their_patients(tmp_path):
     overrides = {"plausibility.images": 8, "plausibility.segmenter": "classical"}
     study = with_images(tmp_path, profile=load_profile("smoke", overrides))
     images = image_sets.of_run(study)
-    frames, measured = plausibility.measure_run(study, images, plausibility.segmenter_of_run(study))
+    frames, measured = plausibility.measure_run(study, images, segmenters.of_run(study))
     assert list(measured) == ["generated", "held-out", "training"]
     for name, one in measured.items():
         assert one.cells.tolist() == [cell for cell in one.cells if cell in CELLS] and len(one.cells) == 8
@@ -201,22 +185,3 @@ def test_the_sets_of_a_run_are_drawn_alike_and_keep_their_patients(tmp_path):
     rows = images.rows["train"].set_index("frame_id")
     first = next(n for n in rows.index if (images.frames[n] == frames["training"][0]).all())
     assert rows.loc[first, "cell"] == measured["training"].cells[0]
-
-
-def test_patients_that_the_network_was_trained_on_are_refused_for_a_run(tmp_path):
-    study = with_images(tmp_path)
-    assert study.profile.plausibility.segmenter == "network"
-    assert "none of this archive" not in plausibility.segmenter_of_run(study).says  # no truth: no phantom archive
-    _, card = vessel_unet.load()
-    pd.DataFrame({"patient_id": card["patients"][:1]}).to_parquet(tmp_path / "archive_truth.parquet")
-    with pytest.raises(StudyError):
-        plausibility.segmenter_of_run(study)
-
-
-def test_scores_on_known_vessels_are_those_of_the_benchmark():
-    table = plausibility.scores_on_known_vessels()
-    assert list(table.index) == ["network", "classical"] and table.to_numpy().min() > 0 and table.to_numpy().max() < 1
-    assert (
-        f"vessel {table.loc['network', ('acquired', 'vessel')]:.2f}"
-        in plausibility.open_segmenter("network", None).says
-    )
