@@ -237,8 +237,7 @@ style.save(
 # %% [markdown]
 # ## What this can and cannot say
 # The loss of held-out patients chooses the weights; it does not say how good the images are. A few images at one seed do not either: notebook 05 samples the sets that readers and
-# distances judge. On phantoms the networks are far smaller than the paper's. What their images are worth stands in [docs/results.md](../docs/results.md);
-# the phantom run's way from noise to image is [docs/results.md](../docs/results.md).
+# distances judge. On phantoms the networks are far smaller than the paper's. What their images are worth stands in [docs/results.md](../docs/results.md).
 
 # %%
 study.finish()
