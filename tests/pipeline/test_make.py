@@ -28,6 +28,9 @@ sys.path.insert(0, str(PROJECT / "workflow"))
 import launch
 
 NOTHING = "nothing to do"
+# Two threads that share a processor with another test train ten times as long as one. Only this option sets their number: snakemake tells a job that it
+# has as many as there are cores, whatever OMP_NUM_THREADS was.
+ONE_THREAD = "--cores 1"
 # Stands in for Python: prints its arguments, each ended by a zero byte, as `make` passes them on.
 SPEAKS = r"""#!/bin/sh
 printf '%s\0' "$@"
@@ -41,14 +44,10 @@ def runs(tmp_path_factory):
 
 def call(runs, target="smoke", **variables):
     """The command of `make target VARIABLE=value …` with this test's own Python and runs folder."""
-    made = {"BIN": str(Path(sys.executable).parent), "READY": "", **variables}
+    made = {"BIN": str(Path(sys.executable).parent), "READY": "", "SNAKEMAKE": ONE_THREAD, **variables}
     environment = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL")}
     arguments = [f"{key}={value}" for key, value in made.items()]
-    # One thread: the networks of `smoke` are too small to gain from more, and suffer where the processor is shared.
-    return ["make", "--no-print-directory", target, *arguments], environment | {
-        "DSA_RUNS": str(runs),
-        "OMP_NUM_THREADS": "1",
-    }
+    return ["make", "--no-print-directory", target, *arguments], environment | {"DSA_RUNS": str(runs)}
 
 
 def make(runs, target="smoke", **variables):
@@ -212,7 +211,7 @@ def test_a_changed_number_runs_what_reads_it_and_what_follows(runs, copied):
 
 def test_audits_go_on_from_the_study(runs, copied):
     """Nothing of the study runs again; the report then shows the audit."""
-    one = {"RUN": copied, "PROFILE": "smoke", "SNAKEMAKE": "--until notebook_12_vessel_plausibility"}
+    one = {"RUN": copied, "PROFILE": "smoke", "SNAKEMAKE": f"{ONE_THREAD} --until notebook_12_vessel_plausibility"}
     done = make(runs, "audits", **one)
     assert done.returncode == 0 and worked(done) == ["12"], done.stdout + done.stderr
     assert manifest(runs, copied, "12_vessel_plausibility")["status"] == "finished"
@@ -247,7 +246,8 @@ def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(runs, cop
     for name in ("ldm", "ldm_unconditional"):
         shutil.rmtree(root / "checkpoints" / name)
         shutil.rmtree(root / name)
-    often = {"OVERRIDES": '{"log_every_s": 0, "checkpoint_every_s": 0}', "SNAKEMAKE": "--until notebook_04_ldm"}
+    until = f"{ONE_THREAD} --until notebook_04_ldm"
+    often = {"OVERRIDES": '{"log_every_s": 0, "checkpoint_every_s": 0}', "SNAKEMAKE": until}
     command, environment = call(runs, RUN=copied, **often)
     process = subprocess.Popen(
         command, cwd=PROJECT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
