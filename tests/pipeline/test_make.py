@@ -6,6 +6,7 @@ One run is made and shared; what changes a run works on a copy of it. What is re
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -217,14 +218,14 @@ def test_audits_go_on_from_the_study(runs, copied):
     assert manifest(runs, copied, "12_vessel_plausibility")["status"] == "finished"
 
 
-def test_a_run_of_the_earlier_layout_is_refused_and_left_as_it_is(runs, copied):
+def test_a_run_of_the_earlier_layout_is_refused_and_left_as_it_is(ask, runs, copied):
     path = runs / copied / "manifests" / "03_vae.json"
     earlier = json.loads(path.read_text())
     del earlier["layout"]
     path.write_text(json.dumps(earlier))
-    done = make(runs, RUN=copied)
-    (line,) = [line for line in done.stderr.splitlines() if not line.startswith("make:")]
-    assert done.returncode != 0 and "made by an earlier version of this project" in line and not worked(done)
+    status, said, errors = ask(runs, RUN=copied)
+    (line,) = errors.splitlines()
+    assert status != 0 and "made by an earlier version of this project" in line and not said
     assert json.loads(path.read_text()) == earlier
 
 
@@ -232,10 +233,16 @@ def test_what_was_run_by_hand_with_other_parameters_is_run_again(runs, copied, m
     given = ("-r", "run", copied, "-y", '{"overrides": {"readers.bootstrap": 20}}')
     by_hand_too = by_hand(runs, monkeypatch, "notebooks/06_reader_analysis.ipynb", str(runs / "by_hand.ipynb"), *given)
     assert by_hand_too.exit_code == 0, by_hand_too.output
-    done = make(runs, RUN=copied)
-    assert done.returncode == 0 and worked(done) == ["06", "31", "90"], done.stdout + done.stderr
+    assert make(runs, RUN=copied, SNAKEMAKE="--dry-run").returncode == 0
+    planned = re.findall(
+        r"^notebook_(\d\d)\w+ +1$", (runs / copied / "logs" / "snakemake.log").read_text(), re.MULTILINE
+    )
+    assert planned == ["06", "31", "90"]
+    again = {"RUN": copied, "SNAKEMAKE": f"{ONE_THREAD} --until notebook_06_reader_analysis"}
+    done = make(runs, **again)
+    assert done.returncode == 0 and worked(done) == ["06"], done.stdout + done.stderr
     assert sha256(runs / copied / "readers" / "icc.csv") == sha256(runs / "whole" / "readers" / "icc.csv")
-    assert NOTHING in make(runs, RUN=copied).stdout
+    assert NOTHING in make(runs, **again).stdout
 
 
 def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(runs, copied):
