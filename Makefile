@@ -76,12 +76,15 @@ smoke: PROFILE = smoke
 smoke: $(READY)
 	@$(LAUNCH)
 
-# Two processes of one thread each; a file's tests stay together, because they share what its fixtures made.
+# Two processes of one thread each; a file's tests stay together, because they share what its fixtures made. Files are dealt out in the order of
+# tests/conftest.py, the longest first; pytest-xdist's own order would leave the notebooks, one long test, for the end.
+PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: style
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST)
 
 check: style
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(CHECKED)
+	$(PYTEST) $(CHECKED)
 
 style: $(READY)
 	$(BIN)/ruff check

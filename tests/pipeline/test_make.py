@@ -6,6 +6,7 @@ One run is made and shared; what changes a run works on a copy of it. What is re
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -28,6 +29,9 @@ sys.path.insert(0, str(PROJECT / "workflow"))
 import launch
 
 NOTHING = "nothing to do"
+# Two threads that share a processor with another test train ten times as long as one. Only this option sets their number: snakemake tells a job that it
+# has as many as there are cores, whatever OMP_NUM_THREADS was.
+ONE_THREAD = "--cores 1"
 # Stands in for Python: prints its arguments, each ended by a zero byte, as `make` passes them on.
 SPEAKS = r"""#!/bin/sh
 printf '%s\0' "$@"
@@ -41,14 +45,10 @@ def runs(tmp_path_factory):
 
 def call(runs, target="smoke", **variables):
     """The command of `make target VARIABLE=value …` with this test's own Python and runs folder."""
-    made = {"BIN": str(Path(sys.executable).parent), "READY": "", **variables}
+    made = {"BIN": str(Path(sys.executable).parent), "READY": "", "SNAKEMAKE": ONE_THREAD, **variables}
     environment = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL")}
     arguments = [f"{key}={value}" for key, value in made.items()]
-    # One thread: the networks of `smoke` are too small to gain from more, and suffer where the processor is shared.
-    return ["make", "--no-print-directory", target, *arguments], environment | {
-        "DSA_RUNS": str(runs),
-        "OMP_NUM_THREADS": "1",
-    }
+    return ["make", "--no-print-directory", target, *arguments], environment | {"DSA_RUNS": str(runs)}
 
 
 def make(runs, target="smoke", **variables):
@@ -212,20 +212,20 @@ def test_a_changed_number_runs_what_reads_it_and_what_follows(runs, copied):
 
 def test_audits_go_on_from_the_study(runs, copied):
     """Nothing of the study runs again; the report then shows the audit."""
-    one = {"RUN": copied, "PROFILE": "smoke", "SNAKEMAKE": "--until notebook_12_vessel_plausibility"}
+    one = {"RUN": copied, "PROFILE": "smoke", "SNAKEMAKE": f"{ONE_THREAD} --until notebook_12_vessel_plausibility"}
     done = make(runs, "audits", **one)
     assert done.returncode == 0 and worked(done) == ["12"], done.stdout + done.stderr
     assert manifest(runs, copied, "12_vessel_plausibility")["status"] == "finished"
 
 
-def test_a_run_of_the_earlier_layout_is_refused_and_left_as_it_is(runs, copied):
+def test_a_run_of_the_earlier_layout_is_refused_and_left_as_it_is(ask, runs, copied):
     path = runs / copied / "manifests" / "03_vae.json"
     earlier = json.loads(path.read_text())
     del earlier["layout"]
     path.write_text(json.dumps(earlier))
-    done = make(runs, RUN=copied)
-    (line,) = [line for line in done.stderr.splitlines() if not line.startswith("make:")]
-    assert done.returncode != 0 and "made by an earlier version of this project" in line and not worked(done)
+    status, said, errors = ask(runs, RUN=copied)
+    (line,) = errors.splitlines()
+    assert status != 0 and "made by an earlier version of this project" in line and not said
     assert json.loads(path.read_text()) == earlier
 
 
@@ -233,10 +233,16 @@ def test_what_was_run_by_hand_with_other_parameters_is_run_again(runs, copied, m
     given = ("-r", "run", copied, "-y", '{"overrides": {"readers.bootstrap": 20}}')
     by_hand_too = by_hand(runs, monkeypatch, "notebooks/06_reader_analysis.ipynb", str(runs / "by_hand.ipynb"), *given)
     assert by_hand_too.exit_code == 0, by_hand_too.output
-    done = make(runs, RUN=copied)
-    assert done.returncode == 0 and worked(done) == ["06", "31", "90"], done.stdout + done.stderr
+    assert make(runs, RUN=copied, SNAKEMAKE="--dry-run").returncode == 0
+    planned = re.findall(
+        r"^notebook_(\d\d)\w+ +1$", (runs / copied / "logs" / "snakemake.log").read_text(), re.MULTILINE
+    )
+    assert planned == ["06", "31", "90"]
+    again = {"RUN": copied, "SNAKEMAKE": f"{ONE_THREAD} --until notebook_06_reader_analysis"}
+    done = make(runs, **again)
+    assert done.returncode == 0 and worked(done) == ["06"], done.stdout + done.stderr
     assert sha256(runs / copied / "readers" / "icc.csv") == sha256(runs / "whole" / "readers" / "icc.csv")
-    assert NOTHING in make(runs, RUN=copied).stdout
+    assert NOTHING in make(runs, **again).stdout
 
 
 def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(runs, copied):
@@ -247,7 +253,8 @@ def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(runs, cop
     for name in ("ldm", "ldm_unconditional"):
         shutil.rmtree(root / "checkpoints" / name)
         shutil.rmtree(root / name)
-    often = {"OVERRIDES": '{"log_every_s": 0, "checkpoint_every_s": 0}', "SNAKEMAKE": "--until notebook_04_ldm"}
+    until = f"{ONE_THREAD} --until notebook_04_ldm"
+    often = {"OVERRIDES": '{"log_every_s": 0, "checkpoint_every_s": 0}', "SNAKEMAKE": until}
     command, environment = call(runs, RUN=copied, **often)
     process = subprocess.Popen(
         command, cwd=PROJECT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -201,8 +201,8 @@ def planted_run(tmp_path_factory):
     (archive,) = (folder / "archives").iterdir()
     command = [sys.executable, "workflow/launch.py", "--run", "mine", "--profile", "smoke", "--archive", str(archive)]
     done = subprocess.run(
-        [*command, "--snakemake", "--until notebook_01_curation"],
-        cwd=PROJECT, env=os.environ | {"DSA_RUNS": str(folder / "runs"), "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600,
+        [*command, "--snakemake", "--cores 1 --until notebook_01_curation"],
+        cwd=PROJECT, env=os.environ | {"DSA_RUNS": str(folder / "runs")}, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     needles.append(search.Needle("path of the archive", str(archive)))

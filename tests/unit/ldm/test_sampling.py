@@ -1,9 +1,6 @@
 """The plan is stratified and blind; shards add up to the whole set; generation resumes; files are marked synthetic."""
 
-import os
-import signal
-import subprocess
-import sys
+import multiprocessing
 import time
 
 import numpy as np
@@ -26,6 +23,7 @@ from dsa_lib.run.profiles import SMOKE
 from dsa_lib.run.session import Study
 from dsa_lib.run.workspace import sha256
 
+FORK = multiprocessing.get_context("fork")
 OPTIONS = dict(steps=4, batch_size=3, model="m", digest="a")
 
 
@@ -169,29 +167,12 @@ def test_a_shard_that_does_not_exist(tmp_path, shard, num_shards):
         generate(Pipeline(), stratified_plan(1, 1), tmp_path, **OPTIONS, shard=shard, num_shards=num_shards)
 
 
-# A process of its own: `python -c SCRIPT folder shard num_shards seconds`. Without torch, which takes long to import.
-SCRIPT = """
-import sys, time
-from pathlib import Path
-import numpy as np
-from dsa_lib.ldm.sampling import generate, stratified_plan
-
-class Pipeline:
-    seen = None
-    scheduler = type("scheduler", (), {})()
-    def __call__(self, sentences, seeds, **_):
-        time.sleep(float(seconds))
-        return np.stack([np.random.default_rng(seed).integers(0, 255, (8, 8)).astype(np.uint8) for seed in seeds])
-
-folder, shard, num_shards, seconds = sys.argv[1:]
-generate(Pipeline(), stratified_plan(1, 6), Path(folder), steps=4, batch_size=3, model="m", digest="a",
-         shard=int(shard), num_shards=int(num_shards))
-"""
-
-
 def start(folder, shard, num_shards, seconds):
-    command = [sys.executable, "-c", SCRIPT, str(folder), str(shard), str(num_shards), str(seconds)]
-    return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
+    """A process of its own at this shard."""
+    how = OPTIONS | {"shard": shard, "num_shards": num_shards}
+    process = FORK.Process(target=generate, args=(Pipeline(seconds), stratified_plan(1, 6), folder), kwargs=how)
+    process.start()
+    return process
 
 
 def test_shards_that_run_at_the_same_moment_and_twice(tmp_path):
@@ -199,7 +180,8 @@ def test_shards_that_run_at_the_same_moment_and_twice(tmp_path):
     generate(Pipeline(), stratified_plan(1, 6), tmp_path / "whole", **OPTIONS)
     processes = [start(tmp_path / "set", shard, 2, 0.05) for shard in (0, 1, 0, 1)]
     for process in processes:
-        assert process.wait(600) == 0, process.stderr.read()
+        process.join(600)
+        assert process.exitcode == 0
     assert sha256(tmp_path / "set") == sha256(tmp_path / "whole")
 
 
@@ -212,8 +194,8 @@ def test_killed_at_any_moment_it_goes_on(tmp_path):
         deadline = time.time() + 600
         while len(list(folder.glob("*.png"))) < most and time.time() < deadline:
             time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         found = {path: path.stat().st_mtime_ns for path in folder.glob("*.png")}
         assert most <= len(found) < 24 and not (folder / "manifest.parquet").exists()
         assert kept.items() <= found.items()  # made once

@@ -165,7 +165,7 @@ def test_it_paints_what_the_map_says(tmp_path):
     data, maps = pairs()
     settings = replace(SETTINGS, learning_rate=4e-3, discriminator_rate=4e-3)
     model, _ = spade.train(
-        data, maps, settings, vae=False, perceptual=Mean(), seed=1, folder=tmp_path, digest="d", steps=150, batch_size=4,
+        data, maps, settings, vae=False, perceptual=Mean(), seed=1, folder=tmp_path, digest="d", steps=60, batch_size=4,
         live=False,
     )  # fmt: skip
     made = spade.generate(model, maps, range(8)).astype(float)
