@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, ver
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 from dsa_lib.run.places import PROJECT
 
@@ -32,7 +33,9 @@ def required():
         if line.startswith("#"):
             is_imported = not line.startswith("# Not imported")
         else:
-            names[is_imported].add(canonical(Requirement(line).name))
+            name = canonical(Requirement(line).name)
+            assert name not in names[True] | names[False], f"requirements.in names {name} twice"
+            names[is_imported].add(name)
     return names[True], names[False]
 
 
@@ -97,6 +100,11 @@ def test_conda_and_pip_pin_the_same_versions():
 
 def test_every_requirement_is_locked():
     assert IMPORTED | NOT_IMPORTED <= set(LOCK)
+
+
+def test_starting_papermill_compiles_no_grammar():
+    """jsonschema 4.24 and later ask for rfc3987-syntax, whose import compiles one with lark: more than papermill's own imports take."""
+    assert Version(LOCK["jsonschema"]) < Version("4.24") and "rfc3987-syntax" not in LOCK
 
 
 def test_torch_and_torchvision_are_the_tested_pair():
