@@ -162,7 +162,6 @@ def train(
     chosen = evenly(np.arange(len(data["val"])), HELD_OUT)
     whole = {
         "steps": config.steps,
-        "evaluate_every": max(config.steps // 20, 1),
         "learning_rate": config.learning_rate,
         "cosine": True,
         "warmup_steps": min(profile.diffusion.warmup_steps, config.steps // 10),

@@ -92,7 +92,7 @@ def budget(profile: Profile, start: Path | None, whole: bool = False) -> dict:
     own = profile.anatomy
     everything = {
         "steps": own.steps,
-        "evaluate_every": max(own.steps // 12, 1),
+        "evaluate_every": max(own.steps // 12, 5),
         "learning_rate": own.learning_rate,
         "cosine": True,
         "warmup_steps": own.warmup_steps,

@@ -160,10 +160,10 @@ def fit(
     """Train `model` in place for `steps` updates and return the log (one row a record; the same rows as `log.jsonl` in `folder`).
 
     `loss(model, indices, draws)` gives a mapping whose entry "loss" is minimised; every entry is a mean over the samples asked for. One update takes
-    `accumulate` batches of `batch_size` samples. `validate(model)` is called every `evaluate_every` steps on the averaged weights when `ema_decay` is
-    set; its entry "loss" decides which weights are kept and, with `patience` > 0 (in evaluations), when to stop. `sample(model)` is called then too,
-    on the same weights; uint8 frames [n, H, W] that it returns are saved as a picture in `folder/samples`. Both compute at full precision, in which the
-    model is used later.
+    `accumulate` batches of `batch_size` samples. `validate(model)` is called every `evaluate_every` steps (0: twenty times a training, at most at every
+    fifth step) on the averaged weights when `ema_decay` is set; its entry "loss" decides which weights are kept and, with `patience` > 0 (in
+    evaluations), when to stop. `sample(model)` is called then too, on the same weights; uint8 frames [n, H, W] that it returns are saved as a picture
+    in `folder/samples`. Both compute at full precision, in which the model is used later.
 
     `betas` are AdamW's. `rates` gives parts of `model` (attributes, by name) a learning rate of their own in the place of `learning_rate`, as for the two
     players of a GAN; warm-up and cosine apply to all. Gradients are then clipped part by part, so that no part's step hangs on another's gradients.
@@ -207,7 +207,7 @@ def fit(
     if continued and shown:
         print(f"  {what}: continues at step {state.step} of {steps}", flush=True)
     monitor = Monitor(what, steps, Path(folder), log_every_s, start=state.step, shown=shown, live=live)
-    every = evaluate_every or max(steps // 20, 1)
+    every = evaluate_every or max(steps // 20, 5)
     if main and evaluate_first and validate is not None and state.step == 0 and not state.records:
         with state.kept_weights(), torch.no_grad():
             found = {name: float(value) for name, value in validate(model).items()}
