@@ -92,9 +92,9 @@ def batch_indices(size: int, batch_size: int, seed: int, step: int, weights: np.
 
 
 def budget(size: int, batch_size: int, steps: int, epochs: int, accumulate: int = 1) -> dict[str, int]:
-    """`steps` and `evaluate_every` for `fit`: `steps` in twenty stretches of five or more, or when it is 0 `epochs` passes, evaluated after each."""
+    """What `fit` is to do: `steps`, or when that is 0 `epochs` passes, evaluated after each."""
     if steps:
-        return {"steps": steps, "evaluate_every": max(steps // 20, 5)}
+        return {"steps": steps}
     epoch = max(size // (batch_size * accumulate), 1)
     return {"steps": epochs * epoch, "evaluate_every": epoch}
 
