@@ -7,6 +7,10 @@ BIN := $(VENV)/bin
 # A copy of the lock, written last: without it an environment was left half-built and is built anew.
 READY := $(VENV)/requirements.installed
 
+# Written before make instead of after it, these would be ignored, and the phantom studied in the place of an archive.
+$(foreach name,ARCHIVE CLASSIFIER OVERRIDES PARAMETERS,$(if $(and $(filter environment,$(origin $(name))),$(value $(name))),\
+  $(error $(name) stands in the environment, where make does not look for it: write $(name)=... after make)))
+
 # What make understands besides its targets; empty means the default. Exported, so that quotes and spaces in them need no escaping.
 ARCHIVE =
 CLASSIFIER =
@@ -28,7 +32,16 @@ TO =
 TURING =
 # A run of one's own archive must be named, so that it never lands in a phantom run.
 RUN = $(if $(ARCHIVE),,$(PROFILE))
-export ARCHIVE CLASSIFIER OVERRIDES PARAMETERS PROFILE RUN SNAKEMAKE CONTROLS HOST MODE PORT RATERS SCREENER SEED SERIES STUDY TO TURING
+UNDERSTOOD = ARCHIVE CLASSIFIER OVERRIDES PARAMETERS PROFILE RUN SNAKEMAKE CONTROLS HOST MODE PORT RATERS SCREENER SEED SERIES STUDY TO TURING
+export $(UNDERSTOOD)
+
+# A name that nothing reads is refused: with ARCHIV=folder a phantom study would run under the name of one's own.
+GIVEN = $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
+UNKNOWN := $(filter-out $(UNDERSTOOD) PYTHON VENV BIN READY MAKEFLAGS -*-command-variables-*-,$(GIVEN))
+ifneq ($(UNKNOWN),)
+NEAR := $(shell $(PYTHON) -c 'import difflib, sys; given, *known = sys.argv[1:]; print(*difflib.get_close_matches(given.upper(), known, 1))' $(firstword $(UNKNOWN)) $(UNDERSTOOD) 2>/dev/null)
+$(error unknown variable $(firstword $(UNKNOWN)): $(if $(NEAR),did you mean $(NEAR)? )make help lists what can be given)
+endif
 
 # What make check tests: the plan of the house, the twins, and packages without trainings.
 CHECKED = tests/notebooks/test_twins.py tests/unit/workflow/test_house.py tests/unit/workflow/test_environment.py $(addprefix tests/unit/,core paper readers report run vessels)
@@ -52,15 +65,17 @@ help:
 	@echo
 	@echo "RUN=name          folder under runs/ (default: the profile's name; needed with ARCHIVE)"
 	@echo "PROFILE=name      smoke, phantom or paper"
-	@echo "ARCHIVE=folder    your own DICOM files instead of the phantom archive"
+	@echo "ARCHIVE=folder    your own DICOM files instead of the phantom archive; without annotations or a classifier the run ends after curation"
+	@echo "SERIES=n          only the first n files (series) of that archive, in the order of their paths: for a trial"
 	@echo "CLASSIFIER=run    take the trained phase classifier of that run instead of training one"
 	@echo "OVERRIDES='{\"diffusion.batch_size\": 8}'   change single numbers of the profile (dsa_lib/run/hyperparameters.py)"
 	@echo "PARAMETERS='{\"name\": \"value\"}'   a further parameter of any notebook, as its parameters cell declares it"
 	@echo "SNAKEMAKE='...'   options passed on to snakemake"
-	@echo "of make readers: RATERS=NR1:NR,NS1:NS  SCREENER=name  CONTROLS=20 (real frames mixed in)  TURING=1 (ask which are real)  SERIES=n"
+	@echo "of make readers: RATERS=NR1:NR,NS1:NS  SCREENER=name  CONTROLS=20 (real frames mixed in)  TURING=1 (ask which are real)"
+	@echo "                 SERIES=n (so many series to annotate, drawn at random)"
 	@echo "                 SEED=n  STUDY=name  PORT=number  HOST=address (default: this machine alone); of readers-export: TO=folder"
 
-LAUNCH = exec $(BIN)/python workflow/launch.py --run "$$RUN" --profile "$$PROFILE" --archive "$$ARCHIVE" --classifier "$$CLASSIFIER" \
+LAUNCH = exec $(BIN)/python workflow/launch.py --run "$$RUN" --profile "$$PROFILE" --archive "$$ARCHIVE" --classifier "$$CLASSIFIER" --series "$$SERIES" \
 	--overrides "$$OVERRIDES" --parameters "$$PARAMETERS" --snakemake="$$SNAKEMAKE"
 
 reproduce: $(READY)
@@ -116,7 +131,9 @@ clean-run: $(READY)
 venv: $(READY)
 
 $(READY): requirements.lock
-	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is %s: make PYTHON=python3.11" % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@command -v $(PYTHON) >/dev/null || { echo "error: Python 3.11 or newer is needed and $(PYTHON) was not found: install it, or name it with make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit("error: Python 3.11 or newer is needed, this is %s: make PYTHON=python3.11" % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "error: $(PYTHON) cannot make a virtual environment: install its venv module (Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	@test -e $@ || $(PYTHON) -m venv --clear $(VENV)
 	@cmp -s requirements.lock $@ || $(BIN)/python -m pip install -r requirements.lock
 	@cmp -s requirements.lock $@ || $(BIN)/python -m pip install --no-deps --editable .

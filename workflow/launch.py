@@ -40,6 +40,9 @@ SNAKEMAKE = [
     "--rerun-triggers", "mtime", "params", "input",
 ]  # fmt: skip
 OTHER_DATA = ("acdc", "ct_perfusion")  # parameters of notebooks 21 and 23 that name a folder
+CURATION = "01_curation"
+# Parameters without which nothing can follow on the curation of an archive: somebody has to say which frames are arterial, or how readers rated others.
+ARTERIAL = {"annotations", "classifier", "ratings"}
 
 
 def main() -> int:
@@ -52,7 +55,10 @@ def main() -> int:
         workflow = check(ws, request)
         with lock(ws) as held:
             write(ws, workflow, request)
-            return run(ws, [*by_hand(ws, workflow["notebooks"]), *shlex.split(request.snakemake)], held)
+            status = run(ws, [*by_hand(ws, workflow["notebooks"]), *shlex.split(request.snakemake)], held)
+            if status == 0 and list(workflow["notebooks"]) == [CURATION] and (curated := ws.manifest(CURATION)):
+                print(after_curation(ws, curated["facts"]["flow"], request))
+            return status
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -78,7 +84,14 @@ def check(ws: Workspace, request: argparse.Namespace) -> dict:
         weights_file("vgg16")
     if profile.fidelity.features == "inception":
         weights_file("inception-v3-fid")
-    workflow = plan(ws.run, profile, overrides, archive, given, request.parts)
+    if request.series:
+        if not request.series.isdigit() or not int(request.series):
+            raise StudyError(f"SERIES={request.series} is no number of series: give a whole number from 1")
+        if archive is None:
+            raise StudyError(f"SERIES={request.series} takes a part of an archive of your own: give ARCHIVE too")
+        given["01_curation.most_files"] = int(request.series)  # a file of an archive is a series
+    alone = archive is not None and not ARTERIAL & {name.rpartition(".")[2] for name, value in given.items() if value}
+    workflow = plan(ws.run, profile, overrides, archive, given, request.parts, CURATION if alone else "")
     _same_study(ws, profile.name, archive)
     return workflow
 
@@ -103,6 +116,30 @@ def write(ws: Workspace, workflow: dict, request: argparse.Namespace) -> None:
     )
     for folder in ("notebooks", "logs"):
         (ws.root / folder).mkdir(exist_ok=True)
+
+
+def after_curation(ws: Workspace, flow: dict, request: argparse.Namespace) -> str:
+    """What curation found, and the commands that go on from it: shown where nobody has said yet which frames of an archive are arterial."""
+    excluded = "; ".join(f"{count:,} {reason}" for reason, count in flow["excluded"].items()) or "none"
+    quarantined = "; ".join(f"{count:,} {reason}" for reason, count in flow["quarantined"].items()) or "none"
+    again = ["make", "reproduce", f"RUN={ws.run}", f"PROFILE={request.profile}", f"ARCHIVE={request.archive}"]
+    for name, text in (("OVERRIDES", request.overrides), ("SERIES", request.series), ("SNAKEMAKE", request.snakemake)):
+        again += [f"{name}={text}"] * bool(text)
+    own = _mapping("parameters", request.parameters)
+    marked = own | {"annotations": _shown(ws.root / "reader_study" / "annotations.csv")}
+    given = [f"PARAMETERS={json.dumps(own)}"] * bool(own)
+    return f"""
+{flow["series kept"]:,} of {flow["series read"]:,} series kept: {flow["frames"]:,} frames of {flow["patients"]:,} patients
+excluded series: {excluded}
+quarantined files: {quarantined}
+one row a series or file: {_shown(ws.root / "series.parquet")}, {_shown(ws.root / "quarantine.csv")}
+
+The run stops here: nobody has said which frames are arterial. Have one frame marked in each of a few hundred series, then go on:
+  make readers RUN={ws.run} MODE=annotate SERIES=300
+  make readers-export RUN={ws.run} MODE=annotate
+  {shlex.join([*again, f"PARAMETERS={json.dumps(marked)}"])}
+Or apply the classifier that another run has trained:
+  {shlex.join([*again, *given, "CLASSIFIER=<run>"])}"""
 
 
 def by_hand(ws: Workspace, notebooks: Iterable[str]) -> list[str]:
@@ -252,6 +289,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--classifier", default="", help="run whose trained phase classifier is applied")
     parser.add_argument("--overrides", default="", help='JSON, e.g. {"diffusion.batch_size": 8}')
     parser.add_argument("--parameters", default="", help="JSON, further parameters of notebooks by name")
+    parser.add_argument("--series", default="", help="curate only so many series of the archive")
     parser.add_argument("--parts", nargs="*", default=[], choices=list(PARTS), help="what to run beyond the study")
     parser.add_argument("--snakemake", default="", help="options passed on to snakemake")
     parser.add_argument("--clean", action="store_true", help="remove the run instead")
@@ -367,9 +405,9 @@ def _summary(ws: Workspace, ran: list[str], started: float, peak: int) -> None:
         print(f"{len(ran)} notebooks ran in {_minutes(time.time() - started)}, peak memory {peak / 2**30:.1f} GiB")
     for name, reason in skipped.items():
         print(f"skipped  {name}: {reason}")
-    for what, path in (("tables", ws.root / "tables"), ("report", ws.root / "report.html")):
-        if path.exists():
-            print(f"{what:8} {_shown(path)}")
+    for what in ("tables", "figures", "report.html"):
+        if (ws.root / what).exists():
+            print(f"{what.removesuffix('.html'):8} {_shown(ws.root / what)}")
 
 
 def _note_invocation(ws: Workspace, started: float, peak: int) -> None:

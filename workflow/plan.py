@@ -35,10 +35,11 @@ def plan(
     archive: Path | None,
     given: Mapping[str, object],
     parts: Collection[str] = (),
+    last: str = "",
 ) -> dict:
     """The workflow of one run: for each notebook its upstream notebooks, files, parameters and what else decides its results.
 
-    `parts` (of PARTS) adds the audits or the extensions to the study; the report then waits for them too.
+    `parts` (of PARTS) adds the audits or the extensions to the study; the report then waits for them too. `last` ends the workflow with that notebook.
 
     `given` maps further parameter names (`classifier`, `ratings`, or `07_fid.name` for one notebook alone) to values. Raises StudyError for a name no
     notebook declares or a value of the wrong type. A text that names an existing file or folder is taken as a path and watched for changes.
@@ -46,7 +47,7 @@ def plan(
     chosen = {*REPRODUCED, *(name for part in parts for name in PARTS[part])} - (
         {"00_phantom_archive"} if archive else set()
     )
-    notebooks = [name for name in EVERY if name in chosen]
+    notebooks = [name for name in EVERY if name in chosen and (not last or name <= last)]
     declared = {name: declared_parameters(name) for name in notebooks}
     _check_names(given, declared)
     entries = {}

@@ -250,9 +250,18 @@ def _stopped(task: Task, result: bounded_pool.Stopped) -> dict:
 
 
 def plan(
-    archive: Path, ws: Workspace, key: bytes, settings: Curation, vocabulary: Path, by_hand: Path | None = None
+    archive: Path,
+    ws: Workspace,
+    key: bytes,
+    settings: Curation,
+    vocabulary: Path,
+    by_hand: Path | None = None,
+    most_files: int = 0,
 ) -> tuple[list[Task], int]:
-    """(one task a file under `archive`, in the order of the paths; bytes in all). What the file system lists first makes no difference."""
+    """(one task a file under `archive`, in the order of the paths; bytes in all). What the file system lists first makes no difference.
+
+    `most_files` > 0 leaves tasks for the first so many files. What was read of others by an earlier call is kept.
+    """
     code = [Path(__file__), *(Path(module.__file__) for module in _CODE)]
     made_from = (
         f"{settings.image_size} {settings.background_grey} {settings.contrast_per_grey} {settings.differencing} {sha256(vocabulary)} "
@@ -264,7 +273,8 @@ def plan(
     for left in (*store, *place.records.glob(".writing-*"), *place.arrays.glob(".writing-*")):
         shutil.rmtree(left, ignore_errors=True)  # by a run that was killed
     tasks, size = [], 0
-    for inside, fault in sorted(listing(archive)):
+    listed = sorted(listing(archive))
+    for inside, fault in listed[: most_files or None]:
         bytes_, changed_ns = 0, 0
         if not fault:
             try:
@@ -286,7 +296,7 @@ def plan(
         fingerprint = hashlib.sha256(os.fsencode(inside) + facts.encode()).hexdigest()
         tasks.append(dataclasses.replace(task, short=short, fingerprint=fingerprint, state=state, cleared=cleared))
         size += bytes_
-    present = {task.short for task in tasks}
+    present = {pseudonym(key, "F", _shown(inside)) for inside, _ in listed}
     for left in (*place.records.glob("*.json"), *place.arrays.glob("*.npy")):
         if left.stem not in present:
             left.unlink()  # of a file that is no longer in the archive

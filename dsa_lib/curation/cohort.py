@@ -22,6 +22,7 @@ from dsa_lib.curation.archive_files import (
     BYTES_PER_WORKER,
     Task,
     join_frames,
+    listing,
     path_of,
     plan,
     pseudonym,
@@ -64,24 +65,28 @@ def curate(
     vocabulary: Path = circulation.VOCABULARY,
     by_hand: Path | None = None,
     simulated: bool = False,
+    most_files: int = 0,
 ) -> Cohort:
     """Read every file under `archive`, write series.parquet, quarantine.csv, frames.npy, frames.parquet and flow.json into the run.
 
     `workers` 0 takes the profile's. `by_hand`: an expert's answers on circulation (`circulation.read_by_hand`); what is left to answer is listed in
-    private/circulation_by_hand.csv. `simulated` says that nobody is to be protected: the pseudonyms' key then follows from the seed, so that two runs on
+    private/circulation_by_hand.csv. `most_files` > 0 reads only the first so many files, in the order of their paths; how many were left is a count of
+    the flow. `simulated` says that nobody is to be protected: the pseudonyms' key then follows from the seed, so that two runs on
     the same phantom archive agree. Raises StudyError when the folder is empty or nothing in it can be used; quarantine.csv and series.parquet are
     written all the same.
     """
     archive, key = Path(archive), run_key(ws, seed if simulated else None)
     circulation.read_vocabulary(vocabulary)  # its faults are the user's, not a file's
     answers = {} if by_hand is None else circulation.read_by_hand(by_hand)
-    tasks, size = plan(archive, ws, key, settings, vocabulary, by_hand)
+    tasks, size = plan(archive, ws, key, settings, vocabulary, by_hand, most_files)
     if not tasks:
         raise StudyError("the archive holds no files: give the folder that holds the DICOM files")
     workers = max(1, min(workers or settings.workers, size // BYTES_PER_WORKER))
     records = list(track(read_all(tasks, workers), len(tasks), "files"))
     names, arrays = [task.name for task in tasks], {task.name: task.array for task in tasks}
     found = account(names, records, key, _same_image(tasks, records), settings.oldest_age)
+    if most_files:
+        found.flow["files left out"] = sum(1 for _ in listing(archive)) - len(tasks)
     used = (
         set(found.key["file"][found.key["series"].isin(found.series.loc[found.series["kept"], "series"])])
         if len(found.series)

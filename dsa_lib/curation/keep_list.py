@@ -75,6 +75,7 @@ KEPT: dict[str, dict[str, tuple[str, str]]] = {
     },
     "flow.json": {
         "files found": ("filter flow", "count"),
+        "files left out": ("filter flow", "count"),
         "quarantined": ("filter flow", "counts by reason"),
         "series read": ("filter flow", "count"),
         "excluded": ("filter flow", "counts by reason"),

@@ -40,7 +40,9 @@ def draw_flow(flow: Mapping, archive: str, arterial: Mapping | None = None, head
     y = 0.0
     if heading:
         ax.text(0.4, 0.12, heading, size=9, weight="bold", color=_WARNING, va="bottom")
-    bottom = _box(ax, x, y, width, [f"{flow['files found']:,} files found"], bold=1)
+    left_out = flow.get("files left out", 0)
+    texts = [f"{flow['files found']:,} files {'read' if left_out else 'found'}"]
+    bottom = _box(ax, x, y, width, texts + [f"{left_out:,} further files left out by request"] * bool(left_out), bold=1)
     y = _branch(ax, x, bottom, side_x, side_width, [f"{quarantined:,} quarantined", *_reasons(flow["quarantined"])])
     texts = [f"{flow['series read']:,} DSA series read", f"study: {paper['series read']:,}"]
     bottom = _box(ax, x, y, width, texts, bold=1)

@@ -15,6 +15,7 @@ from dsa_lib.core.published import TITLES, published, read_table
 from dsa_lib.paper import ledger
 from dsa_lib.run import artifacts
 from dsa_lib.run.artifacts import EVERY
+from dsa_lib.run.progress import duration
 from dsa_lib.run.session import Study
 from dsa_lib.run.workspace import Workspace, atomic_write
 
@@ -91,10 +92,6 @@ def cost(ws: Workspace) -> str:
     return (
         f"{duration(seconds)} of wall time in {starts}, peak memory of all processes together {peak / 2**30:.1f} GiB."
     )
-
-
-def duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"  # fmt: skip
 
 
 def table_groups(number: int, frame: pd.DataFrame) -> tuple[list[str], list[dict]]:

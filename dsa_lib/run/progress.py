@@ -47,5 +47,13 @@ class Lines:
         rate = (count - done) / max(now - since, 1e-9)
         self._marks.append((now, count))
         of = f"/{self.total}" if self.total else ""
-        left = f", {(self.total - count) / rate:.0f} s left" if self.total and rate > 0 else ""
-        print(f"  {self.what} {count}{of}, {rate:.1f}/s{left}{' · ' + extra if extra else ''}", flush=True)
+        pace = f"{rate:.1f}/s" if rate >= 1 or not rate else f"{1 / rate:.1f} s each"
+        left = f", {duration((self.total - count) / rate)} left" if self.total and rate > 0 else ""
+        print(f"  {self.what} {count}{of}, {pace}{left}{' · ' + extra if extra else ''}", flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that a person would use: 45 s, 12.3 min, 2.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

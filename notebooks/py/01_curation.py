@@ -33,6 +33,7 @@ archive: str = ""  # folder of DICOM files; "" is the phantom archive of noteboo
 overrides: dict = {}  # dotted profile names, e.g. {"curation.image_size": 256}
 workers: int = 0  # processes that read; 0 takes the profile's number
 vessel_terms: str = ""  # CSV of vessel names in place of data_manifests/vessel_terms.csv
+most_files: int = 0  # only the first so many files of the archive, in the order of their paths; 0 takes all
 circulations: str = ""  # an expert's answers: private/circulation_by_hand.csv of a run, its last column filled in
 
 # %%
@@ -71,10 +72,13 @@ found = cohort.curate(
     vocabulary=Path(vessel_terms).expanduser() if vessel_terms else VOCABULARY,
     by_hand=Path(circulations).expanduser() if circulations else None,
     simulated=study.archive is None,
+    most_files=most_files,
 )
 series, flow, kept = found.series, found.flow, found.series[found.series["kept"]]
 study.note("flow", flow)
 print(f"{flow['series kept']} of {flow['series read']} series kept, {flow['frames']} frames.")
+if flow.get("files left out"):
+    print(f"{flow['files left out']} files of the archive were not read (most_files={most_files}).")
 
 # %% [markdown]
 # ## Subtraction

@@ -313,13 +313,20 @@ def test_one_series_is_classified_the_rest_skipped_and_reported(runs, whole, mon
     key = pd.read_parquet(runs / "whole" / "private" / "series_key.parquet")
     kept = key[key["series"].isin(series.loc[series["kept"], "series"])]
     shutil.copy(runs / "whole" / "archive" / kept.iloc[0]["file"], archive / "only.dcm")
-    first = f"{ONE_THREAD} --until notebook_02_classifier"
-    done = make(
-        runs, "reproduce", PROFILE="smoke", RUN="given", ARCHIVE=str(archive), CLASSIFIER="whole", SNAKEMAKE=first
-    )
+    given = {"PROFILE": "smoke", "RUN": "given", "ARCHIVE": str(archive)}
+    done = make(runs, "reproduce", **given)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert worked(done) == ["01", "02"]
-    assert "[1/9] 01_curation" in done.stdout
+    assert worked(done) == ["01"] and "[1/1] 01_curation" in done.stdout
+    assert "1 of 1 series kept" in done.stdout and "make readers RUN=given MODE=annotate" in done.stdout
+    again = done.stdout.strip().splitlines()[-1].strip()
+    assert (
+        again
+        == f"make reproduce RUN=given PROFILE=smoke 'ARCHIVE={archive}' 'SNAKEMAKE={ONE_THREAD}' 'CLASSIFIER=<run>'"
+    )
+    first = f"{ONE_THREAD} --until notebook_02_classifier"
+    done = make(runs, "reproduce", CLASSIFIER="whole", **(given | {"SNAKEMAKE": first}))
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert worked(done) == ["02"] and "[2/9] 02_classifier" in done.stdout
     assert manifest(runs, "given", "01_curation")["status"] == "finished"
     monkeypatch.setenv("DSA_RUNS", str(runs))
     monkeypatch.chdir(PROJECT / "notebooks")
@@ -344,6 +351,9 @@ def test_one_series_is_classified_the_rest_skipped_and_reported(runs, whole, mon
         ({"ARCHIVE": "no/such/folder"}, "not a folder"),
         ({"CLASSIFIER": "nobody"}, "no trained classifier"),
         ({"RUN": "../up"}, "run name"),
+        ({"SERIES": "many", "ARCHIVE": "."}, "whole number from 1"),
+        ({"SERIES": "0", "ARCHIVE": "."}, "whole number from 1"),
+        ({"SERIES": "300"}, "give ARCHIVE"),
     ],
 )
 def test_a_wrong_request_is_refused_before_anything_runs(ask, tmp_path, variables, words):
@@ -357,6 +367,35 @@ def test_a_refusal_ends_make_too(tmp_path):
     done = make(tmp_path / "runs", RUN="new", OVERRIDES='{"difusion.steps_conditional": 3}')
     (line,) = [line for line in done.stderr.splitlines() if not line.startswith("make:")]
     assert done.returncode != 0 and line.startswith("error: ") and "does not exist" in line
+
+
+@pytest.mark.parametrize(
+    "name, near",
+    [("ARCHIV", "ARCHIVE"), ("archive", "ARCHIVE"), ("profile", "PROFILE"), ("PARAMETER", "PARAMETERS"), ("RNU", "RUN"), ("QQQQ", "")],
+)  # fmt: skip
+def test_an_unknown_variable_is_refused_by_every_target(tmp_path, name, near):
+    for target in ("reproduce", "readers", "clean-run"):
+        done = make(tmp_path / "runs", target, RUN="new", **{name: "smoke"})
+        assert done.returncode != 0 and not done.stdout
+        assert f"unknown variable {name}: " in done.stderr and (f"did you mean {near}?" in done.stderr) == bool(near)
+
+
+def test_a_variable_before_make_is_refused(tmp_path):
+    command, environment = call(tmp_path / "runs", "reproduce", RUN="new")
+    done = subprocess.run(command, cwd=PROJECT, env=environment | {"ARCHIVE": "/x"}, capture_output=True, text=True)
+    assert done.returncode != 0 and "ARCHIVE stands in the environment" in done.stderr
+
+
+def test_a_python_that_is_missing_or_cannot_make_an_environment_gets_a_sentence(tmp_path):
+    bare = tmp_path / "bare"  # stands in for Debian's Python without python3-venv
+    bare.write_text('#!/bin/sh\ncase "$2" in *venv*) exit 1;; esac\n')
+    bare.chmod(0o755)
+    for python, words in (("python9.9", "was not found"), (str(bare), "apt install python3-venv")):
+        command = ["make", "--no-print-directory", "venv", f"PYTHON={python}", f"VENV={tmp_path / 'venv'}"]
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+        (line,) = [line for line in done.stderr.splitlines() if not line.startswith("make:")]
+        assert done.returncode != 0 and line.startswith("error: ") and words in line
+        assert not (tmp_path / "venv").exists()
 
 
 def test_an_archive_needs_a_run_name_of_its_own_and_a_run_keeps_its_kind(ask, runs, whole, tmp_path):

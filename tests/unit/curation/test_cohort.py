@@ -82,6 +82,22 @@ def test_the_flow_is_written_as_returned(tmp_path, workspace):
     assert json.loads(workspace.path("flow.json").read_text()) == found.flow
 
 
+def test_the_first_files_alone_are_read_and_the_rest_of_an_earlier_call_is_kept(tmp_path, workspace):
+    archive = tmp_path / "archive"
+    write_archive(archive, 0)
+    few = cohort.curate(archive, workspace, SETTINGS, seed=1, most_files=15)
+    first = sorted(path.relative_to(archive).as_posix() for path in archive.rglob("*.dcm"))[:15]
+    assert set(few.key["file"]) <= set(first)
+    assert (few.flow["files found"], few.flow["files left out"]) == (15, 9)
+    assert len(few.series) + len(few.quarantine) == 15
+    whole = cohort.curate(archive, workspace, SETTINGS, seed=1)
+    assert whole.flow["files found"] == 24 and "files left out" not in whole.flow
+    read = set(workspace.private("curation").glob("*.json"))
+    cohort.curate(archive, workspace, SETTINGS, seed=1, most_files=15)
+    assert len(read) == 24 and set(workspace.private("curation").glob("*.json")) == read
+    assert json.loads(workspace.path("flow.json").read_text()) == few.flow
+
+
 def spoil_found(found):
     found.flow["files found"] += 1
 

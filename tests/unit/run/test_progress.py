@@ -30,7 +30,7 @@ def test_a_resumed_loop_counts_its_rate_from_where_it_resumed(monkeypatch, capsy
     clock = iter([0, 10])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     progress.Lines("steps", 200, every_s=1, start=100).at(110, "loss 0.5")
-    assert capsys.readouterr().out == "  steps 110/200, 1.0/s, 90 s left · loss 0.5\n"
+    assert capsys.readouterr().out == "  steps 110/200, 1.0/s, 1.5 min left · loss 0.5\n"
 
 
 def test_what_a_resumed_run_finds_done_does_not_promise_an_early_end(monkeypatch, capsys):
@@ -39,7 +39,14 @@ def test_what_a_resumed_run_finds_done_does_not_promise_an_early_end(monkeypatch
     lines = progress.Lines("files", 20_000)
     for count in (10_000, *range(10_010, 10_100, 10)):  # half was done; the rest goes at one a second
         lines.at(count)
-    assert "1.0/s, 9910 s left" in capsys.readouterr().out.splitlines()[-1]
+    assert "1.0/s, 2.8 h left" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_slow_items_are_told_in_seconds_each(monkeypatch, capsys):
+    clock = iter([0, 50])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    progress.Lines("volumes", 40).at(20)
+    assert capsys.readouterr().out == "  volumes 20/40, 2.5 s each, 50 s left\n"
 
 
 def test_a_terminal_gets_a_bar_with_rate_and_time_left(monkeypatch, capsys):
