@@ -19,6 +19,17 @@ def pytest_collection_modifyitems(items):
     items.sort(key=place)
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Tests that found no browser are told by name of what is missing: a count of skipped tests says nothing."""
+    reasons = [
+        str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", []) if "browser/" in report.nodeid
+    ]
+    if reasons:
+        terminalreporter.write_line(
+            f"{len(reasons)} browser tests skipped: {reasons[0].removeprefix('Skipped: ')}", yellow=True
+        )
+
+
 def pytest_collection_finish():
     """After each training accelerate collects garbage: a quarter of a second each time, as long as all that was imported is looked through again."""
     gc.collect()

@@ -9,6 +9,10 @@ import importlib.util
 import os
 import socket
 import sys
+import threading
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 from dsa_lib.rating import answers
@@ -51,23 +55,38 @@ def serve(request: argparse.Namespace) -> int:
     _require_free(host, port)
     path, people = begin(asked)
     shown = "127.0.0.1" if host == "0.0.0.0" else host
-    print(f"Study {path.stem} of run {asked.run}: {path}")
-    print(
+    print(f"Study {path.stem} of run {asked.run}: {path}\nThe page is starting ...", flush=True)
+    lines = [
         "Give each of them their own address, and nobody else's; it is all they need to come back where they left off:"
-    )
-    for name, role, duty, token in people:
-        print(f"  {name} ({role}, {duty}): http://{shown}:{port}/#{token}")
+    ]
+    lines += [f"  {name} ({role}, {duty}): http://{shown}:{port}/#{token}" for name, role, duty, token in people]
     if host not in ("127.0.0.1", "localhost", "::1"):
-        print(
+        lines.append(
             "Other machines can reach this page and nothing on the way is encrypted: put it behind a proxy with TLS, or an SSH tunnel."
         )
-    print("Every answer is on disk at once. End with Ctrl-C, start again with the same command.", flush=True)
+    lines.append("Every answer is on disk at once. End with Ctrl-C, start again with the same command.")
+    threading.Thread(target=announce, args=(shown, port, lines), daemon=True).start()
     os.environ[VARIABLE] = str(path)
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
     from voila.app import Voila
 
     Voila.launch_instance([str(PROJECT / "notebooks" / "rating_page.ipynb")], config=server(host, port))
     return 0
+
+
+def announce(host: str, port: int, lines: list[str]) -> None:
+    """Print `lines` as soon as the server at `host`:`port` answers a request: an address that is opened earlier leads nowhere."""
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    while True:
+        try:
+            urllib.request.urlopen(f"{address}/favicon.ico", timeout=5).close()
+        except urllib.error.HTTPError:
+            break  # an answer all the same
+        except OSError:
+            time.sleep(0.2)
+        else:
+            break
+    print(*lines, sep="\n", flush=True)
 
 
 def server(host: str, port: int):
