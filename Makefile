@@ -57,7 +57,7 @@ help:
 	@echo "make smoke       the same in minutes, far too small to be good: does everything run here?"
 	@echo "make test        style, unit tests, notebooks and whole runs of the workflow"
 	@echo "make check       style, notebooks in step with their twins, and the unit tests that take seconds: for every commit"
-	@echo "make lab         JupyterLab on the notebooks"
+	@echo "make lab         JupyterLab on a run (RUN=name; default: the newest): its report, its executed notebooks, and copies to work on"
 	@echo "make readers     the page on which readers screen and rate a run's images; MODE=annotate: on which an expert marks arterial frames"
 	@echo "make readers-export   their answers as files for notebook 06 (or 02)"
 	@echo "make weights     train the phantom weights that ship with the project anew (hours), and write models/phantom"
@@ -105,8 +105,9 @@ style: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
+lab: RUN =
 lab: $(READY)
-	@exec $(BIN)/jupyter lab notebooks
+	@exec $(BIN)/python workflow/lab.py --run "$$RUN"
 
 readers: $(READY)
 	@exec $(BIN)/python -m dsa_lib.rating serve --run "$$RUN" --mode "$$MODE" --study "$$STUDY" --raters "$$RATERS" --screener "$$SCREENER" \
