@@ -18,6 +18,7 @@ COLUMNS = ["row", "column", "published", "this_run", "source"]
 FITTED = "fitted to the published values"
 FITTED_COLUMNS = ["row", "column", "published", "fitted", "source"]
 SOURCES = ("phantom", "archive", "simulated ratings", "reader ratings")
+DECIMALS = {1: 1, 2: 0, 3: 2, 4: 3, 5: 2}  # of this run's values, as the paper prints its own
 TITLES = {
     1: "Circulation–plane–angle combinations among arterial-phase frames",
     2: "Screening retention and scored images",
@@ -111,12 +112,45 @@ def read_table(path: Path) -> pd.DataFrame:
     return frame
 
 
-def side_by_side(frame: pd.DataFrame) -> pd.DataFrame:
-    """For the eye: published | this run | difference, one line a cell of the table, the cells of a row together."""
-    shown = frame.set_index(["row", "column"]).loc[list(dict.fromkeys(frame["row"])), ["published", "this_run"]].copy()
-    shown["difference"] = shown["this_run"] - shown["published"]
-    sources = [source for source in frame["source"].dropna().unique() if source]
-    return shown.rename(columns={"this_run": f"this run ({', '.join(sources) or 'nothing'})"})
+def as_printed(number: int, frame: pd.DataFrame) -> pd.DataFrame:
+    """The contract table `frame` as the paper prints table `number`: text, a row with up to three lines (published, this run, difference).
+
+    Published cells have the digits that were printed (0.49 does not become 0.490), counts are whole, and what does not exist is empty.
+    """
+    columns = list(dict.fromkeys(frame["column"]))
+    printed = {
+        (row, column): _grouped(text) for row, column, text in published(number, text=True).itertuples(index=False)
+    }
+    whole = (
+        frame.melt("column", ["published", "this_run"])
+        .dropna()
+        .groupby("column")["value"]
+        .apply(lambda v: (v % 1 == 0).all())
+    )
+    decimals = {name: 0 if whole.get(name) else DECIMALS[number] for name in columns}
+    lines = {}
+    for row, part in frame.groupby("row", sort=False):
+        cells = part.set_index("column").reindex(columns)
+        ours, apart = cells["this_run"], cells["this_run"] - cells["published"]
+        if cells["published"].notna().any():
+            lines[row, "published"] = [printed.get((row, name), "") for name in columns]
+        for label, values in (("this run", ours), ("difference", apart)):
+            if values.notna().any():
+                lines[row, label] = [as_text(values[name], decimals[name], label == "difference") for name in columns]
+    index = pd.MultiIndex.from_tuples(lines, names=["", " · ".join(s for s in dict.fromkeys(frame["source"]) if s)])
+    return pd.DataFrame(list(lines.values()), index=index, columns=columns)
+
+
+def as_text(value: float, decimals: int, sign: bool = False) -> str:
+    """A number with so many decimals, thousands in groups and a true minus; zero has no sign, and what is not known is empty."""
+    if pd.isna(value):
+        return ""
+    text = f"{value:{'+' if sign else ''},.{decimals}f}"
+    return text.replace("-", "−") if float(text.replace(",", "")) else text.lstrip("+-")
+
+
+def _grouped(text: str) -> str:
+    return f"{int(text):,}" if text.lstrip("-").isdigit() else text
 
 
 def left_open(reasons: Mapping[str, str]) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dsa_lib.core.published import TITLES, published, read_table
+from dsa_lib.core.published import TITLES, as_printed, as_text, read_table
 from dsa_lib.paper import ledger
 from dsa_lib.run import artifacts
 from dsa_lib.run.artifacts import EVERY
@@ -19,7 +19,6 @@ from dsa_lib.run.progress import duration
 from dsa_lib.run.session import Study
 from dsa_lib.run.workspace import Workspace, atomic_write
 
-DECIMALS = {1: 1, 2: 0, 3: 2, 4: 3, 5: 2}
 REMARKS = {
     5: "Published values come from different data and feature sets; no two rows may be compared, and a distance in other features is not an FID.",
 }
@@ -96,50 +95,12 @@ def cost(ws: Workspace) -> str:
 
 def table_groups(number: int, frame: pd.DataFrame) -> tuple[list[str], list[dict]]:
     """A contract table as (columns, groups): a group a row of the table with the lines published, this run and difference."""
-    columns = list(dict.fromkeys(frame["column"]))
-    cells = frame.set_index(["row", "column"])
-    printed = published_text(number)
-    whole = {
-        name: (pd.concat([part["published"], part["this_run"]]).dropna() % 1 == 0).all()
-        for name, part in frame.groupby("column")
-    }
-    groups = []
-    for row in dict.fromkeys(frame["row"]):
-        here = cells.loc[row].reindex(columns)
-        lines = []
-        if here["published"].notna().any():
-            lines.append(
-                {"kind": "published", "label": "published", "cells": [printed.get((row, name), "") for name in columns]}
-            )
-        for kind, label, line in (
-            ("ours", "this run", here["this_run"]),
-            ("difference", "difference", here["this_run"] - here["published"]),
-        ):
-            if line.notna().any():
-                numbers = [
-                    _number(value, 0 if whole[name] else DECIMALS[number], kind == "difference")
-                    for name, value in line.items()
-                ]
-                lines.append({"kind": kind, "label": label, "cells": numbers})
-        groups.append({"name": row, "lines": lines})
-    return columns, groups
-
-
-def published_text(number: int) -> dict[tuple[str, str], str]:
-    """The published cells of table `number` with the digits that were printed: 0.49 does not become 0.490."""
-    frame = published(number, text=True)
-    return {(row, column): _grouped(text) for row, column, text in frame.itertuples(index=False) if text}
-
-
-def _grouped(text: str) -> str:
-    return f"{int(text):,}" if text.lstrip("-").isdigit() else text
-
-
-def _number(value: float, decimals: int, sign: bool = False) -> str:
-    if pd.isna(value):
-        return ""
-    text = f"{value:{'+' if sign else ''},.{decimals}f}"
-    return (text.replace("-", "−")) if float(text.replace(",", "")) else text.lstrip("+-")
+    shown = as_printed(number, frame)
+    kinds = {"published": "published", "this run": "ours", "difference": "difference"}
+    groups: dict[str, list[dict]] = {}
+    for (row, label), cells in zip(shown.index, shown.to_numpy().tolist(), strict=True):
+        groups.setdefault(row, []).append({"kind": kinds[label], "label": label, "cells": cells})
+    return list(shown.columns), [{"name": row, "lines": lines} for row, lines in groups.items()]
 
 
 def _table(study: Study, number: int) -> dict:
@@ -247,7 +208,7 @@ def _html(frame: pd.DataFrame) -> object:
             whole = (values.dropna() % 1 == 0).all() and values.max() >= 2
             # A count among other numbers stays one: 859 patients, not 859.000.
             decimals = [0 if whole or (value % 1 == 0 and value >= 100) else 3 for value in values]
-            columns.append((name, "", [_number(value, places) for value, places in zip(values, decimals, strict=True)]))
+            columns.append((name, "", [as_text(value, places) for value, places in zip(values, decimals, strict=True)]))
     head = "".join(f"<th{kind}>{html.escape(str(name)).replace('_', ' ')}</th>" for name, kind, _ in columns)
     body = "".join(
         f"<tr>{''.join(f'<td{kind}>{cells[row]}</td>' for _, kind, cells in columns)}</tr>" for row in range(len(frame))

@@ -228,7 +228,7 @@ arterial = phase.arterial_frames(frames, phases)
 arterial.to_parquet(study.write("arterial.parquet"), index=False)
 table = core_published.contract(1, cohort.table1(arterial), "archive" if study.archive else "phantom")
 core_published.write_table(study.write("tables/table1.csv"), table)
-core_published.side_by_side(table)
+core_published.as_printed(1, table)
 
 # %% [markdown]
 # ## Figure 1

@@ -121,7 +121,7 @@ for sentence in data.notes:
 # %%
 table2 = published.contract(2, reader_tables.table2(data), source)
 published.write_table(study.write("tables/table2.csv"), table2)
-published.side_by_side(table2)
+published.as_printed(2, table2)
 
 # %% [markdown]
 # ## Image-wise quality (Table 3)
@@ -133,7 +133,7 @@ published.side_by_side(table2)
 # %%
 table3 = published.contract(3, reader_tables.table3(data) | reader_tables.entered(data)[3], source)
 published.write_table(study.write("tables/table3.csv"), table3)
-published.side_by_side(table3).round(2)
+published.as_printed(3, table3)
 
 # %% [markdown]
 # ## Agreement (Table 4)
@@ -154,7 +154,7 @@ mixed = reader_tables.mixed_reliability(data, min(resamples, 1000), seed)
 values, details = reader_tables.table4(complete, mixed)
 table4 = published.contract(4, values | reader_tables.entered(data, complete)[4], source)
 published.write_table(study.write("tables/table4.csv"), table4)
-published.side_by_side(table4).round(3)
+published.as_printed(4, table4)
 
 # %% [markdown]
 # With 95 % intervals: `f_low`–`f_high` by the F method (raters random), `boot_low`–`boot_high` by resampling images (raters

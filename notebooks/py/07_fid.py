@@ -215,7 +215,7 @@ sensitivity.round(2)
 # %%
 table5 = published.contract(5, fidelity_table5.cells(results, extractor.name, extractor.distance), origin)
 published.write_table(study.write("tables/table5.csv"), table5)
-display(published.side_by_side(table5).round(2))
+display(published.as_printed(5, table5))
 context = fidelity_table5.context(results, intervals, extractor.name, extractor.distance, origin)
 context.to_csv(study.write("tables/table5_context.csv"), index=False)
 fidelity_table5.shown(context)

@@ -61,7 +61,11 @@ for table in content["tables"]:
         print(f"{title}\n  not made: {table['missing']}")
     else:
         print(f"{title}\n  {table['sources']}")
-        display(published.side_by_side(published.read_table(study.read(f"tables/table{table['number']}.csv"))).round(3))
+        display(
+            published.as_printed(
+                table["number"], published.read_table(study.read(f"tables/table{table['number']}.csv"))
+            )
+        )
 
 # %% [markdown]
 # A table's file holds every published cell, whether or not this run could fill it.

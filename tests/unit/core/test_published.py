@@ -76,11 +76,33 @@ def test_what_is_fitted_has_a_table_of_its_own(tmp_path):
         published.fitted(printed, values)
 
 
-def test_side_by_side_shows_the_difference_and_the_source():
-    shown = published.side_by_side(published.contract(1, {("AC A", "Count"): 9600}, "archive"))
-    assert list(shown.columns) == ["published", "this run (archive)", "difference"]
-    assert shown.loc[("AC A", "Count"), "difference"] == 100
-    assert pd.isna(shown.loc[("PC A", "Count"), "difference"])
+def test_a_table_is_shown_with_the_digits_of_the_paper_and_nothing_where_nothing_is():
+    table = published.contract(
+        3, {("AC A", "N_images"): 55.0, ("AC A", "Peri. mean"): 2.004, ("new", "n"): 4.0}, "simulated ratings"
+    )
+    shown = published.as_printed(3, table)
+    assert shown.index.names[1] == "simulated ratings"
+    printed = published.published(3, text=True).set_index(["row", "column"])["published"]
+    ours, paper = shown.loc[("AC A", "this run")], shown.loc[("AC A", "published")]
+    columns = [name for name in shown.columns if ("AC A", name) in printed]
+    assert columns and [paper[name] for name in columns] == [printed["AC A", name] for name in columns]
+    assert (ours["N_images"], ours["Peri. mean"], ours["n"]) == ("55", "2.00", "")
+    assert shown.loc[("new", "this run"), "n"] == "4" and ("new", "published") not in shown.index
+    assert not shown.isna().any().any() and "nan" not in shown.to_string().lower()
+
+
+def test_differences_have_a_sign_and_counts_are_grouped():
+    shown = published.as_printed(1, published.contract(1, {("AC A", "Count"): 9600}, "archive"))
+    assert shown.loc[("AC A", "published"), "Count"] == "9,500"
+    assert shown.loc[("AC A", "this run"), "Count"] == "9,600"
+    assert shown.loc[("AC A", "difference"), "Count"] == "+100"
+
+
+def test_numbers_are_written_for_reading():
+    assert published.as_text(-1234.5, 1) == "−1,234.5"
+    assert published.as_text(0.004, 2, sign=True) == "0.00"
+    assert published.as_text(-0.004, 2, sign=True) == "0.00"
+    assert published.as_text(float("nan"), 2) == ""
 
 
 def test_published_text_keeps_the_printed_digits():

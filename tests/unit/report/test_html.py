@@ -178,13 +178,6 @@ def test_a_stale_table_is_not_reported():
         made()
 
 
-def test_numbers_are_written_for_reading():
-    assert html_report._number(-1234.5, 1) == "−1,234.5"
-    assert html_report._number(0.004, 2, sign=True) == "0.00"
-    assert html_report._number(-0.004, 2, sign=True) == "0.00"
-    assert html_report._number(float("nan"), 2) == ""
-
-
 def test_time_and_memory_are_summed_over_the_starts_of_a_run():
     ws = Workspace("t")
     starts = [{"seconds": 100, "peak_memory_bytes": 2**30}, {"seconds": 80, "peak_memory_bytes": 3 * 2**30}]
