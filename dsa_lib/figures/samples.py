@@ -23,15 +23,23 @@ from dsa_lib.figures.style import (
 
 
 def image_grid(
-    rows: Sequence[Sequence[np.ndarray]], labels: Sequence[str], titles: Sequence[str] = (), size: float = 1.25
+    rows: Sequence[Sequence[np.ndarray]],
+    labels: Sequence[str],
+    titles: Sequence[str] = (),
+    size: float = 1.25,
+    titled: int = 0,
 ) -> Figure:
-    """uint8 frames in rows with a label each; all at grey 0–255, so that brightness is comparable. `titles` head the columns."""
-    figure, axes = pictures(len(rows), max(len(row) for row in rows), size, gap=0.04 if titles else 0.01)
+    """uint8 frames in rows with a label each; all at grey 0–255, so that brightness is comparable.
+
+    `titles` head the columns, from row `titled` on: they say nothing of the rows above.
+    """
+    gap = 0.2 if titled else 0.04 if titles else 0.01
+    figure, axes = pictures(len(rows), max(len(row) for row in rows), size, gap=gap)
     for line, row, label in zip(axes, rows, labels, strict=True):
         for axis, frame in zip(line, row, strict=False):
             picture(axis, frame)
         row_label(line[0], label)
-    for axis, title in zip(axes[0], titles, strict=False):
+    for axis, title in zip(axes[titled], titles, strict=False):
         axis.set_title(title)
     return figure
 

@@ -32,7 +32,10 @@ def training_curve(
     _losses(before, shipped, f"{title}: weights that ship, other patients", columns, what)
     _losses(axis, log, "this run goes on", columns, what)
     axis.set_ylabel("")
-    axis.legend([])  # that of the left panel holds
+    kept = log.loc[log["val_loss"].idxmin()]  # as `training.fit` chooses
+    which = f"step {kept['step']:.0f}" if kept["step"] else "the weights that ship, unchanged"
+    axis.scatter(kept["step"], kept[columns[1]], s=60, facecolors="none", edgecolors="C1", linewidths=1.5, zorder=3)
+    axis.legend([], title=f"kept: {which}")  # the colours are those of the left panel
     return figure
 
 

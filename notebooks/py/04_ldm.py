@@ -230,7 +230,7 @@ unconditional = pipeline.DSAPipeline.from_pretrained(study.ws.path("ldm_uncondit
 unconditional.scheduler = conditional.scheduler
 free = unconditional(seeds=range(len(asked)), num_inference_steps=steps)
 style.save(
-    samples.image_grid([frames, free], ["conditional", "unconditional"], titles=[each.cell() for each in asked]),
+    samples.image_grid([free, frames], ["unconditional", "conditional"], [each.cell() for each in asked], titled=1),
     study.write("figures/ldm_first_look.png"),
 )
 

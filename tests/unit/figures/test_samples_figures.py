@@ -1,6 +1,7 @@
 """What the figures of samples write beside their boxes and lines."""
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 from torch import nn
@@ -49,6 +50,19 @@ def test_figure_5_tells_encoder_and_decoder_apart_and_one_layer_from_two():
     )
     assert parts == sum(p.numel() for p in vae.parameters())  # nothing is left out or counted twice
     assert any(text.startswith("BERT, 1 layer (") for text in written) and "(0.0" not in "".join(written)
+
+
+def test_conditions_are_named_over_the_conditional_images_alone():
+    frame = np.zeros((4, 4), np.uint8)
+    figure = samples.image_grid(
+        [[frame] * 2, [frame] * 2], ["unconditional", "conditional"], ["AC A", "PC B"], titled=1
+    )
+    named = [axis for axis in figure.axes if axis.get_title()]
+    assert [axis.get_title() for axis in named] == ["AC A", "PC B"]
+    assert (
+        len({axis.get_subplotspec().rowspan.start for axis in named}) == 1
+        and named[0].get_subplotspec().rowspan.start == 1
+    )
 
 
 def test_quality_against_steps_has_a_line_a_sampler_and_the_floor():
