@@ -14,7 +14,7 @@ import pandas as pd
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from dsa_lib.core.condition_sentences import CANONICAL, as_condition, parse_sentence
+from dsa_lib.core.condition_sentences import CANONICAL, parse_sentence
 from dsa_lib.run import shards
 from dsa_lib.run.workspace import atomic_write, sha256
 
@@ -60,26 +60,6 @@ def stratified_plan(seed: int, per_condition: int, batches: int = 1) -> pd.DataF
             }
         )
     return pd.DataFrame(rows, columns=PLAN).sort_values("image_id", ignore_index=True)
-
-
-def single_plan(asked: "Asked", seeds: Sequence[int]) -> pd.DataFrame:
-    """A plan of one condition (a sentence, a Condition or its four values): one row a seed."""
-    condition = as_condition(asked)
-    primary, secondary = condition.canonical_angles()
-    shared = {
-        "batch": 0,
-        "cell": condition.cell(),
-        "circulation": condition.circulation,
-        "plane": condition.plane,
-        "primary_angle_deg": float(primary),
-        "secondary_angle_deg": float(secondary),
-        "sentence": condition.sentence(),
-    }
-    rows = [
-        {"image_id": f"img{number:05d}", "file": f"img{number:05d}.png", **shared, "seed": int(seed)}
-        for number, seed in enumerate(seeds)
-    ]
-    return pd.DataFrame(rows, columns=PLAN)
 
 
 def made_by(pipeline: "DSAPipeline", model: str, steps: int, guidance: float) -> dict[str, object]:

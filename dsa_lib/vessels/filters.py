@@ -15,11 +15,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 from scipy.ndimage import (
-    convolve,
     distance_transform_edt,
     gaussian_filter,
     grey_closing,
-    label,
     maximum_filter,
 )
 from skimage.filters import apply_hysteresis_threshold
@@ -142,29 +140,6 @@ def line_lengths(frames: Sequence[np.ndarray]) -> np.ndarray:
         classes = np.where(line, _classes(vessels, line, darkness), 0)
         found.append([(classes == k).mean() for k in (1, 2, 3)])
     return np.array(found).reshape(-1, len(CLASSES))
-
-
-def centre_lines(frame: np.ndarray) -> dict[str, float]:
-    """What the centre lines of one frame say of continuity and branching.
-
-    `length`: pixels of centre line by class (`length proximal` ...) and in all; `pieces`: connected vessels (8-neighbours); `ends` and `branchings`:
-    points of the centre line with one, and with more than two neighbours (touching branch points count once); each of these also per 100 pixels of line.
-    """
-    vessels, darkness = _segment(frame)
-    line = skeletonize(vessels)
-    neighbours = convolve(line.astype(np.uint8), np.ones((3, 3), np.uint8), mode="constant") - 1
-    classes = _classes(vessels, line, darkness)
-    everywhere = np.ones((3, 3), bool)
-    counts = {
-        "pieces": label(vessels, everywhere)[1],
-        "ends": int((line & (neighbours == 1)).sum()),
-        "branchings": label(line & (neighbours > 2), everywhere)[1],
-    }
-    length = int(line.sum())
-    out = {"length": length} | {
-        f"length {name}": int((line & (classes == k)).sum()) for k, name in enumerate(CLASSES, 1)
-    }
-    return out | counts | {f"{name} per 100 px": 100 * count / max(length, 1) for name, count in counts.items()}
 
 
 def compare_areas(

@@ -12,7 +12,7 @@ from dsa_lib.curation.cohort import curate
 from dsa_lib.dicom import series as dicom_series
 from dsa_lib.dicom.tags import Unreadable
 from dsa_lib.ldm import dicom_export
-from dsa_lib.ldm.sampling import save_png, single_plan
+from dsa_lib.ldm.sampling import save_png, stratified_plan
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import Curation
 from dsa_lib.run.workspace import Workspace
@@ -40,10 +40,9 @@ TYPE_2 = {
 
 
 def row(asked="AC B", seed=7, **other):
-    plan = single_plan(CANONICAL[asked], [seed]).assign(
-        model=MODEL, scheduler="DDPMScheduler", steps=1000, guidance=1.0, **other
-    )
-    return plan.to_dict("records")[0]
+    plan = stratified_plan(0, 1).set_index("cell", drop=False)
+    made = {"seed": seed, "model": MODEL, "scheduler": "DDPMScheduler", "steps": 1000, "guidance": 1.0}
+    return plan.loc[asked].to_dict() | made | other
 
 
 def frame(side=63):
@@ -135,15 +134,13 @@ def test_the_same_image_is_the_same_file_and_another_one_another_instance(tmp_pa
 
 
 def test_a_set_is_exported_beside_its_images(tmp_path):
-    manifest = single_plan(CANONICAL["AC A"], [1, 2]).assign(
-        model=MODEL, scheduler="DDIMScheduler", steps=5, guidance=1.0
-    )
-    frames = [frame(32), frame(32).T.copy()]
+    manifest = stratified_plan(1, 1).assign(model=MODEL, scheduler="DDIMScheduler", steps=5, guidance=1.0)
+    frames = [np.roll(frame(32), turn) for turn in range(4)]
     for name, image in zip(manifest["file"], frames, strict=True):
         save_png(tmp_path / name, image)
     folder = dicom_export.export(tmp_path, manifest)
     files = sorted(folder.iterdir())
-    assert [path.name for path in files] == ["img00000.dcm", "img00001.dcm"]
+    assert [path.name for path in files] == [f"img{number:05d}.dcm" for number in range(4)]
     assert all(
         np.array_equal(pydicom.dcmread(path).pixel_array, image) for path, image in zip(files, frames, strict=True)
     )

@@ -15,7 +15,7 @@ from dsa_lib.ldm.autoencoder import build_autoencoder
 from dsa_lib.ldm.diffusion import build_unet, noise_schedule
 from dsa_lib.ldm.pipeline import DSAPipeline
 from dsa_lib.ldm.sampler import make_scheduler
-from dsa_lib.ldm.sampling import MADE_BY, PLAN, SYNTHETIC_MARK, compare_samplers, generate, single_plan, stratified_plan
+from dsa_lib.ldm.sampling import MADE_BY, PLAN, SYNTHETIC_MARK, compare_samplers, generate, stratified_plan
 from dsa_lib.ldm.text import build_encoder, build_tokenizer
 from dsa_lib.run import shards
 from dsa_lib.run.errors import StudyError
@@ -244,11 +244,6 @@ def test_the_samplers_that_draw_no_noise_come_near_the_solution(real_pipeline):
     assert np.isnan(few.loc["ddpm", "grey_from_solution"])
     assert many.loc["ddim", "grey_from_solution"] < few.loc["ddim", "grey_from_solution"]
     assert frames["ddim"].shape == (2, 64, 64) and real_pipeline.scheduler is before
-
-
-def test_a_plan_of_one_sentence():
-    plan = single_plan(CANONICAL["PC B"].sentence(), [7, 8])
-    assert plan["seed"].tolist() == [7, 8] and set(plan["cell"]) == {"PC B"} and list(plan.columns) == list(PLAN)
 
 
 def test_a_file_says_that_it_is_synthetic_and_not_its_condition(tmp_path):

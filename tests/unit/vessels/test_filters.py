@@ -66,22 +66,6 @@ def test_wider_vessels_have_more_area_and_no_more_length():
     assert vessel_filters.line_lengths([thin])[0, 1] * 128**2 == pytest.approx(96, abs=3)
 
 
-def test_centre_lines_of_a_fork():
-    frame = np.full((128, 128), GREY)
-    frame[64:66, 20:70] -= 60
-    for n in range(40):  # two branches at 45°
-        frame[64 - n : 66 - n, 70 + n : 72 + n] -= 60 * (frame[64 - n : 66 - n, 70 + n : 72 + n] == GREY)
-        frame[64 + n : 66 + n, 70 + n : 72 + n] -= 60 * (frame[64 + n : 66 + n, 70 + n : 72 + n] == GREY)
-    found = vessel_filters.centre_lines(frame)
-    assert (found["pieces"], found["ends"], found["branchings"]) == (1, 3, 1)
-    assert found["length"] == pytest.approx(50 + 2 * 40, rel=0.08)
-    assert found["length proximal"] + found["length medium"] + found["length peripheral"] == found["length"]
-    assert found["ends per 100 px"] == pytest.approx(300 / found["length"])
-    frame[:, 44:50] = GREY  # a gap
-    broken = vessel_filters.centre_lines(frame)
-    assert (broken["pieces"], broken["ends"], broken["branchings"]) == (2, 5, 1)
-
-
 def test_a_comparison_of_areas_with_its_interval():
     rng = np.random.default_rng(0)
     thick, thin = _bars((20, 4, 80), (60, 4, 24)), _bars((20, 2, 80), (60, 4, 24))
