@@ -15,13 +15,15 @@ from dsa_lib.core.published import TITLES, read_table
 from dsa_lib.maps import map_scores
 from dsa_lib.maps.models import METHODS, WITH, WITHOUT
 from dsa_lib.report import html as html_report
-from dsa_lib.run.artifacts import AUDITS, EVERY
+from dsa_lib.run.artifacts import AUDITS
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.places import PROJECT, in_checkout
+from dsa_lib.run.progress import duration
 from dsa_lib.run.workspace import Workspace, runs_folder
 from dsa_lib.vessels.filters import CLASSES
 
 PAGES = ("README.md", "docs/results.md", "docs/extensions.md")
+CLOCKS = PROJECT / "benchmarks" / "clocks.json"
 QUALITY = PROJECT / "benchmarks" / "phantom_quality.json"
 EXTENSION_FIGURES = ("maps_samples", "maps_spectra", "lesion_translations")
 FIGURES = (
@@ -61,14 +63,23 @@ def results(ws: Workspace) -> str:
     return "\n\n".join([" ".join(html_report.banner(ws)), *(table(ws, number) for number in TITLES)])
 
 
-def times(ws: Workspace) -> str:
-    """Wall time of each notebook, and the run's total and peak memory."""
-    lines = ["| notebook | time |", "|---|---:|"]
-    for name in EVERY:
-        path = ws.root / "provenance" / f"{name}.json"
-        if path.exists():
-            lines.append(f"| {name} | {html_report.duration(json.loads(path.read_text())['seconds'])} |")
-    return "\n".join(lines) + f"\n\nRun `{ws.run}`: {html_report.cost(ws)}"
+def times(measured: Mapping) -> str:
+    """Wall time of each command, and of the slowest notebooks, from the content of `benchmarks/clocks.json`."""
+    first = measured["reproduce"]
+    peak = f"{first['peak_memory_bytes'] / 2**30:.1f} GiB of memory at most"
+    slow = sorted(first["notebooks"].items(), key=lambda item: -item[1])[:4]
+    told = ", ".join(f"`{name}` {duration(seconds)}" for name, seconds in slow)
+    lines = [f"| `make {target}` | {duration(entry['seconds'])} |" for target, entry in measured.items()]
+    where = f"{first['cores']} cores ({first['processor']})"
+    return "\n".join(
+        [
+            "| command | time |",
+            "|---|---:|",
+            *lines,
+            "",
+            f"Measured by `benchmarks/clocks.py` on {where}; {peak}. Slowest notebooks: {told}.",
+        ]
+    )
 
 
 def quality(measured: Mapping) -> str:
@@ -189,7 +200,7 @@ def fill(text: str, name: str, block: str) -> str:
 
 
 BLOCKS = {
-    "times": times,
+    "times": lambda ws: times(json.loads(CLOCKS.read_text())),
     "table5": lambda ws: table(ws, 5),
     "results": results,
     "quality": lambda ws: quality(json.loads(QUALITY.read_text())),
