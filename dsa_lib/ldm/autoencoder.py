@@ -17,6 +17,7 @@ from torch import nn
 from dsa_lib.core.splits import evenly
 from dsa_lib.nn import public_weights, resnet, shipped
 from dsa_lib.nn.discriminator import WithDiscriminator
+from dsa_lib.nn.memory_format import channels_last
 from dsa_lib.nn.processes import default_device
 from dsa_lib.nn.training import Draws, budget, fit, held_out, run_options
 from dsa_lib.run.errors import StudyError
@@ -260,7 +261,8 @@ def reconstruct(model: AutoencoderKL, frames: np.ndarray, batch_size: int = 32) 
     parts = []
     for first in range(0, len(frames), batch_size):
         x = to_model(frames[first : first + batch_size]).to(device)
-        parts.append(to_frames(model.decode(model.encode(x).latent_dist.mean).sample))
+        with channels_last(model):
+            parts.append(to_frames(model.decode(model.encode(x).latent_dist.mean).sample))
     return np.concatenate(parts)
 
 
@@ -374,14 +376,16 @@ def train(
 def encode(model: AutoencoderKL, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Posterior mean and standard deviation, float32 [n, C, h, w], of one batch of uint8 images [n, H, W]; `latents.posteriors` takes any number."""
     device = next(model.parameters()).device
-    posterior = model.encode(to_model(images).to(device)).latent_dist
+    with channels_last(model):
+        posterior = model.encode(to_model(images).to(device)).latent_dist
     return posterior.mean.float().cpu().numpy(), posterior.std.float().cpu().numpy()
 
 
 @torch.no_grad()
 def decode(model: AutoencoderKL, z: torch.Tensor) -> np.ndarray:
     """Eq. 6: uint8 frames [n, H, W] of latents [n, C, h, w] at the scale of the diffusion."""
-    return to_frames(model.decode((z / model.config.scaling_factor).to(model.dtype)).sample)
+    with channels_last(model):
+        return to_frames(model.decode((z / model.config.scaling_factor).to(model.dtype)).sample)
 
 
 def latent_scale(mean: np.ndarray, std: np.ndarray, rows: np.ndarray) -> float:

@@ -152,6 +152,7 @@ class DSAPipeline(DiffusionPipeline):
             self.latent_shape,
             num_inference_steps,
             device,
+            network=self.unet,
             after_step=None if callback_on_step_end is None else after_step,
             progress=self.progress_bar,
         )

@@ -244,7 +244,8 @@ def translate(
         here = slice(first, first + batch_size)
         y = condition(autoencoder.to_floats(sources[here]).to(device), vae, size, source_as)
         predict = partial(model, condition=y)
-        z = sampler.sample(predict, solver, seeds[here], (unet.config.out_channels, size, size), steps, device)
+        shape = (unet.config.out_channels, size, size)
+        z = sampler.sample(predict, solver, seeds[here], shape, steps, device, network=model)
         frames.append(autoencoder.decode(vae, z))
     return np.concatenate(frames)
 

@@ -222,7 +222,7 @@ def generate(
         def predict(z: torch.Tensor, t: torch.Tensor, given: dict = given) -> torch.Tensor:
             return model(z, t.expand(len(z)), given)
 
-        z = sampler.sample(predict, solver, seeds[here], shape, steps, device)
+        z = sampler.sample(predict, solver, seeds[here], shape, steps, device, network=model)
         parts.append(autoencoder.decode(vae, z))
     return np.concatenate(parts)
 

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import multiprocessing
+import os
 import shutil
 from collections.abc import Callable, Container, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -28,6 +29,8 @@ from dsa_lib.run.workspace import atomic_write
 
 PARTS = "archive_truth_parts"
 _NO_PART_IN_AN_ARCHIVE = ("__init__", "figures", "lesion_archive", "measures", "realism", "truth")
+# Of numpy in the workers: the processes are the parallelism, and threads in each would only wait for one another.
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 IN_PROCESS_BELOW = 100  # series: starting worker processes costs more than such an archive
 
 
@@ -95,8 +98,14 @@ def finished(studies: list[list[dict]], job, workers: int):
         for study in studies:
             yield from range(job(study))
         return
+    before = os.environ.copy()
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = [pool.submit(job, study) for study in studies]
+        try:
+            os.environ.update(ONE_THREAD)  # read by the workers when they start
+            futures = [pool.submit(job, study) for study in studies]
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
         try:
             for future in as_completed(futures):
                 yield from range(future.result())

@@ -180,7 +180,7 @@ PHANTOM = Profile(
     pix2pix=Pix2Pix(
         channels=(24, 48, 96, 96, 96), discriminator_width=24, discriminator_levels=3, batch_size=8, steps=1200
     ),
-    network=Network(input_size=64, width=32, steps=900, batch_size=32, learning_rate=2e-3, evaluations=5),
+    network=Network(input_size=64, width=32, steps=600, batch_size=32, learning_rate=2e-3, evaluations=5),
     sweep=Sweep(primary_deg=(-40, -30, -20, -10, 0, 10, 20, 30, 40), secondary_deg=(-20, -10, 0, 10, 20, 30), seeds=4),
     plausibility=Plausibility(images=240),
     privacy=Privacy(leave_one_out=150, planted_steps=1000, planted_images=40, planted_learning_rate=7e-4),
