@@ -50,8 +50,9 @@ def sample(
 ) -> torch.Tensor:
     """Latents z_0, float32 [n, *shape] on `device`, one for each of `seeds`, after `steps` steps of `scheduler`.
 
-    `predict(z, t)` is the network's answer at timestep t, [n, *shape], guidance included; naming the `network` lets it work in its faster memory format. `after_step(step, t, z)` gives back the latents to go on with.
-    Latent i depends on its seed and on what `predict` makes of it alone: all its noise comes from a generator of its own.
+    `predict(z, t)` is the network's answer at timestep t, [n, *shape], guidance included; where the `network` is named, it works in the memory format
+    that is faster for it. `after_step(step, t, z)` gives back the latents to go on with. Latent i depends on its seed and on what `predict` makes of it
+    alone: all its noise comes from a generator of its own.
     """
     generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
     # Solvers of high order remember earlier steps; setting the timesteps makes them forget.
