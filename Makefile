@@ -46,7 +46,7 @@ endif
 # What make check tests: the plan of the house, the twins, and packages without trainings.
 CHECKED = tests/notebooks/test_twins.py tests/unit/workflow/test_house.py tests/unit/workflow/test_environment.py $(addprefix tests/unit/,core paper readers report run vessels)
 
-.PHONY: help reproduce audits extensions everything smoke test check style lab readers readers-export weights clean-run venv
+.PHONY: help reproduce audits extensions everything smoke test check style lab readers readers-export weights verify clean-run venv
 .DEFAULT_GOAL := help
 
 help:
@@ -61,6 +61,7 @@ help:
 	@echo "make readers     the page on which readers screen and rate a run's images; MODE=annotate: on which an expert marks arterial frames"
 	@echo "make readers-export   their answers as files for notebook 06 (or 02)"
 	@echo "make weights     train the phantom weights that ship with the project anew (hours), and write models/phantom"
+	@echo "make verify RUN=name   hold a finished run's numbers against the tracked reference of its profile"
 	@echo "make clean-run RUN=name   remove one run"
 	@echo
 	@echo "RUN=name          folder under runs/ (default: the profile's name; needed with ARCHIVE)"
@@ -124,6 +125,10 @@ weights: SNAKEMAKE = --until notebook_04_ldm
 weights: $(READY)
 	@$(LAUNCH:exec%=%)
 	@$(BIN)/python -m dsa_lib.nn.export "$$RUN"
+
+# Only a PROFILE that was given is passed on: the reference is else that of the run's own profile.
+verify: $(READY)
+	@exec $(BIN)/python -m dsa_lib.report.verify "$$RUN" $(if $(filter command,$(firstword $(origin PROFILE))),--profile "$$PROFILE")
 
 clean-run: RUN =
 clean-run: $(READY)

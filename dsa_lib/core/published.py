@@ -1,7 +1,7 @@
 """Published tables beside this run's: DataFrame in, table out, no computation of results.
 
 The contract of `tables/table<n>.csv`: long form, columns row, column, published, this_run, source. `source` says what `this_run` was computed from
-(phantom, archive, simulated ratings, reader ratings). What is fitted to the published values never fills `this_run`.
+(phantom, archive, simulated ratings, reader ratings, …). What is fitted to the published values never fills `this_run`.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,13 @@ from dsa_lib.run.workspace import PROJECT, atomic_write
 COLUMNS = ["row", "column", "published", "this_run", "source"]
 FITTED = "fitted to the published values"
 FITTED_COLUMNS = ["row", "column", "published", "fitted", "source"]
-SOURCES = ("phantom", "archive", "simulated ratings", "reader ratings")
+# What Tables 2–4 can be computed from, and the sentence that says so.
+RATING_SOURCES = {
+    "simulated ratings": "The reader ratings are simulated by a model of readers; no clinician rated these images.",
+    "reader ratings": "The ratings come from the readers' files given to notebook 06.",
+    "reader ratings, origin not stated": "The files given to notebook 06 do not state the origin of their ratings, which are taken as readers' ratings.",
+}
+SOURCES = ("phantom", "archive", *RATING_SOURCES)
 DECIMALS = {1: 1, 2: 0, 3: 2, 4: 3, 5: 2}  # of this run's values, as the paper prints its own
 TITLES = {
     1: "Circulation–plane–angle combinations among arterial-phase frames",
@@ -27,6 +33,8 @@ TITLES = {
     5: "Fréchet distances; values are not comparable across works or feature sets",
 }
 
+# Stands wherever the shares of Table 1 do.
+LARGEST_REMAINDER = "Shares of this run are rounded so that they add up to 100 (largest remainder)."
 
 # The two neighbouring studies. Capitão et al.: FID, SSIM and NMSE on ACDC. Lee et al.: DWI and ADC from CT perfusion of 817 patients; our text of it has the
 # metrics and the ranking and no figure, so its published cells are empty and stay so.

@@ -36,6 +36,7 @@ from dsa_lib.paper.constraints import (
     targets,
 )
 from dsa_lib.paper.rating_search import FLAGGED, Found, RunningSums, anneal
+from dsa_lib.readers import rating_origin
 from dsa_lib.readers.rating_files import RATINGS, RECONSTRUCTED, SCREENING, open_reader_study, write_study
 from dsa_lib.readers.tables import (
     EXPERT_ROLES,
@@ -250,7 +251,8 @@ def undetermined(study: ReaderStudy) -> dict[str, float]:
 def reconstruct(seed: int, folder: Path, moves: int = MOVES) -> tuple[pd.DataFrame, dict]:
     """Search, write `screening.csv` and `ratings.csv` into `folder`; returns (`residuals`, a line of `alternatives.csv`), from the files as read back."""
     found, condition = search(seed, moves)
-    write_study(*frames(found.ratings, condition, seed), folder / "screening.csv", folder / "ratings.csv")
+    files = folder / "screening.csv", folder / "ratings.csv"
+    write_study(*frames(found.ratings, condition, seed), *files, rating_origin.RECONSTRUCTED)
     study = open_shipped(folder)
     left = residuals(study)
     line = dict(seed=seed, moves=found.moves, cells=len(left), printed_alike=int(left["printed_alike"].sum()))

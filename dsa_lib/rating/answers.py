@@ -5,7 +5,8 @@ from pathlib import Path
 import pandas as pd
 
 from dsa_lib.rating.store import NO_FRAME, SEGMENTS, Store
-from dsa_lib.readers.rating_files import FLAGS, RATINGS, SCREENING, open_reader_study
+from dsa_lib.readers import rating_origin
+from dsa_lib.readers.rating_files import FLAGS, RATINGS, SCREENING, open_reader_study, write_study
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.workspace import atomic_write
 
@@ -34,11 +35,14 @@ def export(study: Path, folder: Path) -> list[str]:
     finally:
         store.close()
     folder = Path(folder)
+    pair = [name for name in ("screening.csv", "ratings.csv") if name in tables]
+    if pair:
+        write_study(*(tables[name] for name in pair), *(folder / name for name in pair), rating_origin.READERS)
     for name, table in tables.items():
-        with atomic_write(folder / name) as temporary:
-            table.to_csv(temporary, index=False)
-    rated = len(tables.get("ratings.csv", ()))
-    if rated:  # what notebook 06 will do first
+        if name not in pair:
+            with atomic_write(folder / name) as temporary:
+                table.to_csv(temporary, index=False)
+    if len(tables.get("ratings.csv", ())):  # what notebook 06 will do first
         notes += open_reader_study(folder / "screening.csv", folder / "ratings.csv").notes
     return [f"{name}: {len(table)} row{'s' * (len(table) != 1)}" for name, table in tables.items()] + notes
 
@@ -51,13 +55,18 @@ def _reader_study(store: Store, facts: dict[str, str]) -> tuple[dict[str, pd.Dat
     ratings = _contract_rows(answers)
     control = ratings["kind"].eq("control")
     tables = {
-        "screening.csv": screened.loc[screened["kind"] == "generated", list(SCREENING.columns)],
-        "ratings.csv": ratings.loc[~control, list(RATINGS.columns)],
+        "screening.csv": screened.loc[screened["kind"] == "generated", list(SCREENING.columns)].assign(
+            kept=lambda table: table["kept"].eq("true")
+        ),
+        "ratings.csv": ratings.loc[~control, list(RATINGS.columns)].assign(
+            rating=lambda table: pd.to_numeric(table["rating"], errors="coerce")  # empty where a flag is set
+        ),
     }
     if facts["controls"] != "0":
         of_controls = screened[screened["kind"] == "control"].assign(origin=facts["origin"]).astype({"frame_id": int})
         tables["controls.csv"] = of_controls[["image_id", "frame_id", "origin", "circulation", "plane", "kept"]]
-        tables["control_ratings.csv"] = ratings.loc[control, list(RATINGS.columns)]
+        of_readers = {rating_origin.COLUMN: rating_origin.READERS}
+        tables["control_ratings.csv"] = ratings.loc[control, list(RATINGS.columns)].assign(**of_readers)
     if facts["turing"] == "true":
         asked = answers[answers["field"] == "origin"]
         truth = asked["kind"].map({"control": "archive", "generated": "generated"})

@@ -5,6 +5,7 @@ counted as a spreadsheet shows them: the header is row 1.
 """
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pandas as pd
 import pandera.pandas as pa
 
 from dsa_lib.core.condition_sentences import CELLS
+from dsa_lib.readers import rating_origin
 from dsa_lib.readers.tables import EXPERT_ROLES, EXTERNAL, NOT_RATABLE, SEGMENTS, ReaderStudy, experts, image_scores
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.workspace import atomic_write
@@ -19,7 +21,7 @@ from dsa_lib.run.workspace import atomic_write
 ROLES = ("NR", "NS", "IM", "other")
 FLAGS = (*NOT_RATABLE, EXTERNAL)
 CIRCULATION_SHORT = {"anterior": "AC", "posterior": "PC"}
-RECONSTRUCTED = "reconstructed-"  # how the image names of `dsa_lib.paper.rating_reconstruction` begin: they must not pass for readers' answers
+RECONSTRUCTED = "reconstructed-"  # how the image names of `dsa_lib.paper.rating_reconstruction` begin
 _KEPT = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _RATINGS = [str(r) for r in range(1, 6)]
 
@@ -29,6 +31,15 @@ def _one_of(values, remedy: str) -> pa.Check:
 
 
 _FILLED = pa.Check.str_length(min_value=1, error="is empty: fill it in")
+# No column of the contract: files of other programs do not have it.
+_ORIGIN = pa.Column(
+    str,
+    _one_of(
+        rating_origin.ORIGINS,
+        f"must be one of {', '.join(rating_origin.ORIGINS)}: rename a column that means something else",
+    ),
+    required=False,
+)
 SCREENING = pa.DataFrameSchema(
     {
         "image_id": pa.Column(str, _FILLED),
@@ -77,37 +88,66 @@ def open_reader_study(
         raise StudyError(f"{empty} has no rows: fill in one row for each {'image' if screened.empty else 'rating'}")
     screened = _screening_rows(screened, Path(screening).name)
     rated = _rating_rows(rated, screened, Path(ratings).name, Path(screening).name)
-    study = ReaderStudy(screened, rated, expert_roles=tuple(expert_roles))
+    files = {"screening": Path(screening), "ratings": Path(ratings)}
+    tables = {"screening": screened, "ratings": rated}
+    said = {name: rating_origin.stated(table, files[name].name) for name, table in tables.items()}
+    origin = rating_origin.settle(said, rows_sha256(screened, rated), files)
+    screened, rated = (table.drop(columns=rating_origin.COLUMN, errors="ignore") for table in tables.values())
+    study = ReaderStudy(screened, rated, expert_roles=tuple(expert_roles), origin=origin)
     study.notes.extend(_notes(study))
     return study
 
 
 def collect(screening: str | Path, ratings: str | Path, screening_to: Path, ratings_to: Path) -> ReaderStudy:
-    """Check real readers' files and copy them, byte for byte, into a run; StudyError before anything is written."""
+    """Check the files that were given, and copy them, byte for byte, into a run with a manifest of their origin.
+
+    Simulated ratings stay simulated: by their column, their manifest, or their rows, which `rating_origin.known` finds again where both were taken away.
+    Raises StudyError, before anything is written, for reconstructed ratings and for files that say something else than is known of them.
+    """
     if not screening or not ratings:
         raise StudyError(
             f"the parameter {'ratings' if screening else 'screening'} is empty: reader files come in pairs, "
             "give the paths of both screening.csv and ratings.csv"
         )
     study = open_reader_study(screening, ratings)
-    if study.screening["image_id"].str.startswith(RECONSTRUCTED).any():
+    hashes = rows_sha256(study.screening, study.ratings)
+    file = Path(ratings).name
+    found = rating_origin.known(hashes["ratings"]) if len(study.ratings) else None
+    if found and study.origin == rating_origin.READERS:
         raise StudyError(
-            f"{Path(ratings).name} holds reconstructed ratings, fitted to the published values, which must not pass for readers' own: "
-            "give the files of readers (notebook 06 shows the reconstruction by itself)"
+            f"{file} says of itself that readers gave its ratings, but they are the {found[0]} ones of {found[1]}: give the files of readers"
+        )
+    origin = found[0] if found else study.origin
+    if origin == rating_origin.RECONSTRUCTED or study.screening["image_id"].str.startswith(RECONSTRUCTED).any():
+        raise StudyError(
+            f"{file} holds reconstructed ratings, fitted to the published values, which must not pass for readers' own: "
+            "give the files of readers (notebook 31 shows the reconstruction by itself)"
         )
     for source, target in ((screening, screening_to), (ratings, ratings_to)):
         with atomic_write(target) as temporary:
             shutil.copyfile(source, temporary)
-    return study
+    rating_origin.write_manifest(ratings_to, origin, hashes)
+    return replace(study, origin=origin)
 
 
-def write_study(screening: pd.DataFrame, ratings: pd.DataFrame, screening_path: Path, ratings_path: Path) -> None:
-    """Write the two contract files from frames with `kept` bool and `rating` numeric or NaN."""
+def write_study(
+    screening: pd.DataFrame, ratings: pd.DataFrame, screening_path: Path, ratings_path: Path, origin: str
+) -> None:
+    """Write the two contract files from frames with `kept` bool and `rating` numeric or NaN, and the manifest of their origin (of `rating_origin`)."""
     kept = screening.assign(kept=np.where(screening["kept"], "true", "false"))
     graded = ratings.assign(rating=ratings["rating"].astype("Int64"))
     for table, schema, path in ((kept, SCREENING, screening_path), (graded, RATINGS, ratings_path)):
         with atomic_write(path) as temporary:
-            table[list(schema.columns)].to_csv(temporary, index=False)
+            table[list(schema.columns)].assign(**{rating_origin.COLUMN: origin}).to_csv(temporary, index=False)
+    rating_origin.write_manifest(ratings_path, origin, rows_sha256(screening, ratings))
+
+
+def rows_sha256(screening: pd.DataFrame, ratings: pd.DataFrame) -> dict[str, str]:
+    """Hash of either table's rows, by "screening" and "ratings" (of `rating_origin`)."""
+    return {
+        "screening": rating_origin.rows_sha256(screening, SCREENING.columns),
+        "ratings": rating_origin.rows_sha256(ratings, RATINGS.columns),
+    }
 
 
 def _read(path: Path, schema: pa.DataFrameSchema) -> pd.DataFrame:
@@ -126,7 +166,8 @@ def _read(path: Path, schema: pa.DataFrameSchema) -> pd.DataFrame:
             "save it with commas, not semicolons" if ";" in "".join(table.columns) else f"its header must be {wanted}"
         )
         raise StudyError(f"{path.name} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}: {hint}")
-    table = table[list(schema.columns)].apply(lambda column: column.fillna("").str.strip())
+    kept = [*schema.columns, *({rating_origin.COLUMN} & set(table.columns))]
+    table = table[kept].apply(lambda column: column.fillna("").str.strip())
     table.index = table.index + 2  # the row a spreadsheet shows
     table = table[(table != "").any(axis=1)]  # blank lines, which spreadsheets leave at the end
     if "rating" in table:
@@ -140,7 +181,7 @@ def _read(path: Path, schema: pa.DataFrameSchema) -> pd.DataFrame:
 
 def _check(table: pd.DataFrame, schema: pa.DataFrameSchema, file: str) -> pd.DataFrame:
     try:
-        return schema.validate(table, lazy=True)
+        return schema.add_columns({rating_origin.COLUMN: _ORIGIN}).validate(table, lazy=True)
     except pa.errors.SchemaErrors as errors:
         cases = errors.failure_cases.sort_values("index", kind="stable")
         first = cases.iloc[0]

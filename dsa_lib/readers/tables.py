@@ -3,7 +3,7 @@
 `screening.csv`: image_id, circulation, plane, kept. One row an image: the senior reader's keep or reject.
 `ratings.csv`: image_id, rater, role, segment, rating, flag. One row an image, rater and segment: a rating 1-5 or a flag.
 
-The same two files come from human readers, from the rater model and from any reconstruction; nothing here knows which.
+The same two files come from human readers, from the rater model and from any reconstruction; no result here depends on which.
 Undefined results are NaN with a sentence saying why in `ReaderStudy.notes` or in a `reason` column.
 """
 
@@ -33,13 +33,15 @@ class ReaderStudy:
 
     `screening` [image_id, circulation, plane, kept (bool), cell]; `ratings` [image_id, rater, role, segment, rating (float,
     NaN where flagged), flag ("" where rated), cell]; `notes`: what a reader of the results must know, one sentence each;
-    `expert_roles`: whose raters are the domain experts of Table 4.
+    `expert_roles`: whose raters are the domain experts of Table 4; `origin`: where the ratings come from, of
+    `dsa_lib.readers.rating_origin` ("": not stated).
     """
 
     screening: pd.DataFrame
     ratings: pd.DataFrame
     notes: list[str] = field(default_factory=list)
     expert_roles: tuple[str, ...] = EXPERT_ROLES
+    origin: str = ""
 
     @property
     def cells(self) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dsa_lib.core.published import TITLES, as_printed, as_text, read_table
+from dsa_lib.core.published import LARGEST_REMAINDER, RATING_SOURCES, TITLES, as_printed, as_text, read_table
 from dsa_lib.paper import ledger
 from dsa_lib.run import artifacts
 from dsa_lib.run.artifacts import EVERY
@@ -20,6 +20,7 @@ from dsa_lib.run.session import Study
 from dsa_lib.run.workspace import Workspace, atomic_write
 
 REMARKS = {
+    1: LARGEST_REMAINDER,
     5: "Published values come from different data and feature sets; no two rows may be compared, and a distance in other features is not an FID.",
 }
 NUMBERED = tuple(f"figures/figure{number}.png" for number in range(1, 6))  # the paper's, shown first
@@ -66,11 +67,7 @@ def banner(ws: Workspace) -> list[str]:
         if is_phantom(ws)
         else "Archive run: the frames come from the DICOM archive that was given to this run."
     ]
-    if ratings == "simulated ratings":
-        sentences.append("The reader ratings are simulated by a model of readers; no clinician rated these images.")
-    elif ratings:
-        sentences.append("The ratings come from the readers' files given to notebook 06.")
-    return sentences
+    return [*sentences, RATING_SOURCES[ratings]] if ratings else sentences
 
 
 def is_phantom(ws: Workspace) -> bool:
@@ -220,10 +217,11 @@ def _figures(study: Study, manifests: dict) -> dict:
     """The paper's figures first, then the others in the order of the notebooks; those without a title (panels, earlier states) are left out."""
     written = [name for manifest in manifests.values() for name in manifest["outputs"] if name.endswith(".png")]
     titles = {name: line.title for name in written if (line := artifacts.find(name)) and line.title}
+    ratings = manifests.get("06_reader_analysis", {"facts": {}})["facts"].get("source")  # whose ratings Figure 4 shows
     shown = [
         {
             "name": Path(name).stem,
-            "caption": titles[name],
+            "caption": titles[name] + (f" · {ratings}" if name == NUMBERED[3] and ratings else ""),
             "data": base64.b64encode(study.read(name).read_bytes()).decode(),
         }
         for name in [*(name for name in NUMBERED if name in titles), *(name for name in titles if name not in NUMBERED)]

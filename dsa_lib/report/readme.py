@@ -11,18 +11,20 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dsa_lib.core.condition_sentences import CELLS
-from dsa_lib.core.published import TITLES, read_table
+from dsa_lib.core.published import LARGEST_REMAINDER, TITLES, read_table
 from dsa_lib.maps import map_scores
 from dsa_lib.maps.models import METHODS, WITH, WITHOUT
 from dsa_lib.report import html as html_report
+from dsa_lib.report import verify
 from dsa_lib.run.artifacts import AUDITS
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.places import PROJECT, in_checkout
 from dsa_lib.run.progress import duration
+from dsa_lib.run.session import profile_of
 from dsa_lib.run.workspace import Workspace, runs_folder
 from dsa_lib.vessels.filters import CLASSES
 
-PAGES = ("README.md", "docs/results.md", "docs/extensions.md")
+PAGES = ("README.md", "docs/results.md", "docs/extensions.md", "docs/verify.md")
 CLOCKS = PROJECT / "benchmarks" / "clocks.json"
 QUALITY = PROJECT / "benchmarks" / "phantom_quality.json"
 EXTENSION_FIGURES = ("maps_samples", "maps_spectra", "lesion_translations")
@@ -54,7 +56,7 @@ def table(ws: Workspace, number: int) -> str:
             name = group["name"] if place == 0 else ""
             lines.append(f"| {name} | {line['label']} | " + " | ".join(line["cells"]) + " |")
     if number == 1:
-        lines += ["", "Shares of this run are rounded so that they add up to 100 (largest remainder)."]
+        lines += ["", LARGEST_REMAINDER]
     return "\n".join(lines)
 
 
@@ -199,12 +201,21 @@ def fill(text: str, name: str, block: str) -> str:
     return pattern.sub(lambda match: f"{match[1]}{block}\n{match[2]}", text)
 
 
+def verified(ws: Workspace) -> str:
+    """What `make verify` says of this run, or why it cannot be compared."""
+    try:
+        return verify.sentence(ws.run, profile_of(ws, "01_curation").name, verify.compare(ws))
+    except StudyError as error:
+        return f"Not compared: {error}."
+
+
 BLOCKS = {
     "times": lambda ws: times(json.loads(CLOCKS.read_text())),
     "table5": lambda ws: table(ws, 5),
     "results": results,
     "quality": lambda ws: quality(json.loads(QUALITY.read_text())),
     "findings": findings,
+    "verify": verified,
 }
 
 

@@ -219,7 +219,7 @@ style.save(figure, study.write("figures/classifier_strips.png"))
 # %% [markdown]
 # ## Table 1
 #
-# Arterial frames by circulation, plane and C-arm angle, in bins of ±5° around the canonical positions.
+# Arterial frames by circulation, plane and C-arm angle, in bins of ±5° around the canonical positions. Shares of this run are rounded so that they add up to 100 (largest remainder).
 
 # %%
 if not phases["arterial"].any():

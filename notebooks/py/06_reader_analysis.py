@@ -23,7 +23,7 @@
 # **Inputs.** `samples/reader/` of notebook 05, the arterial frames of notebook 02 (Figure 4e); or, given as parameters,
 # `screening.csv` and `ratings.csv` of real readers.
 #
-# **Outputs.** `readers/screening.csv`, `readers/ratings.csv`; `tables/table2.csv` … `table4.csv`; `readers/icc.csv`,
+# **Outputs.** `readers/screening.csv`, `readers/ratings.csv` and the manifest of their origin; `tables/table2.csv` … `table4.csv`; `readers/icc.csv`,
 # `conditions.csv`, `condition_pairs.csv`, `segments.csv`, `leniency.csv`, `kappa.csv`, `pilot.csv`;
 # `figures/figure4.png`, `figure4.pdf` and the panels.
 #
@@ -54,10 +54,9 @@ from dsa_lib.core.images import read_images
 from dsa_lib.figures import reader_study, style
 from dsa_lib.readers import comparisons as reader_comparisons
 from dsa_lib.readers import planning as reader_planning
-from dsa_lib.readers import rater_model, rating_files
+from dsa_lib.readers import rater_model, rating_files, rating_origin
 from dsa_lib.readers import tables as reader_tables
 from dsa_lib.readers.comparisons import readable
-from dsa_lib.readers.rating_files import collect, open_reader_study, write_study
 from dsa_lib.readers.reliability import icc2
 from dsa_lib.run.session import begin
 
@@ -77,10 +76,9 @@ style.apply()
 
 # %%
 targets = study.write("readers/screening.csv"), study.write("readers/ratings.csv")
-simulated = not (screening or ratings)
-source = "simulated ratings" if simulated else "reader ratings"
-if not simulated:
-    collect(screening, ratings, *targets)
+study.write("readers/ratings.origin.json")  # written with the ratings: who gave them
+if screening or ratings:
+    rating_files.collect(screening, ratings, *targets)
 elif why := study.skipped_upstream("samples/reader"):
     study.skip(f"{why.rstrip('.')}; there is nothing to rate, unless `screening` and `ratings` name readers' files.")
 else:
@@ -92,7 +90,9 @@ else:
         read_images(folder, manifest["file"].tolist()), manifest["cell"], real, real_cells
     )
     model = rater_model.RaterModel()
-    write_study(*rater_model.simulate(manifest, quality, study.profile.seed, model), *targets)
+    rating_files.write_study(
+        *rater_model.simulate(manifest, quality, study.profile.seed, model), *targets, rating_origin.SIMULATED
+    )
     study.note("rater_model", vars(model))
     display(pd.Series(vars(model), name="rater model").to_frame())
     measured = pd.DataFrame(quality, columns=reader_tables.SEGMENTS).groupby(manifest["cell"].to_numpy()).mean()
@@ -101,16 +101,15 @@ else:
 # %% [markdown]
 # Both files are now checked row by row, whoever wrote them: grades outside 1–5, a grade together with a flag, a segment graded twice by one rater, an external
 # mark on part of an image, images that were never screened. What is unusual but defined is said in a sentence below.
+# Where the ratings come from is read from the files and their manifest: simulated ratings that are given back as parameters remain simulated ones.
 
 # %%
-data = open_reader_study(*targets, rating_files.expert_roles(expert_roles))
+data = rating_files.open_reader_study(*targets, rating_files.expert_roles(expert_roles))
+source = rating_origin.SOURCES[data.origin]
 study.note("source", source)
 study.note("reader_notes", data.notes)
-print(
-    f"{source}: {len(data.screening)} images screened, {len(data.kept)} kept; raters {', '.join(data.raters) or 'none'}"
-)
-for sentence in data.notes:
-    print(sentence)
+print(f"{len(data.screening)} images screened, {len(data.kept)} kept; raters {', '.join(data.raters) or 'none'}")
+print(published.RATING_SOURCES[source], *data.notes, sep="\n")
 
 # %% [markdown]
 # ## Retention and unscored images (Table 2)

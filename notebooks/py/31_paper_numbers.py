@@ -56,7 +56,7 @@ style.apply()
 #
 # The paper's numbers do not all agree: its 351 women are 41.15 % of the patients only if the sex of six is not stated, and t = −0.03 goes with
 # p = 0.97 in a narrow range alone. The records are drawn so that both hold. What the paper leaves open, such as the reasons of exclusion, is chosen
-# and no finding (`dsa_lib/paper/cohort_at_size.py`).
+# and no finding (`dsa_lib/paper/cohort_at_size.py`). The shares of Table 1 are rounded so that they add up to 100 (largest remainder).
 
 # %%
 simulated = cohort_at_size.simulate(study.profile.curation, study.profile.seed)

@@ -60,7 +60,7 @@ for table in content["tables"]:
     if table["missing"]:
         print(f"{title}\n  not made: {table['missing']}")
     else:
-        print(f"{title}\n  {table['sources']}")
+        print(f"{title}\n  {table['sources']} {table['remark']}")
         display(
             published.as_printed(
                 table["number"], published.read_table(study.read(f"tables/table{table['number']}.csv"))

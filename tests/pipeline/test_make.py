@@ -205,6 +205,35 @@ def test_a_run_can_be_shipped(runs, whole, tmp_path, monkeypatch):
         (tmp_path / "hidden.json").rename(runs / "whole" / "manifests" / "04_ldm.json")
 
 
+def test_a_run_is_held_against_the_tracked_reference(runs, copied):
+    done = make(runs, "verify", RUN="whole")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "The run whole reproduces Tables 1–5 of the reference of the profile smoke" in done.stdout
+    other = make(runs, "verify", RUN="whole", PROFILE="phantom")
+    assert other.returncode != 0 and "cannot be held against the reference of phantom" in other.stderr
+    table = runs / copied / "tables" / "table5.csv"
+    table.write_text(table.read_text() + "x,FID,,1,phantom\n")
+    edited = make(runs, "verify", RUN=copied)
+    assert edited.returncode != 0 and "table5.csv has changed since 07_fid wrote it" in edited.stderr
+    assert "Traceback" not in other.stderr + edited.stderr
+
+
+def test_simulated_ratings_given_back_are_shown_as_simulated(runs, copied, tmp_path):
+    """Under other names, without manifest and column: their rows are known."""
+    given = {}
+    for name in ("screening", "ratings"):
+        given[name] = str(tmp_path / f"our_{name}.csv")
+        frame = pd.read_csv(runs / "whole" / "readers" / f"{name}.csv", dtype=str)
+        frame.drop(columns="origin").to_csv(given[name], index=False)
+    until = f"{ONE_THREAD} --until notebook_06_reader_analysis"
+    done = make(runs, RUN=copied, PARAMETERS=json.dumps(given), SNAKEMAKE=until)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert manifest(runs, copied, "06_reader_analysis")["facts"]["source"] == "simulated ratings"
+    for number in (2, 3, 4):
+        frame = pd.read_csv(runs / copied / "tables" / f"table{number}.csv")
+        assert set(frame["source"].dropna()) == {"simulated ratings"}
+
+
 def test_a_changed_number_runs_what_reads_it_and_what_follows(runs, copied):
     done = make(runs, RUN=copied, OVERRIDES='{"fidelity.neighbours": 2}')
     assert done.returncode == 0, done.stderr

@@ -310,7 +310,7 @@ def test_alternatives_differ_in_what_the_tables_leave_open(shipped):
 
 
 def test_nothing_made_of_it_can_pass_for_readers_own(shipped, tmp_path):
-    assert shipped.screening["image_id"].str.startswith(RECONSTRUCTED).all()
+    assert shipped.screening["image_id"].str.startswith(RECONSTRUCTED).all() and shipped.origin == "reconstructed"
     for frame in reconstruction.fitted_tables(shipped).values():
         assert set(frame["source"]) == {reconstruction.NAME} and "this_run" not in frame
     with pytest.raises(StudyError, match=r"ratings\.csv holds reconstructed ratings"):

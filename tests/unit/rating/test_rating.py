@@ -119,6 +119,7 @@ def test_screening_then_rating_then_the_files_of_notebook_06(ws, tmp_path):
     reader.answer("external_circulation", "true")
     export(path, tmp_path / "out")
     study = open_reader_study(tmp_path / "out" / "screening.csv", tmp_path / "out" / "ratings.csv")
+    assert study.origin == "readers"
     plan = pd.read_parquet(ws.root / "samples/reader/manifest.parquet").set_index("image_id")
     assert set(study.screening.loc[~study.screening["kept"], "image_id"]) == {plan.index[0], plan.index[5]}
     for column in ("circulation", "plane"):
@@ -238,6 +239,7 @@ def test_controls_are_of_test_patients_one_of_each_condition_and_have_files_of_t
     assert controls["plane"].tolist() == chosen["plane"].tolist() and set(controls["origin"]) == {"archive"}
     of_controls, ratings = (pd.read_csv(tmp_path / name) for name in ("control_ratings.csv", "ratings.csv"))
     assert set(of_controls["image_id"]) == set(controls["image_id"]) and len(of_controls) == 12
+    assert set(of_controls["origin"]) == set(ratings["origin"]) == {"readers"}
     assert not set(controls["image_id"]) & {*ratings["image_id"], *pd.read_csv(tmp_path / "screening.csv")["image_id"]}
     turing = pd.read_csv(tmp_path / "turing.csv")
     assert turing.groupby("truth").size().to_dict() == {"archive": 4, "generated": 12} and set(turing["answer"]) == {

@@ -16,7 +16,7 @@ MANIFEST = pd.DataFrame(
 
 
 def study_of(tmp_path, *frames):
-    write_study(*frames, tmp_path / "screening.csv", tmp_path / "ratings.csv")
+    write_study(*frames, tmp_path / "screening.csv", tmp_path / "ratings.csv", "simulated")
     return open_reader_study(tmp_path / "screening.csv", tmp_path / "ratings.csv")
 
 

@@ -241,7 +241,7 @@ def test_grades_keep_their_order_in_grey_print():
 def test_files_written_are_read_back_alike(tmp_path):
     study = random_study(12)
     screening = study.screening.assign(circulation="anterior", plane="A")
-    write_study(screening, study.ratings, tmp_path / "screening.csv", tmp_path / "ratings.csv")
+    write_study(screening, study.ratings, tmp_path / "screening.csv", tmp_path / "ratings.csv", "readers")
     again = open_reader_study(tmp_path / "screening.csv", tmp_path / "ratings.csv")
     columns = ["image_id", "rater", "role", "segment", "rating", "flag"]
     assert again.ratings[columns].fillna(0).values.tolist() == study.ratings[columns].fillna(0).values.tolist()

@@ -72,6 +72,18 @@ def test_phantom_and_simulated_ratings_are_named_before_any_result():
     assert page.index("no clinician rated these images") < page.index('id="table1"')
 
 
+@pytest.mark.parametrize("source, sentence", published.RATING_SOURCES.items())
+def test_banner_and_figure_4_say_whose_ratings_they_show(source, sentence):
+    curated(phantom=False)
+    study = opened("06_reader_analysis")
+    study.write("figures/figure4.png").write_bytes(PIXEL)
+    study.note("source", source)
+    study.finish()
+    text = text_of(made()).replace("&#39;", "'")
+    assert sentence in text
+    assert re.search(r"Figure 4 · Reader study[^·]* · " + source + r"(?!, )", text)
+
+
 def test_an_archive_run_is_not_called_a_phantom():
     curated(phantom=False)
     page = made()
@@ -157,6 +169,23 @@ def test_reconstructed_ratings_are_named_so_and_never_fill_a_table_of_this_run()
     assert "reconstructed: fitted to the published values, not the readers&#39; own" in page
     assert "no reader gave them" in page and rating_reconstruction.NAME.partition("'")[0] in page
     assert "notebook 06_reader_analysis did not write it" in text_of(page)  # Table 4 itself stays empty
+
+
+def test_the_rounding_of_shares_is_told_wherever_table_1_stands():
+    curated()
+    classified()
+    paper_scale = published.published(1).assign(fitted=1.0, source=published.FITTED)
+    study = opened("31_paper_numbers")
+    paper_scale.to_csv(study.write("tables/paper_scale_table1.csv"), index=False)
+    study.finish()
+    assert text_of(made()).count("add up to 100 (largest remainder)") == 2
+    assert published.LARGEST_REMAINDER in readme.table(Workspace("t"), 1)
+    assert (
+        published.LARGEST_REMAINDER in html_report.contents(opened("90_report"))["tables"][0]["remark"]
+    )  # printed by notebook 90
+    for notebook in ("02_classifier", "31_paper_numbers"):
+        assert "add up to 100 (largest remainder)" in (PROJECT / "notebooks" / "py" / f"{notebook}.py").read_text()
+    assert published.LARGEST_REMAINDER in (PROJECT / "docs" / "results.md").read_text()
 
 
 def test_the_page_needs_nothing_from_outside():
