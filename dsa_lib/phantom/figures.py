@@ -53,7 +53,7 @@ def draw_conditions(plan: pd.DataFrame, truth: pd.DataFrame, folder: Path) -> pl
         for ax, n in zip(line, show, strict=True):
             ax.imshow(frames[n], cmap="gray", vmin=0, vmax=255, interpolation="bilinear")
             ax.set_title(f"{n + 1}: {phase[n].replace('_', ' ')}", fontsize=7)
-            ax.set(xticks=[], yticks=[])
+            ax.set(xticks=[], yticks=[], frame_on=False)
         line[0].set_ylabel(TITLES[circulation, plane], fontsize=8)
     fig.suptitle("Phantom (simulated): four conditions over time", fontsize=10)
     return fig
@@ -75,9 +75,9 @@ def draw_run(plan: pd.DataFrame, truth: pd.DataFrame, folder: Path, masks: Path)
             line[2].imshow(maps[series.series_instance_uid], cmap=colours, vmin=0, vmax=3, interpolation="nearest")
             for ax, title in zip(line, ("raw, 12 bits", "subtracted", "proximal, medium, peripheral"), strict=True):
                 ax.set_title(title, fontsize=8)
-                ax.set(xticks=[], yticks=[])
+                ax.set(xticks=[], yticks=[], frame_on=False)
             line[0].set_ylabel(
-                f"plane {series.plane} ({series.primary_angle_deg:g}°/{series.secondary_angle_deg:g}°)", fontsize=8
+                f"plane {series.plane} ({series.primary_angle_deg + 0:g}°/{series.secondary_angle_deg + 0:g}°)", fontsize=8
             )
     fig.suptitle("Phantom (simulated): one run in both planes", fontsize=10)
     return fig
@@ -92,7 +92,7 @@ def draw_side_by_side(runs, frames: list[list[int]]) -> plt.Figure:
             ax.imshow(run.frames[n], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             truth = "" if run.phase is None else f", {run.phase[n].replace('_', ' ')}"
             ax.set_title(f"{run.times[n]:.1f} s{truth}", fontsize=6, pad=2)
-            ax.set(xticks=[], yticks=[])
+            ax.set(xticks=[], yticks=[], frame_on=False)
         line[0].set_ylabel(run.name, fontsize=7)
     fig.subplots_adjust(0.02, 0.005, 0.995, 0.985, 0.03, 0.08)
     return fig
