@@ -77,7 +77,8 @@ def draw_run(plan: pd.DataFrame, truth: pd.DataFrame, folder: Path, masks: Path)
                 ax.set_title(title, fontsize=8)
                 ax.set(xticks=[], yticks=[], frame_on=False)
             line[0].set_ylabel(
-                f"plane {series.plane} ({series.primary_angle_deg + 0:g}°/{series.secondary_angle_deg + 0:g}°)", fontsize=8
+                f"plane {series.plane} ({series.primary_angle_deg + 0:g}°/{series.secondary_angle_deg + 0:g}°)",
+                fontsize=8,
             )
     fig.suptitle("Phantom (simulated): one run in both planes", fontsize=10)
     return fig
