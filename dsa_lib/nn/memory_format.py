@@ -13,11 +13,17 @@ def channels_last(*networks: nn.Module) -> Iterator[None]:
 
     For networks that are applied, not trained: gradients gain nothing. Afterwards the weights lie as before.
     """
-    on_cpu = [network for network in networks if next(network.parameters()).device.type == "cpu"]
-    for network in on_cpu:
-        network.to(memory_format=torch.channels_last)
+    kernels = [
+        weight
+        for network in networks
+        for weight in network.parameters()
+        if weight.dim() == 4 and weight.device.type == "cpu"
+    ]
+    before = [weight.data for weight in kernels]
+    for weight in kernels:
+        weight.data = weight.data.contiguous(memory_format=torch.channels_last)
     try:
         yield
     finally:
-        for network in on_cpu:
-            network.to(memory_format=torch.contiguous_format)
+        for weight, data in zip(kernels, before, strict=True):
+            weight.data = data

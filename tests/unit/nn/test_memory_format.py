@@ -20,6 +20,15 @@ def test_the_answer_is_the_same_and_the_weights_lie_as_before():
     assert network[0].weight is weight and weight.is_contiguous()
 
 
+def test_one_by_one_kernels_have_their_strides_back():
+    """Both formats hold for them, so that a conversion back would leave them as they are."""
+    network = nn.Conv2d(4, 6, 1)
+    before = network.weight.stride()
+    with channels_last(network):
+        assert network.weight.stride() != before
+    assert network.weight.stride() == before
+
+
 def test_an_error_leaves_the_weights_as_they_were():
     network = nn.Conv2d(3, 8, 3)
     with pytest.raises(ValueError), channels_last(network):
