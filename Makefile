@@ -46,7 +46,7 @@ endif
 # What make check tests: the plan of the house, the twins, and packages without trainings.
 CHECKED = tests/notebooks/test_twins.py tests/unit/workflow/test_house.py tests/unit/workflow/test_environment.py $(addprefix tests/unit/,core paper readers report run vessels)
 
-.PHONY: help reproduce audits extensions everything smoke test check style lab readers readers-export weights verify clean-run venv
+.PHONY: help reproduce audits extensions everything smoke test check style lab docs readers readers-export weights verify clean-run venv
 .DEFAULT_GOAL := help
 
 help:
@@ -58,6 +58,7 @@ help:
 	@echo "make test        style, unit tests, notebooks and whole runs of the workflow"
 	@echo "make check       style, notebooks in step with their twins, and the unit tests that take seconds: for every commit"
 	@echo "make lab         JupyterLab on a run (RUN=name; default: the newest): its report, its executed notebooks, and copies to work on"
+	@echo "make docs        the documentation as a site, with the notebooks of the newest finished phantom run (RUN=name: of that run)"
 	@echo "make readers     the page on which readers screen and rate a run's images; MODE=annotate: on which an expert marks arterial frames"
 	@echo "make readers-export   their answers as files for notebook 06 (or 02)"
 	@echo "make weights     train the phantom weights that ship with the project anew (hours), and write models/phantom"
@@ -109,6 +110,11 @@ style: $(READY)
 lab: RUN =
 lab: $(READY)
 	@exec $(BIN)/python workflow/lab.py --run "$$RUN"
+
+docs: RUN =
+docs: $(READY)
+	@$(BIN)/python -m mkdocs build --strict --quiet --config-file workflow/mkdocs.yml
+	@echo "The site is built: open build/site/index.html in a browser"
 
 readers: $(READY)
 	@exec $(BIN)/python -m dsa_lib.rating serve --run "$$RUN" --mode "$$MODE" --study "$$STUDY" --raters "$$RATERS" --screener "$$SCREENER" \
