@@ -9,14 +9,15 @@ import os
 import posixpath
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import nbformat
 from latex2mathml.converter import convert
+from mkdocs.exceptions import ConfigurationError
 from mkdocs.structure.files import File, Files
 from nbconvert import MarkdownExporter
 
 from dsa_lib.run.artifacts import EVERY, REPRODUCED
+from dsa_lib.run.errors import StudyError
 from dsa_lib.run.places import PROJECT
 from dsa_lib.run.workspace import Workspace, runs_folder
 
@@ -71,7 +72,12 @@ def newest_run() -> Workspace | None:
     A run of an own archive holds frames of patients: it enters the site only when it is named.
     """
     if name := os.environ.get("RUN"):
-        return Workspace(name)
+        ws = Workspace(name)
+        if not (ws.root / "notebooks").is_dir():
+            raise StudyError(
+                f"the run {name!r} has no executed notebooks: name a run in {runs_folder()}, or leave RUN out for the newest"
+            )
+        return ws
     reports = sorted(runs_folder().glob("*/manifests/90_report.json"), key=lambda path: path.stat().st_mtime)
     for path in reversed(reports):
         ws = Workspace(path.parents[1].name)
@@ -85,13 +91,18 @@ def notebook(name: str, ws: Workspace | None) -> tuple[str, dict[str, bytes]]:
     executed = ws and ws.root / "notebooks" / f"{name}.ipynb"
     if executed and executed.exists():
         path, report = executed, ", [report](../run/report.html)" if (ws.root / "report.html").exists() else ""
-        note = f"As executed in the run `{ws.run}`{report}. Numbers of a phantom run are those of simulated angiography."
+        note = (
+            f"As executed in the run `{ws.run}`{report}. Numbers of a phantom run are those of simulated angiography."
+        )
     else:
         path = PROJECT / "notebooks" / f"{name}.ipynb"
         note = "As committed: not executed in a run that this site was built from, so most outputs are missing."
     body, resources = MarkdownExporter().from_notebook_node(
         nbformat.read(path, as_version=4), {"output_files_dir": f"{name}_files", "unique_key": "output"}
     )
+    body = re.sub(
+        r"[ \n]*(\$\$.+?\$\$[,.;]?)\s*", r"\n\n\1\n\n", body, flags=re.DOTALL
+    )  # a formula is a paragraph of its own
     body = re.sub(r"<style scoped>.*?</style>", "", body, flags=re.DOTALL).replace(' border="1" class="dataframe"', "")
     heading, _, rest = body.lstrip().partition("\n")
     return f"{heading}\n\n!!! note\n    {note}\n{rest}", resources["outputs"]
@@ -107,6 +118,7 @@ def on_config(config):
 
 def pages(config) -> Iterator[File]:
     """Every page, and every file that a page links to."""
+    yield File.generated(config, "assets/iframe-worker.js", abs_src_path=str(PROJECT / "workflow" / "iframe-worker.js"))
     sources = ["README.md", *guide(), *file_formats()]
     linked = set()
     for page in sources:
@@ -133,8 +145,11 @@ def on_files(files: Files, config) -> Files:
     """Ours in the place of those in `docs_dir`; the theme's stay."""
     for file in list(files.documentation_pages()):
         files.remove(file)
-    for file in pages(config):
-        files.append(file)
+    try:
+        for file in pages(config):
+            files.append(file)
+    except StudyError as error:
+        raise ConfigurationError(str(error)) from None
     return files
 
 

@@ -11,10 +11,12 @@ from html.parser import HTMLParser
 
 import pytest
 
-from dsa_lib.run.artifacts import EVERY
+from dsa_lib.run.artifacts import EVERY, REPRODUCED
+from dsa_lib.run.errors import StudyError
 from dsa_lib.run.places import PROJECT
+from dsa_lib.run.workspace import LAYOUT, Workspace, write_json
 
-PATTERNS = ("README.md", "docs", "data_manifests", "models", "benchmarks")
+PLACES = ("README.md", "docs", "data_manifests", "models")
 
 
 @functools.cache
@@ -29,7 +31,9 @@ def markdown(path):
     if path.endswith(".ipynb"):
         cells = json.loads(text)["cells"]
         text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-    return re.sub(r"^```.*?^```|``[^`]+``|`[^`\n]+`", lambda code: "`" * code[0].startswith("`") + "x", text, flags=re.M | re.S)
+    return re.sub(
+        r"^```.*?^```|``[^`]+``|`[^`\n]+`", lambda code: "`" * code[0].startswith("`") + "x", text, flags=re.M | re.S
+    )
 
 
 def slug(heading):
@@ -57,7 +61,7 @@ def broken(path, text):
 PAGES = sorted(
     path
     for path in tracked()
-    if (path.endswith(".md") and path.split("/")[0] in PATTERNS) or re.fullmatch(r"notebooks/\w+\.ipynb", path)
+    if (path.endswith(".md") and path.split("/")[0] in PLACES) or re.fullmatch(r"notebooks/\w+\.ipynb", path)
 )
 
 
@@ -78,7 +82,10 @@ def test_a_broken_link_is_found(link):
     assert list(broken("docs/results.md", f"text {link} text")) != []
 
 
-@pytest.mark.parametrize("link", ["[a](limits.md)", "[a](limits.md#limits)", "![a](../figures/figure2.png)", "[a](#results-of-the-phantom-run)"])
+@pytest.mark.parametrize(
+    "link",
+    ["[a](limits.md)", "[a](limits.md#limits)", "![a](../figures/figure2.png)", "[a](#results-of-the-phantom-run)"],
+)
 def test_a_sound_link_is_not(link):
     assert list(broken("docs/results.md", f"text {link} text")) == []
 
@@ -115,6 +122,33 @@ def test_readme_links_every_page_of_docs(site_pages):
     assert [page for page in site_pages.guide() if f"]({page})" not in text] == []
 
 
+def test_a_run_that_is_not_there_is_refused(site_pages, monkeypatch, tmp_path):
+    monkeypatch.setenv("DSA_RUNS", str(tmp_path))
+    monkeypatch.setenv("RUN", "nowhere")
+    with pytest.raises(StudyError, match="'nowhere' has no executed notebooks: name a run in"):
+        site_pages.newest_run()
+
+
+def finish(run, names):
+    for name in names:
+        write_json(Workspace(run).manifest_path(name), {"status": "finished", "layout": LAYOUT})
+
+
+def test_the_newest_whole_run_of_a_phantom_archive_is_shown(site_pages, monkeypatch, tmp_path):
+    monkeypatch.setenv("DSA_RUNS", str(tmp_path))
+    monkeypatch.delenv("RUN", raising=False)
+    assert site_pages.newest_run() is None
+    finish("whole", REPRODUCED)
+    finish("patients", [name for name in REPRODUCED if name != "00_phantom_archive"])  # of an own archive
+    finish("begun", ["00_phantom_archive", "90_report"])
+    for age, run in enumerate(("whole", "patients", "begun")):
+        os.utime(Workspace(run).manifest_path("90_report"), (age, age))
+    assert site_pages.newest_run().run == "whole"
+    monkeypatch.setenv("RUN", "patients")
+    Workspace("patients").path("notebooks/x").touch()
+    assert site_pages.newest_run().run == "patients"
+
+
 class Requests(HTMLParser):
     """What a browser loads by itself for a page: scripts, styles, pictures."""
 
@@ -132,10 +166,14 @@ class Requests(HTMLParser):
 def test_the_site_builds_without_a_warning_and_asks_no_other_host(site_pages, tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", "workflow/mkdocs.yml"]
     runs = {**os.environ, "DSA_RUNS": str(tmp_path / "runs"), "RUN": ""}
-    done = subprocess.run([*command, "--site-dir", tmp_path / "site"], cwd=PROJECT, env=runs, capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, "--site-dir", tmp_path / "site"], cwd=PROJECT, env=runs, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     pages = list((tmp_path / "site").rglob("*.html"))
-    assert (tmp_path / "site" / "docs" / "results.html") in pages and (tmp_path / "site" / "api" / "dicom.html") in pages
+    assert (tmp_path / "site" / "docs" / "results.html") in pages and (
+        tmp_path / "site" / "api" / "dicom.html"
+    ) in pages
     for page in pages:
         requests = Requests()
         requests.feed(page.read_text())
