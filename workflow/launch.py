@@ -86,7 +86,7 @@ def check(ws: Workspace, request: argparse.Namespace) -> dict:
         weights_file("inception-v3-fid")
     if request.series:
         if not request.series.isdigit() or not int(request.series):
-            raise StudyError(f"SERIES={request.series} is no number of series: give a whole number from 1")
+            raise StudyError(f"SERIES={request.series} is not a number of series: give a whole number from 1")
         if archive is None:
             raise StudyError(f"SERIES={request.series} takes a part of an archive of your own: give ARCHIVE too")
         given["01_curation.most_files"] = int(request.series)  # a file of an archive is a series
@@ -253,7 +253,7 @@ def lock(ws: Workspace) -> Iterator[TextIO]:
                 if attempt == 19:
                     file.seek(0)
                     raise StudyError(
-                        f"the run {ws.run!r} is being worked on by another process ({file.read().strip() or 'unknown'}): "
+                        f"the run {ws.run!r} is in use by another process ({file.read().strip() or 'unknown'}): "
                         "wait for it, end it, or choose another RUN"
                     ) from None
                 time.sleep(0.25)

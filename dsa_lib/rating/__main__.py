@@ -133,7 +133,7 @@ def _number(name: str, text: str, default: int | None = None) -> int | None:
     if not text:
         return default
     if not text.isdigit():
-        raise StudyError(f"{name}={text} is no whole number: give one, from 0")
+        raise StudyError(f"{name}={text} is not a whole number: give 0 or more")
     return int(text)
 
 
@@ -150,7 +150,7 @@ def _require_free(host: str, port: int) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except OverflowError:
-        raise StudyError(f"PORT={port} is no port: choose one from 1024 to 65535") from None
+        raise StudyError(f"PORT={port} is not a port: choose one from 1024 to 65535") from None
     except OSError as fault:
         raise StudyError(
             f"port {port} of {host} cannot be used ({fault.strerror}): choose another with PORT=number"
