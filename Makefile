@@ -113,7 +113,7 @@ lab: $(READY)
 
 docs: RUN =
 docs: $(READY)
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --config-file workflow/mkdocs.yml
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --config-file workflow/site/mkdocs.yml
 	@echo "The site is built: open build/site/index.html in a browser"
 
 readers: $(READY)

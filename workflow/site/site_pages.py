@@ -9,6 +9,7 @@ import os
 import posixpath
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import nbformat
 from latex2mathml.converter import convert
@@ -118,7 +119,8 @@ def on_config(config):
 
 def pages(config) -> Iterator[File]:
     """Every page, and every file that a page links to."""
-    yield File.generated(config, "assets/iframe-worker.js", abs_src_path=str(PROJECT / "workflow" / "iframe-worker.js"))
+    for path in sorted((Path(__file__).parent / "assets").iterdir()):
+        yield File.generated(config, f"assets/{path.name}", abs_src_path=str(path))
     sources = ["README.md", *guide(), *file_formats()]
     linked = set()
     for page in sources:
@@ -159,6 +161,9 @@ def on_page_content(content: str, **_) -> str:
     def formula(match: re.Match) -> str:
         tex = html.unescape(match[2])
         tex = re.sub(r"\\tag\{([^}]*)\}", r"\\qquad(\1)", tex)
-        return convert(tex, display="block" if match[1] == "div" else "inline")
+        tex = re.sub(r"\\[bB]igg?[lr]?(\\[lr]?Vert)\b", r"\1", tex)  # a size that latex2mathml gives no double bar
+        if match[1] == "span":
+            return convert(tex)
+        return f'<div class="formula">{convert(tex, display="block")}</div>'
 
     return re.sub(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', formula, content, flags=re.DOTALL)
