@@ -166,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
         one = commands.add_parser(command)
         one.add_argument("--run", default="")
         one.add_argument("--mode", default="", help="rate (default) or annotate")
-        one.add_argument("--study", default="", help="name of the study, where a run has several")
+        one.add_argument("--study", default="", help="name of the study, if a run has several")
         if command == "export":
             one.add_argument("--to", default="", help="folder for the files (default: reader_study of the run)")
             continue
@@ -174,14 +174,14 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument(
             "--screener", default="", help="who screens: a rater's name, or NAME:ROLE of somebody who screens only"
         )
-        one.add_argument("--controls", default="", help="how many real frames are mixed in (default 0)")
-        one.add_argument("--turing", default="", help="1: ask of each image whether it is real")
-        one.add_argument("--series", default="", help="mode annotate: how many series, chosen at random (default: all)")
+        one.add_argument("--controls", default="", help="number of real frames to add (default 0)")
+        one.add_argument("--turing", default="", help="1: ask for each image whether it is real")
+        one.add_argument("--series", default="", help="mode annotate: number of series, drawn at random (default: all)")
         one.add_argument(
-            "--seed", default="", help="of the orders and of the choice of controls and series (default 0)"
+            "--seed", default="", help="seed of the image order and of the choice of controls and series (default 0)"
         )
         one.add_argument("--port", default="")
-        one.add_argument("--host", default="", help="address to listen at (default 127.0.0.1, this machine alone)")
+        one.add_argument("--host", default="", help="address to listen on (default: 127.0.0.1, only this machine)")
     return parser
 
 
