@@ -46,35 +46,36 @@ endif
 # What make check tests: the plan of the house, the twins, and packages without trainings.
 CHECKED = tests/notebooks/test_twins.py tests/unit/workflow/test_house.py tests/unit/workflow/test_environment.py $(addprefix tests/unit/,core paper readers report run vessels)
 
-.PHONY: help reproduce audits extensions everything smoke test check style lab readers readers-export weights verify clean-run venv
+.PHONY: help reproduce audits extensions everything smoke test check style lab docs readers readers-export weights verify clean-run venv
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make reproduce   the whole study on the phantom archive (a quarter of an hour to 35 minutes on two cores); the same command resumes"
-	@echo "make audits      the study (or what is left of it), then four questions that a distance does not answer: notebooks 11 to 14"
-	@echo "make extensions  the study (or what is left of it), then the two neighbouring systems: notebooks 21 to 24"
-	@echo "make everything  all of it"
-	@echo "make smoke       the same in minutes, far too small to be good: does everything run here?"
-	@echo "make test        style, unit tests, notebooks and whole runs of the workflow"
-	@echo "make check       style, notebooks in step with their twins, and the unit tests that take seconds: for every commit"
-	@echo "make lab         JupyterLab on a run (RUN=name; default: the newest): its report, its executed notebooks, and copies to work on"
-	@echo "make readers     the page on which readers screen and rate a run's images; MODE=annotate: on which an expert marks arterial frames"
-	@echo "make readers-export   their answers as files for notebook 06 (or 02)"
-	@echo "make weights     train the phantom weights that ship with the project anew (hours), and write models/phantom"
-	@echo "make verify RUN=name   hold a finished run's numbers against the tracked reference of its profile"
-	@echo "make clean-run RUN=name   remove one run"
+	@echo "make reproduce   run the study on the phantom archive; repeat the command to resume (README.md states the time)"
+	@echo "make audits      finish the study, then run the audits: notebooks 11 to 14"
+	@echo "make extensions  finish the study, then run the two related methods: notebooks 21 to 24"
+	@echo "make everything  study, audits and extensions"
+	@echo "make smoke       run the study at toy size to check the installation (results are meaningless)"
+	@echo "make test        check style and run all tests, including notebooks and the workflow"
+	@echo "make check       check style and run the fast tests, for every commit"
+	@echo "make lab         open JupyterLab on a run (RUN=name; default: the newest) with its report, executed notebooks and editable copies"
+	@echo "make docs        build the documentation as a website, with the notebooks of a run (RUN=name; default: the newest finished phantom run)"
+	@echo "make readers     serve the page on which readers rate images of a run; MODE=annotate: on which an expert marks arterial frames"
+	@echo "make readers-export   export the answers as files for notebook 06 (or 02)"
+	@echo "make weights     train the shipped phantom weights again (hours) and write models/phantom"
+	@echo "make verify RUN=name   compare the numbers of a finished run with the tracked reference of its profile"
+	@echo "make clean-run RUN=name   delete a run"
 	@echo
-	@echo "RUN=name          folder under runs/ (default: the profile's name; needed with ARCHIVE)"
+	@echo "RUN=name          folder under runs/ (default: name of the profile; required with ARCHIVE)"
 	@echo "PROFILE=name      smoke, phantom or paper"
-	@echo "ARCHIVE=folder    your own DICOM files instead of the phantom archive; without annotations or a classifier the run ends after curation"
-	@echo "SERIES=n          only the first n files (series) of that archive, in the order of their paths: for a trial"
-	@echo "CLASSIFIER=run    take the trained phase classifier of that run instead of training one"
-	@echo "OVERRIDES='{\"diffusion.batch_size\": 8}'   change single numbers of the profile (dsa_lib/run/hyperparameters.py)"
-	@echo "PARAMETERS='{\"name\": \"value\"}'   a further parameter of any notebook, as its parameters cell declares it"
-	@echo "SNAKEMAKE='...'   options passed on to snakemake"
-	@echo "of make readers: RATERS=NR1:NR,NS1:NS  SCREENER=name  CONTROLS=20 (real frames mixed in)  TURING=1 (ask which are real)"
-	@echo "                 SERIES=n (so many series to annotate, drawn at random)"
-	@echo "                 SEED=n  STUDY=name  PORT=number  HOST=address (default: this machine alone); of readers-export: TO=folder"
+	@echo "ARCHIVE=folder    your DICOM files instead of the phantom archive; without annotations or a classifier, the run ends after curation"
+	@echo "SERIES=n          use only the first n files (series) of the archive, ordered by path"
+	@echo "CLASSIFIER=run    use the trained phase classifier of that run"
+	@echo "OVERRIDES='{\"diffusion.batch_size\": 8}'   change single values of the profile (dsa_lib/run/hyperparameters.py)"
+	@echo "PARAMETERS='{\"name\": \"value\"}'   set further notebook parameters, as declared in their parameters cells"
+	@echo "SNAKEMAKE='...'   options for snakemake"
+	@echo "of make readers: RATERS=NR1:NR,NS1:NS  SCREENER=name  CONTROLS=20 (real frames mixed in)  TURING=1 (ask which images are real)"
+	@echo "                 SERIES=n (number of series to annotate, drawn at random)"
+	@echo "                 SEED=n  STUDY=name  PORT=number  HOST=address (default: only this machine); of readers-export: TO=folder"
 
 LAUNCH = exec $(BIN)/python workflow/launch.py --run "$$RUN" --profile "$$PROFILE" --archive "$$ARCHIVE" --classifier "$$CLASSIFIER" --series "$$SERIES" \
 	--overrides "$$OVERRIDES" --parameters "$$PARAMETERS" --snakemake="$$SNAKEMAKE"
@@ -109,6 +110,11 @@ style: $(READY)
 lab: RUN =
 lab: $(READY)
 	@exec $(BIN)/python workflow/lab.py --run "$$RUN"
+
+docs: RUN =
+docs: $(READY)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --config-file workflow/site/mkdocs.yml
+	@echo "The site is built: open build/site/index.html in a browser"
 
 readers: $(READY)
 	@exec $(BIN)/python -m dsa_lib.rating serve --run "$$RUN" --mode "$$MODE" --study "$$STUDY" --raters "$$RATERS" --screener "$$SCREENER" \

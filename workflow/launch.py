@@ -86,7 +86,7 @@ def check(ws: Workspace, request: argparse.Namespace) -> dict:
         weights_file("inception-v3-fid")
     if request.series:
         if not request.series.isdigit() or not int(request.series):
-            raise StudyError(f"SERIES={request.series} is no number of series: give a whole number from 1")
+            raise StudyError(f"SERIES={request.series} is not a number of series: give a whole number from 1")
         if archive is None:
             raise StudyError(f"SERIES={request.series} takes a part of an archive of your own: give ARCHIVE too")
         given["01_curation.most_files"] = int(request.series)  # a file of an archive is a series
@@ -253,7 +253,7 @@ def lock(ws: Workspace) -> Iterator[TextIO]:
                 if attempt == 19:
                     file.seek(0)
                     raise StudyError(
-                        f"the run {ws.run!r} is being worked on by another process ({file.read().strip() or 'unknown'}): "
+                        f"the run {ws.run!r} is in use by another process ({file.read().strip() or 'unknown'}): "
                         "wait for it, end it, or choose another RUN"
                     ) from None
                 time.sleep(0.25)
@@ -282,17 +282,19 @@ def _interrupt(*_) -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Run the study, or go on with it.")
+    parser = argparse.ArgumentParser(description="Run the study, or resume it.")
     parser.add_argument("--run", default="", help="name of the run, a folder under runs/")
     parser.add_argument("--profile", default="phantom", help="smoke, phantom or paper")
-    parser.add_argument("--archive", default="", help="folder of DICOM files; without it a phantom archive is made")
+    parser.add_argument("--archive", default="", help="folder of DICOM files (default: simulate a phantom archive)")
     parser.add_argument("--classifier", default="", help="run whose trained phase classifier is applied")
     parser.add_argument("--overrides", default="", help='JSON, e.g. {"diffusion.batch_size": 8}')
     parser.add_argument("--parameters", default="", help="JSON, further parameters of notebooks by name")
-    parser.add_argument("--series", default="", help="curate only so many series of the archive")
-    parser.add_argument("--parts", nargs="*", default=[], choices=list(PARTS), help="what to run beyond the study")
+    parser.add_argument("--series", default="", help="curate only the first n series of the archive")
+    parser.add_argument(
+        "--parts", nargs="*", default=[], choices=list(PARTS), help="parts to run in addition to the study"
+    )
     parser.add_argument("--snakemake", default="", help="options passed on to snakemake")
-    parser.add_argument("--clean", action="store_true", help="remove the run instead")
+    parser.add_argument("--clean", action="store_true", help="delete the run")
     return parser.parse_args()
 
 

@@ -185,7 +185,7 @@ def embed(space: Space, frames: np.ndarray, rows: np.ndarray | None = None, what
     """
     rows = np.arange(len(frames)) if rows is None else np.asarray(rows)
     if len(rows) == 0:
-        raise StudyError(f"{what} number 0: there is nothing to look up in the training frames")
+        raise StudyError(f"{what} are missing: there is nothing to look up in the training frames")
     if space.embed is None:
         return check_features(np.asarray(frames[rows], np.float32), f"{space.name} of the {what}")[None]
     check_frames(frames, what)

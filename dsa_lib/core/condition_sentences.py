@@ -90,7 +90,7 @@ class Condition:
         for name in ("primary_angle_deg", "secondary_angle_deg"):
             angle = getattr(self, name)
             if not isinstance(angle, numbers.Real):
-                raise StudyError(f"{name} {angle!r} is no number: give the DICOM positioner angle in degrees")
+                raise StudyError(f"{name} {angle!r} is not a number: give the DICOM positioner angle in degrees")
             if not -180 <= angle <= 180:
                 raise StudyError(f"{name} {angle} is outside ±180°: give the DICOM positioner angle in degrees")
 
@@ -156,7 +156,7 @@ def as_condition(asked: "Condition | str | tuple") -> Condition:
     if isinstance(asked, tuple | list) and len(asked) == 4:
         return Condition(*asked)
     raise StudyError(
-        f"{asked!r} is no condition: give a sentence, a Condition, or (circulation, plane, primary angle, secondary angle)"
+        f"{asked!r} is not a condition: give a sentence, a Condition, or (circulation, plane, primary angle, secondary angle)"
     )
 
 

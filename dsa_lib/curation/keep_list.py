@@ -115,7 +115,7 @@ def kept_only(artifact: str, content: pd.DataFrame | dict):
     if isinstance(content, pd.DataFrame):
         for name, letter in _LETTERS.items():
             if name in content and not content[name].astype(str).str.fullmatch(rf"{letter}[0-9a-f]{{8,64}}").all():
-                raise StudyError(f"{artifact} would hold a {name} that is no keyed hash: nothing was written")
+                raise StudyError(f"{artifact} would hold a {name} that is not a keyed hash: nothing was written")
     return content
 
 

@@ -86,7 +86,7 @@ class Extractor:
         check_frames(frames, what)
         rows = np.arange(len(frames)) if rows is None else np.asarray(rows)
         if len(rows) == 0:
-            raise StudyError(f"{what} number 0: there is nothing to compute features of")
+            raise StudyError(f"{what} are missing: there is nothing to compute features of")
         features, done = None, 0
         batches = -(-len(rows) // self.batch_size)
         for values in track(self._batches(frames, rows), batches, f"batches of {self.name} features, {what}"):

@@ -51,7 +51,7 @@ def image_scores(true: np.ndarray, generated: np.ndarray, lesions: np.ndarray | 
     energy = np.square(x).sum(axis=1)
     if (energy == 0).any():
         raise StudyError(
-            f"true image {int(np.flatnonzero(energy == 0)[0])} is black everywhere: leave it out, it has no NMSE"
+            f"true image {int(np.flatnonzero(energy == 0)[0])} is black everywhere: leave it out, because its NMSE is undefined"
         )
     error = x - y
     mse = np.square(error).mean(axis=1)

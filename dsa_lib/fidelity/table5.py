@@ -179,7 +179,7 @@ def check_sets(
             )
     if empty := [cell for cell in CELLS if not (generated_cells == cell).any()]:
         raise StudyError(
-            f"there is no generated image of {', '.join(empty)}: the set is not whole, run notebooks/05_sampling.ipynb again"
+            f"there is no generated image of {', '.join(empty)}: the set is incomplete: run notebooks/05_sampling.ipynb again"
         )
     sizes = {what: shape[-2:] for what, shape in (shapes or {}).items()}
     if len(set(sizes.values())) > 1:

@@ -133,7 +133,7 @@ def _number(name: str, text: str, default: int | None = None) -> int | None:
     if not text:
         return default
     if not text.isdigit():
-        raise StudyError(f"{name}={text} is no whole number: give one, from 0")
+        raise StudyError(f"{name}={text} is not a whole number: give 0 or more")
     return int(text)
 
 
@@ -150,7 +150,7 @@ def _require_free(host: str, port: int) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except OverflowError:
-        raise StudyError(f"PORT={port} is no port: choose one from 1024 to 65535") from None
+        raise StudyError(f"PORT={port} is not a port: choose one from 1024 to 65535") from None
     except OSError as fault:
         raise StudyError(
             f"port {port} of {host} cannot be used ({fault.strerror}): choose another with PORT=number"
@@ -166,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
         one = commands.add_parser(command)
         one.add_argument("--run", default="")
         one.add_argument("--mode", default="", help="rate (default) or annotate")
-        one.add_argument("--study", default="", help="name of the study, where a run has several")
+        one.add_argument("--study", default="", help="name of the study, if a run has several")
         if command == "export":
             one.add_argument("--to", default="", help="folder for the files (default: reader_study of the run)")
             continue
@@ -174,14 +174,14 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument(
             "--screener", default="", help="who screens: a rater's name, or NAME:ROLE of somebody who screens only"
         )
-        one.add_argument("--controls", default="", help="how many real frames are mixed in (default 0)")
-        one.add_argument("--turing", default="", help="1: ask of each image whether it is real")
-        one.add_argument("--series", default="", help="mode annotate: how many series, chosen at random (default: all)")
+        one.add_argument("--controls", default="", help="number of real frames to add (default 0)")
+        one.add_argument("--turing", default="", help="1: ask for each image whether it is real")
+        one.add_argument("--series", default="", help="mode annotate: number of series, drawn at random (default: all)")
         one.add_argument(
-            "--seed", default="", help="of the orders and of the choice of controls and series (default 0)"
+            "--seed", default="", help="seed of the image order and of the choice of controls and series (default 0)"
         )
         one.add_argument("--port", default="")
-        one.add_argument("--host", default="", help="address to listen at (default 127.0.0.1, this machine alone)")
+        one.add_argument("--host", default="", help="address to listen on (default: 127.0.0.1, only this machine)")
     return parser
 
 

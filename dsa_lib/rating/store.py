@@ -162,7 +162,7 @@ class Store:
         that has not begun, StudyError for a value that the field does not take.
         """
         if not (value in ALLOWED[field] if field in ALLOWED else field == "frame" and _is_frame(value)):
-            raise StudyError(f"{value!r} is no answer to {field}: choose one of those on the page")
+            raise StudyError(f"{value!r} is not an answer to {field}: choose one of those on the page")
         with self._writing() as db:
             closed = db.execute("SELECT 1 FROM facts WHERE name = 'screening_closed'").fetchone() is not None
             stage = STAGE_OF.get(field, "rating")

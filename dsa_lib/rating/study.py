@@ -85,7 +85,7 @@ def require_same_images(ws: Workspace, facts: dict[str, str]) -> None:
     artifact = {"rate": "samples/reader", "annotate": "frames.npy"}[facts["mode"]]
     if _recorded(ws, artifact) != facts["images"]:
         raise StudyError(
-            f"{artifact} of run {ws.run!r} was made anew after this study began: export its answers (make readers-export) and begin another with STUDY=name"
+            f"{artifact} of run {ws.run!r} was regenerated after this study began: export its answers (make readers-export) and begin another with STUDY=name"
         )
 
 
@@ -94,7 +94,7 @@ def _make(asked: Asked, path: Path, ws: Workspace) -> None:
     people = _people(asked)
     if asked.mode == "annotate":
         if asked.controls or asked.turing:
-            raise StudyError("CONTROLS and TURING belong to MODE=rate: leave them away")
+            raise StudyError("CONTROLS and TURING belong to MODE=rate: leave them out")
         images, stages, artifact = _series(ws, asked.series or 0, seed), ("annotation",), "frames.npy"
     else:
         images, stages, artifact = _reader_set(ws), ("screening", "rating"), "samples/reader"
@@ -149,7 +149,7 @@ def _people(asked: Asked) -> list[tuple]:
 def _person(text: str) -> tuple[str, str]:
     name, _, role = text.strip().partition(":")
     if not re.fullmatch(r"\w[\w .-]*", name) or role not in ROLES:
-        raise StudyError(f"{text.strip()!r} is no rater: write NAME:ROLE with one of the roles {', '.join(ROLES)}")
+        raise StudyError(f"{text.strip()!r} is not a rater: write NAME:ROLE with one of the roles {', '.join(ROLES)}")
     return name, role
 
 
@@ -179,7 +179,7 @@ def _check_same(asked: Asked, path: Path) -> None:
     for name, value in wanted.items():
         if value is not None and str(value) != facts[name]:
             raise StudyError(
-                f"the study {path.stem} has begun with other {name} than now asked for: leave {name.upper()} away to go on with it, "
+                f"the study {path.stem} has begun with other {name} than now asked for: leave {name.upper()} out to continue it, "
                 "or begin another with STUDY=name"
             )
 
@@ -243,7 +243,7 @@ def _reader_set(ws: Workspace) -> list[tuple]:
 def _controls(ws: Workspace, count: int, seed: int, generated: Sequence[tuple]) -> list[tuple]:
     """`count` arterial frames of patients whom no model was trained on, the conditions of the reader set in turn, one frame a series where they suffice."""
     if count < 0:
-        raise StudyError(f"CONTROLS={count} is no number of images: give 0 or more")
+        raise StudyError(f"CONTROLS={count} is not a number of images: give 0 or more")
     if not count:
         return []
     import pandas as pd
@@ -263,7 +263,7 @@ def _controls(ws: Workspace, count: int, seed: int, generated: Sequence[tuple]) 
     size = _size(generated[0][-1])
     if frames.shape[1:] != size:
         raise StudyError(
-            f"real frames are {frames.shape[1:]} and generated ones {size}, which tells them apart: leave CONTROLS away"
+            f"real frames are {frames.shape[1:]} and generated ones {size}, which tells them apart: leave CONTROLS out"
         )
     return [
         (

@@ -96,25 +96,25 @@ def quality(measured: Mapping) -> str:
         return " / ".join(f"{100 * decoder[f'{measure} {calibre}']:.0f}" for calibre in CLASSES) + " %"
 
     rows = [
-        (f"decoded against noise-free frames ({decoder['frames']})", f"PSNR {decoder['psnr_truth_db']:.1f} dB"),
-        ("their vessel contrast kept, over the vessels' area", kept("area")),
-        ("their vessel contrast kept, along the vessels' darkest lines", kept("ridge")),
-        (f"condition named as asked ({named['images']} generated)", f"{100 * named['overall']:.1f} %; {rates}"),
+        (f"decoded frames against noise-free frames ({decoder['frames']})", f"PSNR {decoder['psnr_truth_db']:.1f} dB"),
+        ("vessel contrast preserved, over the vessel area", kept("area")),
+        ("vessel contrast preserved, along the darkest line of each vessel", kept("ridge")),
+        (f"correct condition ({named['images']} generated frames)", f"{100 * named['overall']:.1f} %; {rates}"),
         (f"distance to held-out frames ({distance['images']} images)", distances),
-        ("conditional nearer than unconditional", f"in {nearer} of {distance['draws']} draws of the reference"),
+        ("conditional model closer than unconditional", f"in {nearer} of {distance['draws']} draws of the reference"),
         ("vessel area, generated / held-out", " / ".join(f"{areas[calibre]['ratio']:.2f}" for calibre in CLASSES)),
     ]
     lines = [f"| {what} | {value} |" for what, value in rows]
-    return "\n".join(["| measured on phantom patients whom no model was trained on | |", "|---|---|", *lines])
+    return "\n".join(["| measured on phantom patients outside all training sets | |", "|---|---|", *lines])
 
 
 # What the audits note in their manifests, in the order of README: notebook, fact, title.
 FINDINGS = (
-    ("11_condition_adherence", "adherence", "The condition that was asked for"),
+    ("11_condition_adherence", "adherence", "Condition adherence"),
     ("11_condition_adherence", "angles", "Angles"),
-    ("12_vessel_plausibility", "plausibility", "Vessels"),
+    ("12_vessel_plausibility", "plausibility", "Vessel plausibility"),
     ("13_memorisation", "memorisation", "Memorisation"),
-    ("13_memorisation", "planted copies", "Planted copies, which the audit should flag"),
+    ("13_memorisation", "planted copies", "Positive controls (planted copies)"),
     ("14_utility", "utility", "Use as training data"),
 )
 

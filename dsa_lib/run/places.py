@@ -17,7 +17,7 @@ def in_checkout(path: Path) -> Path:
     """`path`, a file or folder of the project. Raises StudyError where the library is installed without it."""
     if INSTALLED and not path.exists() and path.is_relative_to(PROJECT):
         raise StudyError(
-            f"{path.relative_to(PROJECT).as_posix()} does not travel with the installed library: clone the project, and work there or "
+            f"{path.relative_to(PROJECT).as_posix()} is not part of the installed library: clone the project, and work there or "
             "install it from there with pip install --editable ."
         )
     return path

@@ -74,7 +74,7 @@ class Study:
             raise StudyError(f"{_shown(path)} has changed since {producer} wrote it: {again} again")
         if (stale := self._stale(producer)) is not None:
             raise StudyError(
-                f"{_shown(path)} is stale: {stale[1]} has been made anew since; run notebooks/{stale[0]}.ipynb again"
+                f"{_shown(path)} is stale: {stale[1]} has been regenerated since; run notebooks/{stale[0]}.ipynb again"
             )
         self._inputs[name] = digest
         return path

@@ -17,16 +17,15 @@
 # %% [markdown]
 # # 00 · Phantom archive
 #
-# **Purpose.** Nobody outside the hospital has the study's archive. This notebook simulates one: biplane cerebral angiography of made-up patients,
-# written as ordinary multi-frame XA DICOM, raw and unsubtracted. Everything from notebook 01 on reads it as it would read a hospital's.
-# All images and facts here are **simulated**; no patient was examined.
+# **Purpose.** The clinical archive of the study is not public. This notebook simulates an archive of biplane cerebral angiography. It is stored as raw, unsubtracted
+# multi-frame XA DICOM. Notebook 01 and all later notebooks read it like a clinical archive. All images and metadata are **simulated**: no patient was examined.
 #
-# **Inputs.** The profile's `archive` section and its seed.
+# **Inputs.** The section `archive` of the profile and its seed.
 #
-# **Outputs.** `archive/` (DICOM), `archive_truth.parquet` and `archive_truth_masks.npz` (phase of every frame, artery masks: beside the archive,
-# never in it), `annotations.csv` (what an expert would have written: one representative arterial frame for some of the series).
+# **Outputs.** `archive/` (DICOM). The ground truth is stored outside the archive: `archive_truth.parquet` and `archive_truth_masks.npz` contain the phase of every frame
+# and the artery masks. `annotations.csv` contains one representative arterial frame for some of the series, as an expert would annotate them.
 #
-# **Time.** Measured and printed by the last cell.
+# **Time.** The last cell measures and prints it.
 
 # %% tags=["parameters"]
 run: str = "smoke"  # the run's folder under runs/
@@ -50,11 +49,11 @@ study = begin("00_phantom_archive", globals())
 style.apply()
 
 # %% [markdown]
-# ## The plan (§2.1, §2.2)
+# ## Plan (§2.1, §2.2)
 #
-# Patients, studies, series and excluded series stand in the study's proportions; sex and age follow §2.1. A biplane run is two series, one a plane. The
-# plan is drawn from the seed before anything is rendered. Small archives would hold no posterior plane A series at all, so each canonical cell has a
-# stated minimum (`plan.minimum_per_cell`).
+# The numbers of patients, studies, series and excluded series have the proportions of the study. Sex and age follow §2.1. A biplane run consists of two series, one per
+# plane. The plan is drawn from the seed before any image is rendered. A small archive could lack posterior plane A series, so each canonical condition has a minimum number
+# of series (`plan.minimum_per_cell`).
 
 # %%
 plan = plan_archive(study.profile.archive, study.profile.seed)
@@ -76,8 +75,9 @@ print(plan.groupby(["kind", "circulation", "plane"]).size().rename("series").res
 # %% [markdown]
 # ## Rendering
 #
-# One tree of arteries per patient and injected vessel, seen by both planes of a run; a bolus that travels down it and lingers along the walls; capillary blush
-# and veins; skull, scatter, quantum noise, slight motion, swallowing and collimation on the detector. Stopped and started again, this cell goes on with the series that are missing.
+# Each patient has one arterial tree per injected vessel, which both planes of a run project. The simulation models a bolus that travels through the tree and lingers along
+# the vessel walls, the capillary blush, the veins, the skull, scatter, quantum noise, slight motion, swallowing and collimation. After an interruption, this cell renders
+# only the missing series.
 
 # %%
 truth = write_archive(
@@ -92,8 +92,9 @@ truth = write_archive(
 # %% [markdown]
 # ## True phases
 #
-# The phase of a frame follows from the simulated contrast volumes in arteries, capillary bed and veins, each relative to its peak: arterial from the first
-# visible filling (`bolus.VISIBLE`) until the capillary share exceeds the arterial one, venous when the veins exceed the capillary bed (`bolus.phases`).
+# The phase of a frame is computed from the simulated contrast volumes in arteries, capillary bed and veins, each relative to its peak (`bolus.phases`). The arterial phase
+# lasts from the first visible filling (`bolus.VISIBLE`) until the capillary fraction exceeds the arterial fraction. The venous phase starts when the venous fraction
+# exceeds the capillary fraction.
 
 # %%
 kept = truth[truth["kind"] == "kept"]
@@ -101,12 +102,14 @@ per_series = kept.groupby("phase").size() / kept["series_instance_uid"].nunique(
 per_series.round(2).rename("frames per kept series").to_frame()
 
 # %% [markdown]
-# ## What it looks like
+# ## Example frames
 #
-# Simulated frames of the four conditions over time, subtracted for show only (notebook 01 does it by the DICOM rules), and one raw run with its artery mask.
-# How near this comes to clinical frames is measured, not claimed: `python -m dsa_lib.phantom.realism --real FOLDER --picture OUT.png` curates a folder of real
-# angiography and phantom runs alike, draws them side by side and prints grey, noise, vessel area by calibre, contrast and phases of both. Its last result is
-# `benchmarks/phantom_realism.csv`. The phantom run's frames: [figures/phantom_conditions.png](../figures/phantom_conditions.png).
+# The first figure shows simulated frames of the four conditions over time. They are subtracted only for display: notebook 01 applies the subtraction rules of DICOM. The
+# second figure shows a raw run with its artery mask.
+#
+# `python -m dsa_lib.phantom.realism --real FOLDER --picture OUT.png` compares the phantom with real angiography. It curates both in the same way, shows them side by side
+# and prints grey levels, noise, vessel area by calibre, contrast and phases. The last result is `benchmarks/phantom_realism.csv`. Frames of the phantom run:
+# [figures/phantom_conditions.png](../figures/phantom_conditions.png).
 
 # %%
 figure = draw_conditions(plan, truth, study.ws.root / "archive")
@@ -117,9 +120,10 @@ figure = draw_run(plan, truth, study.ws.root / "archive", study.ws.root / "archi
 style.save(figure, study.write("figures/phantom_run.png"))
 
 # %% [markdown]
-# ## What this can and cannot say
-# The archive tests every step of the method, from the DICOM header to the table, against a truth that is known. It says nothing of patients: whatever is found on it is a
-# finding about simulated vessels.
+# ## Interpretation
+#
+# The archive tests every step of the method, from the DICOM header to the tables, against a known ground truth. Results on it are results about simulated vessels. They say
+# nothing about patients.
 
 # %%
 for name in ("archive_truth.parquet", "archive_truth_masks.npz", "annotations.csv"):

@@ -17,14 +17,15 @@
 # %% [markdown]
 # # 01 · Curation
 #
-# **Purpose.** From an archive of X-ray angiography files to the frames of the study (§2.1–2.2): subtract, find plane, angles and circulation, leave out
-# what does not belong, split by patient. The archive is the phantom's of notebook 00 or a folder of your own; the code is the same.
+# **Purpose.** Convert an archive of X-ray angiography files into the frames of the study (§2.1–2.2): subtract the mask, determine plane, angles and circulation, exclude
+# unsuitable series, and split by patient. The archive is the phantom archive of notebook 00 or your own folder. The code is the same for both.
 #
-# **Reads** a folder of DICOM files, any names, any depth.
-# **Writes** `series.parquet` (every series, kept or not and why), `quarantine.csv` (every file that could not be read), `frames.npy` + `frames.parquet`,
-# `flow.json`, Figure 1. The mapping back to the archive lies in the run's `private/` folder, which is not to be shared.
+# **Reads** a folder of DICOM files. File names and folder depth do not matter.
 #
-# **Measured time**: printed by the last cell. Stopped and started again, it goes on with the files that are not finished.
+# **Writes** `series.parquet` (all series, with the reason for each exclusion), `quarantine.csv` (unreadable files), `frames.npy`, `frames.parquet`, `flow.json` and Figure
+# 1. The mapping to the archive is stored in the folder `private/` of the run. Never share it.
+#
+# **Measured time**: printed by the last cell. After an interruption, only unfinished files are processed.
 
 # %% tags=["parameters"]
 run: str = "smoke"  # folder under runs/
@@ -57,8 +58,8 @@ counted_in = "the archive given" if study.archive else "phantom archive (simulat
 # %% [markdown]
 # ## Reading
 #
-# Every file ends as *read* or *quarantined*, every series as *kept* or *excluded*, each with its reason. A series is one multi-frame run of one plane.
-# Patients, studies, series and file names are replaced by keyed hashes.
+# Every file is either read or quarantined. Every series is either kept or excluded, with a reason. A series is one multi-frame run of one plane. Patients, studies, series
+# and file names are replaced by keyed hashes.
 
 # %%
 for name in ("series.parquet", "quarantine.csv", "frames.npy", "frames.parquet", "flow.json"):
@@ -83,14 +84,16 @@ if flow.get("files left out"):
 # %% [markdown]
 # ## Subtraction
 #
-# Intensities that are linear in exposure (`LIN`) are logged first, `LOG` and `DISP` are not. Then the header's mask module is followed (PS3.3 C.7.6.10):
-# which frames are averaged into the mask, which frames each mask serves, by how much it is shifted, how many contrast frames are averaged, or which
-# earlier frame serves in time-interval differencing. Frames that the module leaves unsubtracted are left out. Without a module a run stored subtracted is
-# left as it is, and a native one takes the brightest of its first frames, since contrast medium only ever takes intensity away.
+# Pixel intensities that are linear in exposure (`LIN`) are converted to logarithms. `LOG` and `DISP` are used as stored. The DICOM mask module (PS3.3 C.7.6.10) then
+# determines the mask: which frames are averaged, to which frames the mask applies, its sub-pixel shift, the number of averaged contrast frames, and the reference frame of
+# time-interval differencing. Frames that the module leaves unsubtracted are excluded.
 #
-# What lies outside shutter and collimator counts as background; the field is squared without cutting and resized with antialiasing. One fixed window
-# serves all frames of a series: `background_grey` is no contrast, and one grey level is `contrast_per_grey` of log attenuation. What was done to each
-# series, with its constants, stands in `series.parquet`:
+# Without a mask module, a run that is stored subtracted is not changed. For an unsubtracted run, the mask is the brightest of its first frames, because contrast medium
+# only reduces the intensity.
+#
+# Pixels outside the shutter and collimator count as background. The field is padded to a square and resized with antialiasing. One grey-level window applies to all frames
+# of a series: `background_grey` means no contrast, and one grey level corresponds to `contrast_per_grey` of log attenuation. `series.parquet` records the processing of
+# each series and its constants:
 
 # %%
 done = ["relationship", "value_mapping", "mask_source", "mask_frames", "contrast_per_grey"]
@@ -114,15 +117,16 @@ style.save(figure, study.write("figures/curation_series.png"))
 
 # %% [markdown]
 # ## Filter flow (§2.2, Figure 1)
-# Notebook 02 draws it again with the arterial frames at its foot.
+#
+# Notebook 02 draws the figure again and adds the arterial frames.
 
 # %%
 figure = figures.draw_flow(flow, counted_in)
 style.save(figure, study.write("figures/figure1_curation.png"))
 
 # %% [markdown]
-# What was excluded and why. Series in which no vessel, or a contradiction, was found are listed in `private/circulation_by_hand.csv`, with the words
-# their acquisition was named with: fill in its last column and pass the file as the parameter `circulations`, or complete the vocabulary, and run again.
+# The table lists the excluded series by reason. Series without a recognised vessel name, or with contradictory names, are listed in `private/circulation_by_hand.csv` with
+# the text of their headers. Fill in the last column and pass the file as the parameter `circulations`, or extend the vocabulary, and run the notebook again.
 
 # %%
 excluded = series[~series["kept"]]
@@ -131,7 +135,8 @@ excluded.groupby(["reason", "matched_term"]).size().rename("series").reset_index
 ) else "nothing excluded"
 
 # %% [markdown]
-# One unsubtracted frame for each reason. Shown for the phantom archive alone: what was excluded from a real one has not been looked at for burned-in text.
+# One unsubtracted frame for each reason. The figure is drawn only for the phantom archive, because the excluded series of a real archive have not been checked for
+# burned-in text.
 
 # %%
 if study.archive is None and len(excluded):
@@ -152,8 +157,8 @@ print("Paths of quarantined files: private/quarantine_files.csv in the run's fol
 # %% [markdown]
 # ## Circulation and plane
 #
-# Circulation follows from German and English vessel names in series description, protocol and body part, all of which must agree. Plane follows from
-# `ImageType`, else from the C-arm angle.
+# The circulation is determined from German and English vessel names in the series description, the protocol name and the body part. All names must agree. The plane is
+# determined from `ImageType`, or else from the C-arm angle.
 
 # %%
 kept.groupby(["circulation", "plane", "plane_source"]).agg(
@@ -171,9 +176,10 @@ pd.Series(facts, name=counted_in).to_frame()
 # %% [markdown]
 # ## Split
 #
-# The paper speaks of held-out validation data and gives no fractions. Here patients, never frames or series, are divided into training, validation and test; of many seeded
-# allocations the one is taken that has every cell of Table 1 in training and test, as far as there are patients enough, with series counts nearest
-# the fractions. An archive of one or two patients is all test: it can be looked at and classified, and nothing can be trained on it.
+# The paper uses held-out validation data but does not state the fractions. Here, patients are divided into training, validation and test sets, so that all frames of a
+# patient belong to one set. Many random allocations are drawn from the seed. The selected allocation contains every condition of Table 1 in the training and test sets, if
+# there are enough patients, and has series counts closest to the required fractions. In an archive of one or two patients, all patients belong to the test set. Such an
+# archive can be curated and classified, but no model can be trained on it.
 
 # %%
 if flow["split_note"]:
@@ -184,15 +190,17 @@ pd.crosstab(cells["split"], cells["cell"], margins=True, margins_name="series").
 )
 
 # %% [markdown]
-# The books balance, or the run stops here.
+# The counts must add up, or the run stops here.
 
 # %% tags=["nbval-check-output"]
 print(cohort.balance(found).to_string())
 
 # %% [markdown]
-# ## What this can and cannot say
-# The flow counts what the rules leave out, not what a person would have left out: whether a header tells the truth about its images only a look at them can say. The paper's counts and those of the phantom
-# run stand side by side in [Figure 1](../figures/figure1.png), which notebook 02 completes; whether one set of rules can give all of the paper's counts is asked in notebook 31.
+# ## Interpretation
+#
+# The flow counts the series that the rules exclude. Whether a header describes its images correctly can only be checked by looking at them. [Figure
+# 1](../figures/figure1.png), which notebook 02 completes, shows the counts of the paper and of the phantom run. Notebook 31 tests whether a single set of rules can produce
+# all counts of the paper.
 
 # %%
 study.finish()

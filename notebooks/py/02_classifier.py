@@ -17,12 +17,14 @@
 # %% [markdown]
 # # 02 · Arterial-phase classifier
 #
-# **Purpose.** Find the arterial-phase frames of every series (§2.2, §4.2): a ResNet-18 is trained from scratch on series that carry one annotated
-# frame each, applied to all frames, and what it finds is counted by condition (Table 1).
+# **Purpose.** Find the arterial frames of every series (§2.2, §4.2). A ResNet-18 is trained from scratch on series with one annotated frame each and applied to all frames. Table 1 counts
+# the arterial frames by condition.
 #
-# **Reads** `frames.npy`, `frames.parquet`, `series.parquet` (notebook 01) and annotations: `annotations.csv` of the phantom archive (notebook 00), or a file
-# of your own (`data_manifests/schemas/annotations.md`). The phantom's truth is read only to score.
-# **Writes** `labelled.parquet` (what the annotations say), `classifier/`, `phases.parquet` (every frame), `arterial.parquet`, `classifier_metrics.csv`, `tables/table1.csv`, three figures.
+# **Reads** `frames.npy`, `frames.parquet`, `series.parquet` (notebook 01) and annotations: `annotations.csv` of the phantom archive (notebook 00), or your own file
+# (`data_manifests/schemas/annotations.md`). The ground truth of the phantom is used only for evaluation.
+#
+# **Writes** `labelled.parquet` (labels derived from the annotations), `classifier/`, `phases.parquet` (all frames), `arterial.parquet`, `classifier_metrics.csv`, `tables/table1.csv` and
+# three figures.
 #
 # **Measured time**: printed by the last cell, and in the report of the run.
 
@@ -72,17 +74,15 @@ key = curation_annotations.read_key(study.ws.private("series_key.parquet"))
 
 # %% [markdown]
 # ## Labels
-#
-# An expert marked one representative arterial frame in each annotated series (§2.2). The paper does not say how the other frames of these series were
-# labelled. The rule here starts from what an expert marks: the best filled frame, late in the arterial phase. So that phase reaches from the
-# injection's arrival, a few seconds earlier, to shortly after the mark, when the capillary blush follows:
+# An expert marked one representative arterial frame in each annotated series (§2.2). The paper does not state how the other frames of these series were labelled. Experts mark a
+# well-filled frame, which occurs late in the arterial phase. The following rule labels the other frames relative to the mark:
 #
 # - arterial: from `positive_before_s` before the mark to `positive_after_s` after it;
-# - not arterial: earlier than `negative_before_s` before, or later than `negative_after_s` after it;
-# - in between, where the phase changes at a moment that a mark cannot tell, frames are left out of training.
+# - not arterial: more than `negative_before_s` before it, or more than `negative_after_s` after it;
+# - the frames in between are not used for training, because the mark does not determine when the phase changes.
 #
-# All are seconds, because frame rates differ between runs. The marks name a series by its pseudonym or its series instance UID; a line that names no
-# series of the archive, a frame that the series does not have, or a second mark in a series stops the notebook with the line's number.
+# The limits are given in seconds, because frame rates differ between runs. Annotations identify a series by its pseudonym or its series instance UID. The notebook stops with the line
+# number if a line refers to an unknown series or frame, or if a series is marked twice.
 
 # %%
 labelled = frames.head(0).assign(label=[], offset_s=[])
@@ -95,8 +95,8 @@ split = {name: labelled[labelled["split"] == name] for name in ("train", "val", 
 curation_annotations.counts(split) if len(labelled) else "No annotations: a trained classifier is applied."
 
 # %% [markdown]
-# What the paper leaves open are parameters, with these defaults. Two of its numbers narrow them down: precision, recall and accuracy together tell
-# what share of the validation frames was arterial, and the arterial frames a series tell that a series gave several.
+# The choices that the paper leaves open are parameters with the following defaults. Two published results constrain them. Precision, recall and accuracy together determine the fraction
+# of arterial frames in the validation set. The number of arterial frames per series shows that a series contributed several frames.
 
 # %% tags=["nbval-check-output"]
 reasons = {
@@ -127,15 +127,14 @@ if len(labelled):
 
 # %% [markdown]
 # ## Training
+# The ResNet-18 is trained from scratch on inputs in [0, 1], with random crops, horizontal flips, intensity jitter and the binary cross-entropy of Eq. 1: $\mathcal{L}_\mathrm{BCE} =
+# -\frac{1}{N}\sum_i \left[y_i \log \hat y_i + (1-y_i)\log(1-\hat y_i)\right]$.
 #
-# ResNet-18 from scratch, input in [0, 1], random crop, horizontal flip, intensity jitter, and the binary cross-entropy of Eq. 1:
-# $\mathcal{L}_\mathrm{BCE} = -\frac{1}{N}\sum_i \left[y_i \log \hat y_i + (1-y_i)\log(1-\hat y_i)\right]$.
-# Patients of the training split train, those of the validation split choose the weights, those of the test split are not looked at. Augmentation
-# beyond the paper's three (wider field of view, contrast, gamma, sharpness, noise) is off in `paper`; on phantoms it is what makes the network
-# look at vessels instead of at the simulation's exact grey values.
+# The network is trained on the training patients. The validation patients select the weights, and the test patients are not used. Profile `paper` uses only the three augmentations of the
+# paper. The phantom profiles add field of view, contrast, gamma, sharpness and noise, so that the network learns vessels rather than the exact grey levels of the simulation.
 #
-# Profile `phantom` goes on from the trained weights that ship with the project: the figure shows their training, on other phantom patients, and the
-# short stretch that this run adds. `from_scratch` trains from random weights, as `smoke` and `paper` always do.
+# Profile `phantom` continues the training from the shipped weights. The figure shows their training on other phantom patients, followed by the steps of this run. With `from_scratch`, and
+# always in `smoke` and `paper`, training starts from random weights.
 
 # %%
 history, start = None, None
@@ -166,9 +165,8 @@ if history is not None:
 
 # %% [markdown]
 # ## All frames
-#
-# A frame whose probability reaches `threshold` is arterial. The paper judges every frame alone; `median_frames` and `contiguous` add that contrast passes
-# the arteries once. `frames_per_series` can limit a series to its most probable frames (§4.2); by default all are kept.
+# A frame is arterial if its probability reaches `threshold`. The paper classifies each frame independently. `median_frames` and `contiguous` use the fact that contrast passes through the
+# arteries once. `frames_per_series` can limit a series to its most probable frames (§4.2). By default, all arterial frames are kept.
 
 # %%
 phases = frames.drop(columns=["primary_angle_deg", "secondary_angle_deg"])
@@ -183,10 +181,9 @@ study.note("arterial_spans", spans)
 print(*spans, sep="\n")
 
 # %% [markdown]
-# ## How often it is right
-#
-# On the phantom every frame's true phase is known: the reference is *arterial or not* on **all** frames of kept series, the difficult ones at the phase
-# borders included. With annotations the labels above are a second reference, which leaves those out: the only one that a clinical archive offers.
+# ## Accuracy
+# The true phase of every phantom frame is known. The reference on the phantom is therefore *arterial or not* for **all** frames of the kept series, including difficult frames at the
+# phase boundaries. The labels derived from the annotations are a second reference, which excludes those frames. A clinical archive offers only the second one.
 
 # %%
 if study.archive is None and study.has("archive_truth.parquet"):
@@ -207,7 +204,7 @@ if "phase" in phases:
     style.save(figure, study.write("figures/classifier_confusion.png"))
 
 # %% [markdown]
-# Whole series over time, one a condition where there is one, from held-out patients where there are any.
+# Complete series over time, one per condition if available, from held-out patients where possible.
 
 # %%
 if annotations_path is not None:
@@ -218,8 +215,8 @@ style.save(figure, study.write("figures/classifier_strips.png"))
 
 # %% [markdown]
 # ## Table 1
-#
-# Arterial frames by circulation, plane and C-arm angle, in bins of ±5° around the canonical positions. Shares of this run are rounded so that they add up to 100 (largest remainder).
+# Arterial frames by circulation, plane and C-arm angle, in bins of ±5° around the canonical positions. The percentages of this run are rounded so that they add up to 100 (largest
+# remainder method).
 
 # %%
 if not phases["arterial"].any():
@@ -232,8 +229,7 @@ core_published.as_printed(1, table)
 
 # %% [markdown]
 # ## Figure 1
-#
-# The filter flow of notebook 01, now down to the arterial frames and their split.
+# The filter flow of notebook 01 with the arterial frames and their split.
 
 # %%
 counts = filter_flow.count_arterial(arterial, 0 if annotations_path is None else len(marked))
@@ -242,9 +238,9 @@ figure = flow.draw_flow(json.loads(study.read("flow.json").read_text()), counted
 style.save(figure, study.write("figures/figure1.png"))
 
 # %% [markdown]
-# ## What this can and cannot say
-# On the phantom the network is right or wrong about a simulated contrast agent; how it does on clinical frames only annotations of that archive can tell. Errors lie at the
-# borders of the phase, where experts differ too ([those of the phantom run](../figures/classifier_confusion.png)). Table 1 counts what the network calls arterial, not what is.
+# ## Interpretation
+# Results on the phantom refer to simulated contrast medium. The accuracy on clinical frames can only be measured with annotations of that archive. Errors concentrate at the phase
+# boundaries, where experts also disagree ([confusion matrix of the phantom run](../figures/classifier_confusion.png)). Table 1 counts the frames that the network classifies as arterial.
 
 # %%
 study.finish()

@@ -17,13 +17,14 @@
 # %% [markdown]
 # # 03 · Latent autoencoder
 #
-# **Purpose.** Train the KL autoencoder of §4.3 and §4.5 on arterial-phase frames, measure what it keeps, and encode every frame for the diffusion model.
+# **Purpose.** Train the KL autoencoder of §4.3 and §4.5 on arterial frames, measure what it preserves, and encode all frames for the diffusion model.
 #
-# **Reads** `frames.npy`, `arterial.parquet`, `classifier/` (its features serve as perceptual loss where LPIPS is not used). The phantom's truth is read
-# only to measure.
-# **Writes** `vae/`, `latents/` (mean and standard deviation of every posterior), `vae_quality.csv`, two figures.
+# **Reads** `frames.npy`, `arterial.parquet` and `classifier/`. The features of the classifier serve as the perceptual loss if LPIPS is not used. The ground truth of the
+# phantom is used only for measurements.
 #
-# **Measured time**: shown by the last cell of the executed notebook, and in the report of the run.
+# **Writes** `vae/`, `latents/` (mean and standard deviation of every posterior), `vae_quality.csv` and two figures.
+#
+# **Measured time**: printed by the last cell, and in the report of the run.
 
 # %% tags=["parameters"]
 run: str = "smoke"  # folder under runs/
@@ -55,8 +56,8 @@ config = study.profile.autoencoder
 
 # %% [markdown]
 # ## Frames
-# Patients are split once (notebook 01). Training patients train, validation patients choose the weights. Test patients are for the figures below, or validation
-# patients where there is no test frame.
+# The split by patient is that of notebook 01. The model is trained on the training patients, and the validation patients select the weights. The figures below show test
+# patients, or validation patients if there are no test frames.
 
 # %%
 if why := study.skipped_upstream("arterial.parquet", "classifier"):
@@ -70,12 +71,10 @@ pd.Series({split: len(chosen) for split, chosen in rows.items()}, name="arterial
 
 # %% [markdown]
 # ## Architecture (§4.3, §4.5)
-# The encoder gives a diagonal Gaussian for every image, the decoder an image for every latent:
-#
+# The encoder maps an image to a diagonal Gaussian distribution. The decoder maps a latent to an image:
 # $$q(z|x) = \mathcal{N}\big(z;\, \mu(x),\, \operatorname{diag}\sigma^2(x)\big) = \mathcal{E}(x), \qquad \hat x = \mathcal{D}(z), \quad
 # z = \mu + \sigma\epsilon,\ \epsilon \sim \mathcal{N}(0, I)$$
-#
-# Residual blocks alone, no attention anywhere (§4.5). The latent has `latent_channels` channels at a side of $H / 2^{L-1}$ for $L$ levels.
+# The networks consist of residual blocks without attention (§4.5). The latent has `latent_channels` channels and a side length of $H / 2^{L-1}$ for $L$ levels.
 
 # %%
 torch.manual_seed(study.profile.seed)
@@ -86,17 +85,16 @@ ae.summary(model, config).to_frame(study.profile.name)
 # ## Loss (Eq. 2, §4.5)
 # $$\mathcal{L}_{\text{VAE}} = \lambda_{p}\,\mathcal{L}_{\text{perceptual}}(x, \hat x) + \lambda_{1}\,\lVert x - \hat x \rVert_1 + \lambda_{\text{KL}}\, D_{\text{KL}}\big(q(z|x) \,\Vert\, \mathcal{N}(0, I)\big),
 # \qquad D_{\text{KL}} = \tfrac12 \sum_i \big(\mu_i^2 + \sigma_i^2 - 1 - \ln \sigma_i^2\big)$$
-#
-# §4.5 has the first and the last term; Eq. 2 is $\lVert x - \mathcal{D}(\mathcal{E}(x)) \rVert_1$ alone.
-#
+# §4.5 contains the first and the last term. Eq. 2 contains only $\lVert x - \mathcal{D}(\mathcal{E}(x)) \rVert_1$.
 # $$\mathcal{L}_{\text{perceptual}} = \frac1L\sum_{l=1}^{L} \frac{1}{H_l W_l} \sum_{h,w} \big\lVert w_l \odot \big(\hat\phi_l(x) - \hat\phi_l(\hat x)\big)_{hw} \big\rVert_2^2$$
+# The features $\hat\phi_l$ are normalised to unit length over the channels. In `paper`, they are those of VGG-16 with the LPIPS weights $w_l$, and LPIPS sums over the
+# layers instead of averaging. `smoke` and `phantom` use the features of the run's own phase classifier with $w_l = 1$. This distance has the same form but is not LPIPS. No
+# weights are downloaded.
 #
-# with features $\hat\phi_l$ of unit length over channels. In `paper` these are VGG-16's and the weights $w_l$ those of LPIPS, which sums over layers in the
-# place of the mean. `smoke` and `phantom` take the features of the run's own phase network with $w_l = 1$: a distance of the same form, and not LPIPS; no weights
-# are downloaded. With the optional patch discriminator $D$ the terms $-\lambda_D\,\mathbb{E}[D(\hat x)]$ and, for $D$ itself,
-# $\tfrac12\mathbb{E}[\max(0, 1 - D(x))] + \tfrac12\mathbb{E}[\max(0, 1 + D(\hat x))]$ are added; each network learns from its own alone.
+# The optional patch discriminator $D$ adds the term $-\lambda_D\,\mathbb{E}[D(\hat x)]$. The loss of $D$ itself is $\tfrac12\mathbb{E}[\max(0, 1 - D(x))] +
+# \tfrac12\mathbb{E}[\max(0, 1 + D(\hat x))]$. Each network is updated only by its own loss.
 #
-# What the paper leaves open or says in two ways is a switch; its value in each profile, and why:
+# The choices that the paper leaves open or describes inconsistently are parameters. The table gives their values in each profile and the reasons:
 
 # %% tags=["nbval-check-output"]
 reasons = {
@@ -117,9 +115,9 @@ with pd.option_context("display.max_colwidth", None):
 
 # %% [markdown]
 # ## Training
-# Profile `phantom` goes on from the trained weights that ship with the project: the figure shows their training, on other phantom patients, and the
-# short stretch that this run adds at the rate at which they were left. They are judged before its first step, and kept if nothing better follows.
-# `from_scratch` trains from random weights, as `smoke` and `paper` always do.
+# Profile `phantom` continues the training from the shipped weights, at their final learning rate. The figure shows their training on other phantom patients, followed by
+# the steps of this run. The shipped weights are evaluated before the first step and are kept if no later weights are better. With `from_scratch`, and always in `smoke` and
+# `paper`, training starts from random weights.
 
 # %%
 perceptual = ae.open_perceptual(study)
@@ -147,8 +145,7 @@ figure = training_curve(log, "Autoencoder", shipped.log("vae") if start else Non
 style.save(figure, study.write("figures/vae_training.png"))
 
 # %% [markdown]
-# With random perceptual weights this was a benchmark: what was trained is worth nothing, so nothing is kept, and every later notebook, which would write
-# tables, is skipped in its turn.
+# With random perceptual weights, this training is only a benchmark. The result is discarded, and all later notebooks that would write tables are skipped.
 
 # %%
 if config.perceptual == "random":
@@ -161,12 +158,10 @@ if config.perceptual == "random":
 
 # %% [markdown]
 # ## Latents
-# The posterior of every arterial frame is kept as mean and standard deviation, in half precision. The latent scale is 1/std over a fixed subset of the
-# training frames, so that the diffusion model sees unit variance; it is stored in the autoencoder's configuration:
-#
+# The posterior of every arterial frame is stored as mean and standard deviation, in half precision. The latent scale is the inverse standard deviation over a fixed subset
+# of the training frames, so that the inputs of the diffusion model have unit variance. It is stored in the configuration of the autoencoder:
 # $$s = \big(\operatorname{Var}[\mu] + \overline{\sigma^2}\big)^{-1/2}$$
-#
-# What this run or another one has encoded before with the same autoencoder is copied, and an encoding that was stopped goes on.
+# Frames that this or another run has already encoded with the same autoencoder are copied. An interrupted encoding resumes.
 
 # %%
 device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -190,11 +185,11 @@ print(
 )
 
 # %% [markdown]
-# ## What the autoencoder keeps
-# On test patients, who were used for nothing above; an archive without test frames shows validation patients, who chose the weights. PSNR over all pixels is
-# dominated by background and says little of vessels, so their contrast is measured apart, by calibre: how far the decoded vessel lies below its
-# surroundings, as a share of the original's. *ridge* is measured on the vessels' darkest lines alone and is the stricter one, *area* over all their
-# pixels (`decoder_quality.contrast_kept`). Calibre is found in the original frame itself (`vessels.filters.calibres`), so that any archive can be measured.
+# ## What the autoencoder preserves
+# The measurements use test patients. An archive without test frames uses validation patients, who selected the weights. PSNR over all pixels is dominated by the background
+# and says little about vessels. Vessel contrast is therefore measured separately, by calibre: the depth of a decoded vessel below its surroundings, as a fraction of the
+# original depth. *ridge* uses only the darkest line of each vessel and is the stricter measure. *area* uses all vessel pixels (`decoder_quality.contrast_kept`). The
+# calibre is determined in the original frame (`vessels.filters.calibres`), so that the measure applies to any archive.
 
 # %%
 held_out = arterial[arterial["split"] == ("test" if len(rows["test"]) else "val")]
@@ -208,8 +203,8 @@ quality |= decoder_quality.contrast_kept(decoded, original, decoder_quality.cali
 measured = {f"against {len(original)} held-out frames": quality}
 
 # %% [markdown]
-# On the phantom the same frames are known without noise, and so is the artery that each pixel belongs to: rendered once more with every draw as it was and
-# infinitely many quanta, and curated alike (`phantom.truth`).
+# For the phantom, noise-free versions of the same frames are known, as is the artery of each pixel. They are rendered again with the same random draws and infinitely many
+# quanta, and curated in the same way (`phantom.truth`).
 
 # %%
 if study.archive is None and study.has("archive_truth.parquet"):
@@ -239,10 +234,10 @@ figure = samples.image_grid(
 style.save(figure, study.write("figures/vae_reconstructions.png"))
 
 # %% [markdown]
-# ## What this can and cannot say
-# What the autoencoder loses no later model can bring back: its numbers are the ceiling of everything that notebooks 04 to 07 generate. They are of one training of one
-# network, and without LPIPS's weights they are no statement on the paper's autoencoder. PSNR and contrast say how near the grey values come, not whether a reader would miss what is gone.
-# What the phantom run keeps: [figures/vae_reconstructions.png](../figures/vae_reconstructions.png).
+# ## Interpretation
+# Later models cannot restore what the autoencoder loses. Its results are the upper limit for all frames generated in notebooks 04 to 07. They describe a single training of
+# one network. Without the LPIPS weights, they say nothing about the autoencoder of the paper. PSNR and contrast measure the accuracy of grey levels, not whether a reader
+# would miss the lost detail. Reconstructions of the phantom run: [figures/vae_reconstructions.png](../figures/vae_reconstructions.png).
 
 # %%
 study.finish()

@@ -17,13 +17,15 @@
 # %% [markdown]
 # # 04 · Latent diffusion
 #
-# **Purpose.** Train the unconditional (§4.3) and the text-conditioned (§4.4) latent diffusion model; the sentence encoder is a BERT trained from scratch,
-# jointly with the denoising network.
+# **Purpose.** Train the unconditional (§4.3) and the text-conditioned (§4.4) latent diffusion model. The text encoder is a BERT that is trained from scratch, jointly with
+# the denoising network.
 #
-# **Reads** `latents/`, `vae/`. **Writes** `ldm/` and `ldm_unconditional/`, pipelines that `DSAPipeline.from_pretrained` opens, and
-# diffusers' own `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` too.
+# **Reads** `latents/`, `vae/`.
 #
-# **Measured time**: shown by the last cell of the executed notebook, and in the report of the run.
+# **Writes** `ldm/` and `ldm_unconditional/`. `DSAPipeline.from_pretrained` loads these pipelines, and so does `DiffusionPipeline.from_pretrained(folder,
+# trust_remote_code=True)` of diffusers.
+#
+# **Measured time**: printed by the last cell, and in the report of the run.
 
 # %% tags=["parameters"]
 run: str = "smoke"  # folder under runs/
@@ -55,8 +57,8 @@ config = study.profile.diffusion
 
 # %% [markdown]
 # ## What the paper leaves open
-# §4.3–4.5 give the network, the noise schedule's ends, the batch, the rate and the epochs. The rest are switches; `paper` takes what the text says
-# or, where it says nothing, nothing.
+# §4.3–4.5 state the network, the ends of the noise schedule, the batch size, the learning rate and the number of epochs. All other choices are parameters. Profile `paper`
+# follows the text and adds nothing where the text is silent.
 
 # %% tags=["nbval-check-output"]
 reasons = {
@@ -78,7 +80,7 @@ with pd.option_context("display.max_colwidth", None):
 
 # %% [markdown]
 # ## Latents (§4.3)
-# $z=\mathcal E(x)$: drawn from the stored posteriors at every use. Each comes with the sentence of its frame: circulation, plane, primary and secondary angle.
+# Each use of a frame draws $z=\mathcal E(x)$ from its stored posterior. The prompt of a frame states circulation, plane, primary and secondary angle.
 
 # %%
 if why := study.skipped_upstream("latents/index.parquet", "vae"):
@@ -99,10 +101,10 @@ def latent_sets(sentences=None):
 index.iloc[part["train"]].groupby("cell").agg(frames=("frame_id", "size"), sentences=("sentence", "nunique"))
 
 # %% [markdown]
-# ## The sentence and its tokens (§4.4)
-# The vocabulary is the sentence grammar itself, with single digits, so that an angle which never occurred can still be written. It is not asked for by
-# accident: the pipeline keeps the conditions of the training set and refuses others, unless told `allow_unseen=True`. A condition counts as seen when
-# frames of its circulation and plane were taken within ±5° of both angles, the tolerance of Table 1.
+# ## Prompts and tokens (§4.4)
+# The vocabulary is derived from the sentence grammar. Numbers are split into digits, so that angles outside the training set can be written. The pipeline stores the
+# conditions of the training set and refuses others unless `allow_unseen=True`. A condition counts as seen if the training set contains frames of the same circulation and
+# plane within ±5° of both angles, the tolerance of Table 1.
 
 # %%
 seen = SeenConditions.of(index["sentence"].iloc[part["train"]])
@@ -115,7 +117,7 @@ with pd.option_context("display.max_colwidth", None):
 # %% [markdown]
 # ## Forward process
 # $$z_t = \sqrt{\bar\alpha_t}\, z_0 + \sqrt{1-\bar\alpha_t}\,\epsilon,\qquad \epsilon\sim\mathcal N(0, I),\qquad \bar\alpha_t=\prod_{s\le t}(1-\beta_s)\tag{3}$$
-# Both readings of the linear schedule, with the ends of §4.5. At the last step the latent must be all noise, since sampling starts from noise alone.
+# The figure shows both readings of the linear schedule, with the end points of §4.5. The last step must be pure noise, because sampling starts from noise.
 
 # %%
 schedule = diffusion.noise_schedule(config)
@@ -135,12 +137,12 @@ pd.DataFrame(
 # ## Objective
 # $$\mathcal{L}_{\text{DDPM}} = \mathbb{E}_{z,\epsilon,t}\,\lVert \epsilon-\epsilon_\theta(z_t,t)\rVert^2\tag{4}$$
 # $$\mathcal{L}_{\text{cond}} = \mathbb{E}_{z,\epsilon,t,c}\,\lVert \epsilon-\epsilon_\theta(z_t,t,c)\rVert^2$$
-# With `v_prediction` the network tells $v=\sqrt{\bar\alpha_t}\,\epsilon-\sqrt{1-\bar\alpha_t}\,z_0$ instead, from which $\epsilon$ and $z_0$ follow.
+# With `v_prediction`, the network predicts $v=\sqrt{\bar\alpha_t}\,\epsilon-\sqrt{1-\bar\alpha_t}\,z_0$ instead, which determines $\epsilon$ and $z_0$.
 #
 # ## Unconditional model (§4.3, §4.5)
-# Profile `phantom` goes on from the trained weights that ship with the project, here and below: the figures show their training, on other phantom
-# patients, and the short stretch that this run adds. `from_scratch` trains from random weights, as `smoke` and `paper` always do.
-# At every evaluation a few images are made from noise that never changes, and kept with the checkpoint (`checkpoints/ldm*/samples`).
+# Profile `phantom` continues the training of both models from the shipped weights. The figures show their training on other phantom patients, followed by the steps of this
+# run. With `from_scratch`, and always in `smoke` and `paper`, training starts from random weights. Each evaluation samples a few images from fixed noise and stores them
+# with the checkpoint (`checkpoints/ldm*/samples`).
 
 # %%
 shown = sampling.FAST_SAMPLER, sampling.FAST_STEPS
@@ -170,7 +172,7 @@ style.save(figure, study.write("figures/ldm_unconditional_training.png"))
 
 # %% [markdown]
 # ## Conditional model (§4.4, §4.5)
-# A BERT reads the sentence, trained from scratch and jointly with the denoising network; its states $c$ enter through cross-attention at the attended levels.
+# A BERT encodes the prompt. It is trained from scratch, jointly with the denoising network. Its hidden states $c$ enter the attention levels through cross-attention.
 
 # %%
 torch.manual_seed(study.profile.seed + 1)
@@ -206,7 +208,7 @@ study.note("validation loss", float(log["val_loss"].min()))
 # %% [markdown]
 # ## From noise to image
 # $$z_{t-1} = \tfrac{1}{\sqrt{\alpha_t}}\Bigl(z_t - \tfrac{1-\alpha_t}{\sqrt{1-\bar\alpha_t}}\,\epsilon_\theta(z_t,t,c)\Bigr) + \sigma_t\,\eta,\qquad \hat x = \mathcal{D}(z_0)\tag{5, 6}$$
-# One sentence, one image, from the saved pipeline, as this profile samples. Each picture is the latent of that moment, decoded: pure noise at the left.
+# One prompt and one image from the saved pipeline, with the sampler of this profile. Each picture is the decoded latent of one step, starting from pure noise on the left.
 
 # %%
 steps, guidance = study.profile.sampling.steps, study.profile.sampling.guidance
@@ -220,8 +222,8 @@ style.save(
 )
 
 # %% [markdown]
-# ## A first look
-# Two images of each condition that the model saw, and as many without any condition, all from the saved pipelines and from the same noise.
+# ## First samples
+# Two images of each training condition and the same number of unconditional images, from the saved pipelines and the same noise.
 
 # %%
 asked = [condition for condition in asked for _ in range(2)]
@@ -235,9 +237,9 @@ style.save(
 )
 
 # %% [markdown]
-# ## What this can and cannot say
-# The loss of held-out patients chooses the weights; it does not say how good the images are. A few images at one seed do not either: notebook 05 samples the sets that readers and
-# distances judge. On phantoms the networks are far smaller than the paper's. What their images are worth stands in [docs/results.md](../docs/results.md).
+# ## Interpretation
+# The loss on held-out patients selects the weights. It does not measure image quality, and neither do a few images of one seed. Notebook 05 samples the sets that readers
+# and distances evaluate. The networks of the phantom profile are far smaller than those of the paper. Their results: [docs/results.md](../docs/results.md).
 
 # %%
 study.finish()

@@ -17,12 +17,14 @@
 # %% [markdown]
 # # 05 · Sampling
 #
-# **Purpose.** Turn sentences into frames: a first look, the reader set (§2.3: ten batches of forty, ten of each condition) and the set for the Fréchet distance (§2.5),
-# and draw Figures 2, 3 and 5.
+# **Purpose.** Generate frames from prompts: first examples, the reader set (§2.3: ten batches of forty, ten of each condition) and the set for the Fréchet distance (§2.5).
+# Draw Figures 2, 3 and 5.
 #
-# **Reads** `ldm/`, `arterial.parquet`, `frames.npy`. **Writes** `samples/reader/`, `samples/fid/`, figures.
+# **Reads** `ldm/`, `arterial.parquet`, `frames.npy`.
 #
-# **Measured time**: shown by the last cell of the executed notebook, and in the report of the run.
+# **Writes** `samples/reader/`, `samples/fid/` and figures.
+#
+# **Measured time**: printed by the last cell, and in the report of the run.
 
 # %% tags=["parameters"]
 run: str = "smoke"  # folder under runs/
@@ -56,7 +58,7 @@ style.apply()
 config = study.profile.sampling
 
 # %% [markdown]
-# ## The four sentences
+# ## The four prompts
 # The four conditions of the reader study (§2.3), as the text encoder receives them.
 
 # %%
@@ -65,21 +67,15 @@ pd.DataFrame({"sentence": {cell: condition.sentence() for cell, condition in CAN
 
 # %% [markdown]
 # ## From noise to a frame
-# Sampling starts from noise $z_T \sim \mathcal{N}(0, I)$ and undoes the diffusion step by step, with the sentence $c$ as context:
-#
+# Sampling starts from noise $z_T \sim \mathcal{N}(0, I)$ and reverses the diffusion step by step, with the encoded prompt $c$ as context:
 # $$z_{t-1} = \frac{1}{\sqrt{\alpha_t}}\Bigl(z_t - \frac{1-\alpha_t}{\sqrt{1-\bar\alpha_t}}\,\epsilon_\theta(z_t,t,c)\Bigr) + \sigma_t\,\eta,\qquad \eta \sim \mathcal{N}(0, I)\tag{5}$$
-#
-# The decoder turns the last latent into a frame:
-#
+# The decoder converts the last latent into a frame:
 # $$\hat x = \mathcal{D}(z_0)\tag{6}$$
-#
-# Eq. 5 is the ancestral step of DDPM (`sampling.scheduler=ddpm`), which the paper takes 1000 times. Written with the clean latent $\hat z_0$ that the predicted noise
-# implies, it is one of a family of steps (Song et al. 2021)
-#
+# Eq. 5 is the ancestral step of DDPM (`sampling.scheduler=ddpm`), which the paper applies 1000 times. Written with the estimate $\hat z_0$ of the clean latent, it belongs
+# to a family of steps (Song et al. 2021)
 # $$z_{t-1} = \sqrt{\bar\alpha_{t-1}}\,\hat z_0 + \sqrt{1-\bar\alpha_{t-1}-\sigma_t^2}\;\epsilon_\theta + \sigma_t\,\eta,\qquad \hat z_0 = \frac{z_t - \sqrt{1-\bar\alpha_t}\,\epsilon_\theta}{\sqrt{\bar\alpha_t}}.$$
-#
-# With $\sigma_t = 0$ (`ddim`) no noise is drawn on the way, and the steps solve an ordinary differential equation: the noise $z_T$ alone decides the image. `dpmsolver++` and
-# `unipc` solve the same equation with a higher order, and therefore in fewer steps.
+# With $\sigma_t = 0$ (`ddim`), no noise is added during sampling. The steps then solve an ordinary differential equation, and the noise $z_T$ alone determines the image.
+# `dpmsolver++` and `unipc` solve the same equation with a higher order and therefore need fewer steps.
 
 # %%
 if why := study.skipped_upstream("ldm"):
@@ -91,9 +87,9 @@ dsa.set_progress_bar_config(disable=True)  # lines of its own count batches
 schedule = dsa.scheduler
 
 # %% [markdown]
-# ## A sentence becomes an image
-# Four seeds of one sentence (the parameter `sentence`), by the fast sampler. Circulation, plane and both angles may be changed; a condition that no frame of the
-# training set had is refused with the nearest ones named, unless `allow_unseen=True`.
+# ## Generate images from a prompt
+# Four seeds of one prompt (the parameter `sentence`), with the fast sampler. Circulation, plane and both angles can be changed. A condition outside the training set is
+# refused, and the error names the nearest conditions, unless `allow_unseen=True`.
 
 # %%
 asked = sentence or CANONICAL["AC A"].sentence()
@@ -113,19 +109,20 @@ style.save(
 
 # %% [markdown]
 # ## Reader set and Fréchet set
-# Stratified: every batch holds the same number of each condition. Each image has a seed of its own, so that it does not depend on what it was computed beside.
-# Image numbers are random: a file name tells a blinded reader nothing. `manifest.parquet` of a set has one row an image: sentence, seed, model, sampler, steps, guidance.
+# Both sets are stratified: every batch contains the same number of images of each condition. Each image has its own seed, so that it does not depend on the other images of
+# its batch. Image numbers are random, so that file names reveal nothing to blinded readers. `manifest.parquet` of a set has one row per image: prompt, seed, model,
+# sampler, steps, guidance.
 #
-# **Several machines.** With `num_shards=N` a call makes every N-th image only. Start N calls that see the same folder of runs, at any time and in any order, by hand
-# or as an array job (`$SLURM_ARRAY_TASK_ID` in the place of 0):
+# **Several machines.** With `num_shards=N`, each call generates every N-th image. Start N calls that share the run folder, by hand or as an array job (replace 0 by
+# `$SLURM_ARRAY_TASK_ID`). They can run at any time and in any order:
 #
 # ```
 # papermill notebooks/05_sampling.ipynb shard_0.ipynb --cwd notebooks -p run mine -p profile paper -p shard 0 -p num_shards 8
 # ```
 #
-# The call that finds all shards made puts the set together and goes on; the others end here and say which shards they wait for. Together they make exactly the
-# images of a call without shards. One that was killed goes on where it was when it is started again, with or without shards. `make reproduce` then goes on
-# with what lies further down, and makes no image again.
+# The call that finds all shards complete merges them and continues. The other calls end here and name the shards that are missing. The result is identical to that of a
+# call without shards. A killed call resumes when it is started again, with or without shards. `make reproduce` then continues with the later notebooks and generates no
+# image again.
 
 # %%
 dsa.scheduler = sampler.make_scheduler(config.scheduler, schedule)
@@ -177,10 +174,9 @@ rows = [images.read_images(study.ws.path("samples/fid"), files.tolist()) for fil
 style.save(samples.image_grid(rows, list(chosen)), study.write("figures/sampling_grid.png"))
 
 # %% [markdown]
-# ## The samplers beside each other
-# The same four seeds through all of them. `grey_from_solution` is how far, in grey levels, the images of a sampler are from the solution of the differential equation (DDIM
-# in 200 steps); DDPM draws noise on the way and has no such distance. What few steps cost in quality against held-out frames is measured by
-# `benchmarks/sampling.py`.
+# ## Comparison of samplers
+# The same four seeds with all samplers. `grey_from_solution` is the distance, in grey levels, between the images of a sampler and the solution of the differential equation
+# (DDIM with 200 steps). It is undefined for DDPM, which adds noise during sampling. `benchmarks/sampling.py` measures the quality of few steps against held-out frames.
 
 # %%
 compared = {name: sampler.make_scheduler(name, schedule) for name in sampler.SAMPLERS}
@@ -192,8 +188,8 @@ style.save(samples.image_grid(list(shown.values()), list(shown)), study.write("f
 
 # %% [markdown]
 # ## Figure 2
-# Held-out frames of each condition beside generated ones, neither selected: at the left arterial frames drawn at random, each of another series, so that early and
-# late filling show as they occur; at the right the generated images in the order of their numbers.
+# Held-out frames of each condition (left) and generated frames (right), without manual selection. The held-out frames are drawn at random from different series, so that
+# they include early and late filling. The generated frames are shown in the order of their numbers.
 
 # %%
 arterial = pd.read_parquet(study.read("arterial.parquet"))
@@ -234,15 +230,15 @@ style.save(figure3, study.write("figures/figure3.png"))
 
 # %% [markdown]
 # ## Figure 5
-# The system, with the sizes of this profile.
+# The architecture, with the sizes of this profile.
 
 # %%
 style.save(samples.figure5(dsa), study.write("figures/figure5.png"))
 
 # %% [markdown]
-# ## What this can and cannot say
-# Figure 2 shows what was not selected, and no more than its few images: how near the sets come to real frames is measured in notebook 07, how they look to readers in notebook 06,
-# what they keep of their condition, their vessels and their training patients in notebooks 11 to 14. The phantom run's [Figure 2](../figures/figure2.png).
+# ## Interpretation
+# Figure 2 shows a few unselected images. Notebook 07 measures the distance of the sets to real frames, and notebook 06 contains the reader ratings. Notebooks 11 to 14 test
+# condition adherence, vessels, memorisation and utility. Figure 2 of the phantom run: [Figure 2](../figures/figure2.png).
 
 # %%
 study.finish()

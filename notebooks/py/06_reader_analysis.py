@@ -17,20 +17,18 @@
 # %% [markdown]
 # # 06 · Reader analysis
 #
-# **Purpose.** The reader study (§2.4): who kept which image, how the readers graded the vessels, and how well they agree.
-# Tables 2, 3 and 4 and Figure 4 a–e.
+# **Purpose.** Analyse the reader study (§2.4): screening, image quality and inter-rater agreement. Tables 2, 3 and 4 and Figure 4 a–e.
 #
-# **Inputs.** `samples/reader/` of notebook 05, the arterial frames of notebook 02 (Figure 4e); or, given as parameters,
-# `screening.csv` and `ratings.csv` of real readers.
+# **Inputs.** `samples/reader/` of notebook 05 and the arterial frames of notebook 02 (Figure 4e). Optionally `screening.csv` and `ratings.csv` of real readers, given as
+# parameters.
 #
-# **Outputs.** `readers/screening.csv`, `readers/ratings.csv` and the manifest of their origin; `tables/table2.csv` … `table4.csv`; `readers/icc.csv`,
-# `conditions.csv`, `condition_pairs.csv`, `segments.csv`, `leniency.csv`, `kappa.csv`, `pilot.csv`;
-# `figures/figure4.png`, `figure4.pdf` and the panels.
+# **Outputs.** `readers/screening.csv`, `readers/ratings.csv` and the manifest of their origin; `tables/table2.csv` … `table4.csv`; `readers/icc.csv`, `conditions.csv`,
+# `condition_pairs.csv`, `segments.csv`, `leniency.csv`, `kappa.csv`, `pilot.csv`; `figures/figure4.png`, `figure4.pdf` and the panels.
 #
-# Without reader files the ratings come from a model of readers with stated parameters. All that is made from them is named *simulated ratings*: it shows
-# that the analysis works, and says nothing about what clinicians would answer.
+# Without reader files, the ratings are simulated by a model of readers with stated parameters. All results derived from them are labelled *simulated ratings*. They test
+# the analysis and do not predict what clinicians would answer.
 #
-# **Time.** Seconds in every profile; the closing cell states it.
+# **Time.** Seconds in every profile. The last cell prints it.
 
 # %% tags=["parameters"]
 run: str = "smoke"  # folder of this run under runs/
@@ -66,13 +64,11 @@ style.apply()
 # %% [markdown]
 # ## Ratings
 #
-# A senior reader first keeps or rejects each image. Every kept image then gets, from each rater and for each of three
-# arterial segments, a grade from 1 (very poor) to 5 (excellent), or a mark that there is nothing to grade: *not present*,
-# *not applicable*, or *external circulation* for the whole image.
+# A senior reader first keeps or rejects each image. Each rater then grades three arterial segments of every kept image from 1 (very poor) to 5 (excellent). A segment
+# without a grade is marked *not present* or *not applicable*, or the whole image is marked *external circulation*.
 #
-# The simulated readers see what can be measured in an image: how far its vessels, at three calibres, lie from those of real
-# arterial frames of the same condition. The rest (effects of image, segment and reader, noise, flags) is drawn from
-# distributions whose parameters are printed here; none is fitted to the published tables.
+# The simulated readers use measurable image properties: the distance of the vessels, at three calibres, from those of real arterial frames of the same condition. All other
+# effects (image, segment, reader, noise, flags) are drawn from distributions whose parameters are printed below. None is fitted to the published tables.
 
 # %%
 targets = study.write("readers/screening.csv"), study.write("readers/ratings.csv")
@@ -99,9 +95,9 @@ else:
     display(measured.round(2).rename_axis("measured quality (0: like a typical real frame)"))
 
 # %% [markdown]
-# Both files are now checked row by row, whoever wrote them: grades outside 1–5, a grade together with a flag, a segment graded twice by one rater, an external
-# mark on part of an image, images that were never screened. What is unusual but defined is said in a sentence below.
-# Where the ratings come from is read from the files and their manifest: simulated ratings that are given back as parameters remain simulated ones.
+# Both files are checked row by row, whatever their origin. The checks find grades outside 1–5, a grade together with a flag, a segment that a rater graded twice, an
+# external mark on part of an image, and images that were never screened. Unusual but valid entries are reported below. The origin of the ratings is read from the files and
+# their manifest. Simulated ratings that are given back as parameters remain labelled as simulated.
 
 # %%
 data = rating_files.open_reader_study(*targets, rating_files.expert_roles(expert_roles))
@@ -114,8 +110,8 @@ print(published.RATING_SOURCES[source], *data.notes, sep="\n")
 # %% [markdown]
 # ## Retention and unscored images (Table 2)
 #
-# A segment counts as NA when every rater who judged it marked it not present or not applicable; an image as external circulation when every rater marked it
-# so. An image on which raters chose different exclusions is in neither column, yet not scored.
+# A segment counts as NA if every rater who judged it marked it not present or not applicable. An image counts as external circulation if every rater marked it so. An image
+# with different exclusion marks belongs to neither column and is not scored.
 
 # %%
 table2 = published.contract(2, reader_tables.table2(data), source)
@@ -125,9 +121,9 @@ published.as_printed(2, table2)
 # %% [markdown]
 # ## Image-wise quality (Table 3)
 #
-# Aggregation of §2.4: the segment score of an image is the mean over raters of what they graded there; its overall score
-# is the mean of the segment scores that exist. Mean and standard deviation (ddof = 1) are over images; the columns *n*,
-# which the paper does not have, count the images in which the segment has a score (N_images is that number for *Overall*).
+# Scores are aggregated as in §2.4. The segment score of an image is the mean grade over the raters. Its overall score is the mean of the available segment scores. Mean and
+# standard deviation (ddof = 1) are computed over images. The columns *n*, which the paper does not have, count the images with a score of the segment. N_images is this
+# count for *Overall*.
 
 # %%
 table3 = published.contract(3, reader_tables.table3(data) | reader_tables.entered(data)[3], source)
@@ -137,9 +133,8 @@ published.as_printed(3, table3)
 # %% [markdown]
 # ## Agreement (Table 4)
 #
-# ICC(2,1) and ICC(2,k): two-way random effects, absolute agreement, over the images that all raters of the set graded. The
-# overall region takes, for each rater and image, the mean of the segments that rater graded. First a check on the matrix
-# that Shrout and Fleiss published in 1979 with ICC(2,1) = 0.29 and ICC(2,4) = 0.62.
+# ICC(2,1) and ICC(2,k): two-way random effects, absolute agreement, over the images that all raters of the set graded. For the overall region, the value of a rater and
+# image is the mean of the graded segments. The first cell checks the implementation on the matrix of Shrout and Fleiss (1979), with ICC(2,1) = 0.29 and ICC(2,4) = 0.62.
 
 # %% tags=["nbval-check-output"]
 judges = np.array([[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]])
@@ -156,11 +151,10 @@ published.write_table(study.write("tables/table4.csv"), table4)
 published.as_printed(4, table4)
 
 # %% [markdown]
-# With 95 % intervals: `f_low`–`f_high` by the F method (raters random), `boot_low`–`boot_high` by resampling images (raters
-# as they are), and the number of images that entered. An image that one rater could not grade is lost to these complete
-# cases. `mixed_icc` is the estimate of the same model, images and raters random, from every available rating (REML), with an
-# interval by resampling images. Where few ratings are missing the two agree; where they part, the images left out were not
-# like the others. REML keeps variances from falling below zero, so it may also differ where agreement is very low.
+# The table contains 95 % intervals and the number of images. `f_low`–`f_high` use the F method (random raters). `boot_low`–`boot_high` use resampled images (fixed raters).
+# These estimates require complete cases: an image that one rater could not grade is lost. `mixed_icc` estimates the same model by REML from all available ratings, with an
+# interval from resampled images. If few ratings are missing, the two estimates agree. A difference shows that the incomplete images are not like the others. REML does not
+# allow negative variances, so the estimates can also differ if agreement is very low.
 
 
 # %%
@@ -173,12 +167,11 @@ def keep(name: str, table: pd.DataFrame) -> pd.DataFrame:
 keep("icc", details).drop(columns=["f_value", "p_value"]).round(3)
 
 # %% [markdown]
-# ## Do conditions differ, and segments?
+# ## Comparison of conditions and segments
 #
-# §2.4 compares conditions and segments in words. Here the images are the units, one score an image, and tests go by ranks.
-# Kruskal–Wallis over all conditions, with Holm's correction over the four regions; then every pair by Mann–Whitney, corrected
-# over the pairs of a region. `rank_biserial` and `superiority` (the chance that an image of *a* scores higher than one of
-# *b*) say how large a difference is, which p values do not.
+# §2.4 compares conditions and segments in words. Here, the unit of analysis is the image, with one score per image, and all tests are rank tests. Kruskal–Wallis tests
+# compare all conditions, with Holm's correction over the four regions. Mann–Whitney tests then compare all pairs, corrected over the pairs of a region. `rank_biserial` and
+# `superiority` (the probability that an image of *a* scores higher than one of *b*) are effect sizes, which p-values are not.
 
 # %%
 comparisons = reader_comparisons.all_comparisons(data)
@@ -188,7 +181,7 @@ display(readable(comparisons["conditions"]))
 readable(comparisons["condition_pairs"].query("region == 'overall'"))
 
 # %% [markdown]
-# Segments are compared within images that have all three: Friedman's test, then Wilcoxon's of each pair.
+# Segments are compared within images that have all three: by Friedman's test, then by Wilcoxon's test for each pair.
 
 # %%
 readable(comparisons["segments"])
@@ -196,14 +189,14 @@ readable(comparisons["segments"])
 # %% [markdown]
 # ## Raters
 #
-# Leniency: by how many points a rater lies above (+) or below (−) the average of all raters on the same images, from a mixed
-# model with raters fixed and images random over all available ratings. `p_equal` tests whether the raters are alike.
+# Leniency is the difference, in points, between a rater and the average of all raters on the same images. It is estimated by a mixed model with fixed raters and random
+# images from all available ratings. `p_equal` tests the hypothesis that all raters are equally lenient.
 
 # %%
 readable(comparisons["leniency"])
 
 # %% [markdown]
-# Every pair of raters by Cohen's kappa with quadratic weights, over the images that both graded; `equal`: share of identical grades.
+# Cohen's kappa with quadratic weights for every pair of raters, over the images that both graded. `equal` is the fraction of identical grades.
 
 # %%
 readable(comparisons["kappa"])
@@ -211,7 +204,8 @@ readable(comparisons["kappa"])
 # %% [markdown]
 # ## Figure 4
 #
-# a raw grades · b image-wise scores · c their means · d raters · e real data of a condition, against the quality of its images ([of the phantom run](../figures/figure4.png)).
+# a individual grades · b image-wise scores · c their means · d raters · e amount of real data of a condition against the quality of its images ([of the phantom
+# run](../figures/figure4.png)).
 
 # %%
 richness = None
@@ -235,10 +229,10 @@ for letter, panel in reader_study.panels(**parts).items():
     plt.close(panel)  # only the combined figure is shown here
 
 # %% [markdown]
-# ## For a next study
+# ## Planning the next study
 #
-# How much images and raters differ decides how many of both a next study takes; notebook 31 plans with these standard deviations, in points of the scale.
-# `yield_share` is the share of generated images that could be rated.
+# The variation between images and between raters determines how many of both the next study needs. Notebook 31 uses these standard deviations, in points of the scale.
+# `yield_share` is the fraction of generated images that could be rated.
 
 # %%
 pilot = reader_planning.pilot_table(mixed["Overall", "All raters"], source, parts["scores"], len(data.screening))

@@ -17,17 +17,17 @@
 # %% [markdown]
 # # 07 · Fidelity
 #
-# **Purpose.** How near the generated frames are to real ones as a distribution (§2.5, Table 5), overall and for each condition.
+# **Purpose.** Measure the distance between the distributions of generated and real frames (§2.5, Table 5), overall and for each condition.
 #
 # **Inputs.** `samples/fid/` of notebook 05; `arterial.parquet`, `phases.parquet` and `classifier/` of notebook 02; `frames.npy`, `frames.parquet` of notebook 01.
 #
-# **Outputs.** `fidelity.csv`, `fidelity_intervals.csv`, `fidelity_resampled.csv`, `fidelity_sensitivity.csv`, `tables/table5.csv`,
-# `tables/table5_context.csv`, the network `dsa_network/`, the vectors `features/`, figures of the same names. Notebooks 11 to 14 go on from here:
-# does the image show what was asked for, are its vessels possible, is it a copy, is it of use?
+# **Outputs.** `fidelity.csv`, `fidelity_intervals.csv`, `fidelity_resampled.csv`, `fidelity_sensitivity.csv`, `tables/table5.csv`, `tables/table5_context.csv`, the network
+# `dsa_network/`, the vectors `features/`, and figures of the same names. Notebooks 11 to 14 use them to test condition adherence, vessel plausibility, memorisation and
+# utility.
 #
-# "Real" means here: frames of the archive that was given, as against generated. On the phantom archive those are simulated themselves.
+# “Real” frames are the frames of the given archive. For the phantom archive, they are simulated as well.
 #
-# **Time.** The network's training takes most of it; the closing cell states the time of this run.
+# **Time.** Training the network takes most of it. The last cell prints the time of this run.
 
 # %% tags=["parameters"]
 run: str = "smoke"  # folder of this run under runs/
@@ -55,14 +55,14 @@ settings, seed = study.profile.fidelity, study.profile.seed
 origin = "archive" if study.archive else "phantom"
 
 # %% [markdown]
-# ## What is compared with what
+# ## Compared sets
 #
-# Generated frames of the four canonical conditions against real arterial frames of held-out patients: no network of this run was trained on them
-# (validation patients only chose which of its weights were kept). §2.5 draws 5,000 such frames, "approximately matching" the distribution over conditions, which
-# can be read in two ways. `fidelity.reference_mix` names them: `as-is` (the archive's own mix; profile `paper`) or `balanced` (equally many a condition,
-# like the generated set; a small archive's scarce conditions then do not read as a difference of the images). Taken literally, neither fits the paper's own
-# numbers: a balanced reference needs more frames of the rarest condition than Table 1 has. A condition with fewer frames gives all it has, and the counts are
-# shown. Image files are checked here, all of them (8-bit grey, one size), and decoded later, a batch at a time.
+# Generated frames of the four canonical conditions are compared with arterial frames of held-out patients. No network of this run was trained on them, but validation
+# patients selected the weights. §2.5 draws 5,000 held-out frames that “approximately match” the distribution over conditions, which has two readings.
+# `fidelity.reference_mix` is either `as-is` (the mix of the archive; profile `paper`) or `balanced` (equal numbers, like the generated set). In a small archive, `balanced`
+# prevents rare conditions from appearing as a difference between images. Taken literally, neither fits the numbers of the paper: a balanced reference needs more frames of
+# the rarest condition than Table 1 contains. A condition with too few frames contributes all it has, and the counts are shown. All image files are checked here (8-bit
+# grey, one size) and decoded later in batches.
 
 # %%
 if why := study.skipped_upstream("samples/fid", "arterial.parquet", "classifier"):
@@ -72,19 +72,19 @@ images = image_sets.of_run(study)
 images.counts(origin)
 
 # %% [markdown]
-# ## A network that reads angiograms
+# ## A network for angiograms
 #
-# One ResNet-18 of the family of §4.2 is trained here on real frames of the training patients, apart from the autoencoder and the diffusion model. A head each
-# learns the phase (arterial or not), the circulation, the plane and both positioner angles:
+# A ResNet-18 of the family of §4.2 is trained on real frames of the training patients, independently of the autoencoder and the diffusion model. Separate heads predict the
+# phase (arterial or not), the circulation, the plane and both positioner angles:
 #
 # $$\mathcal{L} = \sum_{h \in \{\mathrm{phase,\,circulation,\,plane}\}} \mathrm{BCE}\bigl(y_h, \hat y_h\bigr)
 # + \sum_{h \in \{\mathrm{primary,\,secondary}\}} \mathrm{smooth}_{L_1}\!\left(\frac{\hat\alpha_h - \alpha_h}{10^\circ}\right),$$
 #
-# each term a mean over the frames whose label is known, an angle with one output for each plane. Its inner stages are the features in which distances are measured
-# here; in notebook 11 its answers judge the generated frames. It sees no flips, which would turn planes, sides and angles, but blurred, noisy, rescaled and
-# differently contrasted copies, so that decoded images, smoother than acquired ones, are judged by their anatomy. Oblique frames count too. The phase labels
-# are what notebook 02's classifier called the frames; circulation, plane and angles are the archive's own. Validation patients choose the weights, so its
-# error is measured on test patients alone.
+# Each term is a mean over the frames with a known label. Each angle has one output per plane. The features of the inner stages define the distances of this notebook, and
+# notebook 11 uses the predictions to evaluate generated frames. The training images are not flipped, because a flip would change planes, sides and angles. They are
+# blurred, rescaled, and changed in noise and contrast. Decoded images are smoother than acquired ones, and the network should judge their anatomy. Oblique frames are
+# included. The phase labels are the predictions of notebook 02; circulation, plane and angles are those of the archive. Validation patients select the weights, so the
+# error is measured on test patients only.
 
 # %%
 labelled = dsa_network.labelled_parts(study)
@@ -114,18 +114,16 @@ if trained := len(absent) < len(dsa_network.HEADS):
 # %% [markdown]
 # ## Features
 #
-# The paper takes pool3 of an Inception-V3 trained on photographs (`inception`). Profiles `smoke` and `phantom` never download weights; they take the network
-# above (`dsa-network`), and the distance is then called *DSA-feature distance*. It must not be read as an FID: other features, other scale. `phase-network`
-# takes the classifier of notebook 02 instead; where that one has a part in the autoencoder's loss, it measures what it has taught. `dinov2` and `radimagenet` take
-# public networks whose weights you put at hand.
+# The paper uses pool3 of an Inception-V3 trained on photographs (`inception`). Profiles `smoke` and `phantom` never download weights. They use the network above
+# (`dsa-network`), and the distance is called *DSA-feature distance*. It is not an FID: features and scale differ. `phase-network` uses the classifier of notebook 02. If
+# that classifier contributed to the loss of the autoencoder, it measures what it taught. `dinov2` and `radimagenet` use public networks whose weights you provide.
 #
-# The vector of the run's own networks is the channel means of their first three stages (calibre, contrast, texture, local branching), each stage scaled so that the
-# mean channel variance of real training frames is 1. The last stage is left out: alone it answers to the gross layout of a frame and little to contrast or
-# noise, and it would more than double the dimension, whose ratio to the number of images sets the bias of a Fréchet distance. The network sees frames
-# at its own input size; detail finer than that is not judged. `benchmarks/dsa_features.py` measures how the distance answers to frames altered on purpose.
+# The feature vector of the run's own networks consists of the channel means of their first three stages (calibre, contrast, texture, local branching). Each stage is scaled
+# so that the mean channel variance of real training frames is 1. The last stage is omitted. It responds to the overall layout of a frame and little to contrast or noise,
+# and it would more than double the dimension. The ratio of the dimension to the number of images determines the bias of a Fréchet distance. The network sees frames at its
+# own input size and does not judge finer detail. `benchmarks/dsa_features.py` measures the response of the distance to deliberate changes of the frames.
 #
-# An interrupted computation goes on from the run's `checkpoints/features`. The vectors are kept in `features/`, since the memorisation audit (notebook 13) compares
-# the same ones.
+# An interrupted computation resumes from `checkpoints/features` of the run. The vectors are stored in `features/` for the memorisation audit (notebook 13).
 
 # %%
 folder = study.ws.path("dsa_network") if trained else None
@@ -140,12 +138,12 @@ print(f"{extractor.name}: {one.features.shape[1]} values an image, reported as {
 #
 # $$d^2 = \lVert \mu_r - \mu_g \rVert^2 + \operatorname{tr}\bigl(\Sigma_r + \Sigma_g - 2(\Sigma_r \Sigma_g)^{1/2}\bigr)$$
 #
-# in float64, as the median over draws of the reference. Beside it the *floor*: real frames of the training patients in the place of generated ones, in the
-# same numbers. A generator that reproduced its training patients perfectly would score the floor, not zero, because patients differ and because
-# a Fréchet distance of finite samples is biased upwards. Where a set is no larger than the feature dimension (`rank_deficient`, * in the figure)
-# only the comparison with the floor means anything: with Inception features that is every set of 2,048 or fewer. With `as-is`, *generated* is all generated frames, as in §2.5, and *generated, sizes of the floor* as
-# many of them as the floor has: that row is to be read beside it. The kernel distance (KID's unbiased estimator) does not have that bias.
-# Precision and density say how plausible the generated frames are, recall and coverage how much of the real variety they reach.
+# The distance is computed in float64, as the median over draws of the reference. The *floor* is the same distance with real frames of the training patients instead of
+# generated ones, in equal numbers. A generator that reproduced its training patients perfectly would score the floor, not zero, because patients differ and because the
+# Fréchet distance of finite samples is biased upwards. If a set is no larger than the feature dimension (`rank_deficient`, * in the figure), only the comparison with the
+# floor is meaningful. With Inception features, this applies to every set of 2,048 images or fewer. With `as-is`, *generated* contains all generated frames, as in §2.5, and
+# *generated, sizes of the floor* contains as many as the floor: compare this row with the floor. The kernel distance (the unbiased estimator of KID) does not have this
+# bias. Precision and density measure the plausibility of generated frames, recall and coverage the fraction of the real variety that they cover.
 
 # %%
 three = (sets["generated"], sets["held-out"], sets["training"])
@@ -157,20 +155,20 @@ display(results.drop(columns=["measure", "features", "dimension"]).round(3))
 print("\n".join(fidelity_table5.gaps(results, settings.neighbours)))
 
 # %% [markdown]
-# ## How sure are they?
+# ## Uncertainty
 #
-# Frames of one patient are alike: what limits these numbers is how many *patients* are held out. So parts of the patients are drawn, without replacement,
-# and the spread of a metric among parts of $m$ of $n$ patients gives its standard error,
+# Frames of one patient are similar, so the number of held-out *patients* limits the accuracy. Subsets of the patients are drawn without replacement. The spread of a metric
+# over subsets of $m$ of $n$ patients gives its standard error,
 # $$\widehat{\mathrm{se}} = \sqrt{\tfrac{m}{n-m}}\;\mathrm{sd}(d_m).$$
-# Drawing with replacement would hold patients twice and lose the variation of those left out, which a Fréchet distance reads as a difference: its
-# values would be centred too high. Generated images are thinned at random by the same share, the floor's by whole patients.
+# Drawing with replacement would duplicate patients and remove the variation of those left out, which a Fréchet distance interprets as a difference: its values would be
+# centred too high. Generated images are subsampled at random by the same fraction, and the floor by whole patients.
 #
-# A Fréchet distance of finite samples is too large by nearly $c/N$. The line through distances of growing parts, continued to $1/N = 0$, estimates the distance
-# of endless samples (FID∞ of Chong & Forsyth, in the features named above). Both sets shrink together, so the bias of the reference goes too. Of the floor it
-# should include zero. *Excess* is the distance less the floor's, with the same reference patients in both. Where it includes zero, the
-# generated frames cannot be told from other patients' frames *by this distance and these many patients*; that is not the same as being alike.
-# Intervals of the distance and the scores are for samples of this size; they say nothing of another archive, another network's features, or other choices in
-# the pipeline (next section). What the phantom run gave stands in [docs/results.md](../docs/results.md).
+# A Fréchet distance of finite samples is too large by approximately $c/N$. A line through the distances of subsets of increasing size, extrapolated to $1/N = 0$, estimates
+# the distance of infinite samples (FID∞ of Chong & Forsyth, in the features named above). Both sets are reduced together, so the extrapolation also removes the bias of the
+# reference. The extrapolated floor should include zero. *Excess* is the distance minus the floor, with the same reference patients in both. If it includes zero, the
+# generated frames cannot be distinguished from frames of other patients *by this distance and this number of patients*. This does not show that they are alike. The
+# intervals apply to samples of this size, and not to another archive, other features, or other choices in the pipeline (next section). Results of the phantom run:
+# [docs/results.md](../docs/results.md).
 
 # %%
 follow = settings.reference_mix == "balanced"
@@ -191,12 +189,12 @@ if (resampled["scope"] == distances.OVERALL).any():
 print("\n".join(fidelity_intervals.gaps(intervals)))
 
 # %% [markdown]
-# ## How much is the pipeline's?
+# ## Sensitivity to image processing
 #
-# §2.5 warns that the number answers to image scaling and intensity normalisation. Each row is a resizing or windowing that pipelines do differ in, some hardly to
-# be seen, some plain: *both* is the distance when the whole pipeline does so, *generated only* when the two sets took different ways, *same frames* the held-out frames against themselves unchanged. A distance
-# is comparable with another only where all of this was alike, which published tables rarely tell. These sets are smaller than those of the tables above
-# (`fidelity.sensitivity_images`), so that even the unchanged row reads higher: compare within this table alone.
+# §2.5 warns that the distance depends on image scaling and intensity normalisation. Each row is a choice of resizing or windowing in which pipelines differ, from hardly
+# visible to obvious. *both* is the distance if the whole pipeline uses this choice, *generated only* if the two sets were processed differently, and *same frames* compares
+# the processed held-out frames with the unchanged ones. Distances are only comparable if all of these choices agree, which publications rarely report. The sets are smaller
+# than those of the tables above (`fidelity.sensitivity_images`), so that even the unchanged row is higher. Compare values within this table only.
 
 # %%
 made = (images.generated, images.asked["cell"].to_numpy())
@@ -208,9 +206,9 @@ sensitivity.round(2)
 # %% [markdown]
 # ## Table 5
 #
-# The published rows are context: §2.5 says itself that they are not comparable across works. A distance in features of the run's own networks has a row and a
-# column of its own name, and the cell *Ours, FID* stays empty unless Inception features were used. The second table is the one to read: with each value of this
-# run stand its interval, its floor and its features (* marks sets no larger than the feature dimension); with each published one, the work it was taken from.
+# The published rows are context: §2.5 states that they are not comparable across works. A distance in the features of the run's own networks has a separate row and column.
+# The cell *Ours, FID* stays empty unless Inception features were used. The second table is the one to read. It shows each value of this run with its interval, floor and
+# features (* marks sets no larger than the feature dimension), and each published value with its reference.
 
 # %%
 table5 = published.contract(5, fidelity_table5.cells(results, extractor.name, extractor.distance), origin)
@@ -224,12 +222,12 @@ fidelity_table5.shown(context)
 print(table5.loc[table5["published"].notna(), ["row", "column", "published"]].to_string(index=False))
 
 # %% [markdown]
-# ## What these numbers can and cannot say
+# ## Interpretation
 #
-# A distance says how far two sets lie apart in the eyes of one network. It depends on the number of images and patients, on resizing and windowing, and says
-# nothing of a single image. Read it beside its floor. The network of this run was trained on the training frames, of which the floor is made, so that the
-# floor may be somewhat high and the excess somewhat low. No distance sees whether a single vessel is where it can be; that is what the readers of notebook 06
-# grade. On the phantom archive it describes how well the pipeline learns simulated angiograms, not clinical ones.
+# A distance measures how far apart two sets are for one network. It depends on the number of images and patients and on resizing and windowing, and says nothing about a
+# single image. Compare it with its floor. The network was trained on the training frames, which also form the floor. The floor may therefore be slightly too high and the
+# excess slightly too low. No distance can tell whether a single vessel is anatomically correct, which the readers of notebook 06 judge. For the phantom archive, it
+# describes how well the pipeline learns simulated angiograms, not clinical ones.
 
 # %%
 value = results.set_index(["scope", "set"])["distance"]

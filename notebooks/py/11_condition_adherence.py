@@ -17,15 +17,15 @@
 # %% [markdown]
 # # 11 · Condition adherence
 #
-# **Purpose.** Does the image show what its sentence asked for: circulation and plane, the positioner angles, and angles that no sentence had? In §2.4 the readers
-# grade how well vessels are seen; whether the condition is the right one is not tested.
+# **Purpose.** Does an image show what its prompt asked for: circulation and plane, the positioner angles, and angles outside the training set? In §2.4, readers rate the
+# visibility of vessels. The paper does not test whether the condition is correct.
 #
-# **Inputs.** `dsa_network/` of notebook 07; `samples/fid/` of notebook 05, `ldm/` of notebook 04, `vae/` of notebook 03; `arterial.parquet`, `phases.parquet` of
-# notebook 02; `frames.npy`, `frames.parquet` of notebook 01.
+# **Inputs.** `dsa_network/` of notebook 07; `samples/fid/` of notebook 05, `ldm/` of notebook 04, `vae/` of notebook 03; `arterial.parquet`, `phases.parquet` of notebook
+# 02; `frames.npy`, `frames.parquet` of notebook 01.
 #
 # **Outputs.** `adherence.csv`, `angles.csv`, `angle_slopes.csv`, `angle_sweep.csv`, figures of the same names.
 #
-# **Time.** Sampling the angle sweep takes most of it; the closing cell states the time of this run.
+# **Time.** Sampling the angle sweep takes most of it. The last cell prints the time of this run.
 
 # %% tags=["parameters"]
 run: str = "smoke"  # folder of this run under runs/
@@ -50,19 +50,19 @@ if why := study.skipped_upstream("samples/fid", "arterial.parquet", "dsa_network
     study.skip(why)
 
 # %% [markdown]
-# ## What is asked for
+# ## Prompts
 #
-# The four conditions of §2.3. A sentence names circulation, plane and both angles; the image can be held against each of them.
+# The four conditions of §2.3. A prompt states circulation, plane and both angles. The image can be tested against each of them.
 
 # %% tags=["nbval-check-output"]
 print(adherence.conditions_asked().to_string())
 
 # %% [markdown]
-# ## The judge
+# ## Evaluation network
 #
-# The network of notebook 07 was trained on real frames of the training patients alone and has seen no generated image. It answers for three sets:
-# generated frames, real frames of test patients (its own error), and their autoencoder reconstructions (what decoding alone costs). A number on generated
-# frames reads only beside the other two.
+# The network of notebook 07 was trained only on real frames of the training patients and has seen no generated image. It is applied to three sets: generated frames, real
+# frames of test patients (which measure its own error), and their autoencoder reconstructions (which measure the effect of decoding). Compare a result on generated frames
+# with the other two.
 
 # %%
 images = image_sets.of_run(study)
@@ -79,9 +79,9 @@ pd.Series({name: len(one.rows) for name, one in sets.items()}, name="images").to
 # %% [markdown]
 # ## Circulation and plane
 #
-# The judge names the likeliest of the four conditions. A high rate says that circulation and plane are right, and nothing about vessels further out. The
-# intervals of rates are Wilson's, over images. `arterial_rate` in the table is the share that is called arterial, as every generated frame should be. This project
-# asks for 95 % overall and 90 % in each condition. The phantom run's matrices: [figures/adherence.png](../figures/adherence.png).
+# The network predicts the most likely of the four conditions. A high rate shows that circulation and plane are correct. It says nothing about distal vessels. The intervals
+# of rates are Wilson intervals over images. `arterial_rate` in the table is the fraction of frames classified as arterial, which should be all generated frames. The target
+# of this project is 95 % overall and 90 % in each condition. Matrices of the phantom run: [figures/adherence.png](../figures/adherence.png).
 
 # %%
 rates, named = adherence.rates({}), f"Not judged: {not_judged}."
@@ -98,13 +98,13 @@ print(named)
 # %% [markdown]
 # ## Angles
 #
-# The angle that the network reads off an image, less the angle that was asked for (generated) or that the DICOM header gives (real). Generated frames are all asked for
-# at 0°/0° or −90°/0°; real frames of these four conditions lie within 5° of that, and those of the scope *Others* are oblique. Intervals are cluster-robust
-# (Liang & Zeger 1986), over patients for real frames.
+# The error is the predicted angle minus the requested angle (generated frames) or the angle in the DICOM header (real frames). All generated frames have a requested angle
+# of 0°/0° or −90°/0°. Real frames of these four conditions are within 5° of it, and those in the scope *Others* are oblique. Intervals are cluster-robust (Liang & Zeger
+# 1986), over patients for real frames.
 #
-# Angles of the four conditions hardly vary. An answer that is always the same (`constant`: each condition's own angles) would be off by about a degree, less than
-# the network is, so that a small error here shows the right projection and no more; the sweep below asks whether angles are followed. A frame whose plane is
-# mistaken is off by some 90° and weighs on the mean; the 90th percentile stands beside it.
+# The angles of the four conditions hardly vary. A constant prediction (`constant`: the angles of each condition) would have an error of about one degree, less than the
+# network. A small error therefore only shows the correct projection. The sweep below tests whether the image follows the angle. A frame with a misclassified plane has an
+# error of about 90° and dominates the mean, so the table also shows the 90th percentile.
 
 # %%
 judged = angles.of_answers(read, sets)
@@ -117,16 +117,16 @@ if len(errors):
 print(angles.statement(errors))
 
 # %% [markdown]
-# ## Angles that no sentence had
+# ## Angles outside the training prompts
 #
-# One angle at a time is moved away from each canonical position, with the same noise for each seed, to angles between those of the training sentences and beyond them.
-# If the model had learned the geometry and not a list of sentences, the image would turn along. The network reads the angle off each image:
+# One angle at a time is changed from each canonical position to angles between and beyond those of the training prompts, with the same noise for each seed. If the model
+# has learned the geometry rather than a list of prompts, the image turns accordingly. The network predicts the angle of each image:
 #
 # $$\hat\alpha(\text{image}) = a + b\,\alpha_\text{asked},$$
 #
-# with $b = 1$ for a model that follows and a network that reads without error. Neither holds, so $b$ stands beside the slope that the same regression has on
-# held-out frames of that circulation and plane. Only asked angles among the training angles enter the sweep's slope: beyond them the network, trained on the
-# same frames as the model, extrapolates too, and its reading there (open dots) is no measurement.
+# For a model that follows the prompt and a network without error, $b = 1$. Neither is perfect, so $b$ is compared with the slope of the same regression on held-out frames
+# of the same circulation and plane. The slope uses only requested angles within the range of the training angles. Beyond it, the network, trained on the same frames as the
+# model, extrapolates, and its predictions (open dots) are not measurements.
 
 # %%
 slopes = pd.DataFrame()
@@ -144,8 +144,8 @@ slopes.to_csv(study.write("angle_slopes.csv"), index=False)
 print(*following, sep="\n")
 
 # %% [markdown]
-# One noise a row, for the eye; and what was read over what was asked, with held-out frames behind it: decoded ones where there is an autoencoder, since the
-# generated images are decoded too.
+# The first figure shows one noise sample per row. The second shows the predicted against the requested angles, with held-out frames in the background. These are decoded
+# frames if there is an autoencoder, because the generated images are decoded too.
 
 # %%
 if sweepable:
@@ -158,14 +158,14 @@ if sweepable:
     style.save(figures.following(points, slopes, beside), study.write("figures/angle_following.png"))
 
 # %% [markdown]
-# ## What these numbers can and cannot say
+# ## Interpretation
 #
-# - A **rate of named conditions** says that circulation and projection are right. It says nothing about vessels further out, and the judge errs as well.
-# - **Angles** of canonical images show the right projection and no more; those in plane B can hardly be judged here at all.
-# - A **slope** below that of held-out frames can be the model's fault or the reading's; beyond the training angles it is no measurement.
+# - The **rate of correct conditions** measures circulation and projection. It says nothing about distal vessels, and the network makes errors as well.
+# - The **angles** of canonical images show the correct projection only. The angles in plane B can hardly be evaluated here.
+# - A **slope** below that of held-out frames can be an error of the model or of the network. Beyond the training angles, it is not a measurement.
 #
-# None of this sees whether a single vessel is where it can be (notebook 12 measures vessels, the readers of notebook 06 grade them). On the phantom archive these
-# numbers describe how well the pipeline learns simulated angiograms, not clinical ones.
+# None of these tests shows whether a single vessel is anatomically correct (notebook 12 measures vessels, the readers of notebook 06 rate them). For the phantom archive,
+# the results describe how well the pipeline learns simulated angiograms, not clinical ones.
 
 # %%
 study.note("adherence", named)

@@ -17,14 +17,14 @@
 # %% [markdown]
 # # 12 · Vessel plausibility
 #
-# **Purpose.** Are the vessels of generated frames possible? Their calibre, length, branching and continuity, and the spectrum of the image, beside those of held-out
-# patients. The paper leaves this to its readers (§2.4: visibility of proximal, medium and peripheral arteries).
+# **Purpose.** Are the vessels of generated frames plausible? Calibre, length, branching, continuity and the image spectrum are compared with those of held-out patients.
+# The paper leaves this question to its readers (§2.4: visibility of proximal, medium and peripheral arteries).
 #
-# **Inputs.** `samples/fid/` of notebook 05, `arterial.parquet` of notebook 02, `frames.npy` of notebook 01; on the phantom `archive_truth.parquet`.
+# **Inputs.** `samples/fid/` of notebook 05, `arterial.parquet` of notebook 02, `frames.npy` of notebook 01; for the phantom also `archive_truth.parquet`.
 #
 # **Outputs.** `plausibility.csv`; figures `plausibility.png`, `plausibility_spectra.png`, `plausibility_examples.png`.
 #
-# **Time.** Segmentation takes most of it; the closing cell states the time of this run.
+# **Time.** Segmentation takes most of it. The last cell prints the time of this run.
 
 # %% tags=["parameters"]
 run: str = "smoke"  # folder of this run under runs/
@@ -51,11 +51,11 @@ if why := study.skipped_upstream("samples/fid", "arterial.parquet"):
 images = image_sets.of_run(study)
 
 # %% [markdown]
-# ## Who segments
+# ## Segmentation
 #
-# An automatic segmentation names the arteries of generated, held-out and training frames in the same way (`plausibility.segmenter`). The table has the Dice
-# coefficients of both segmenters on phantom frames whose vessels are known, as acquired and passed through the autoencoder
-# (`benchmarks/vessel_segmentation.json`). Errors are in all sets; they cancel only as far as a segmenter errs alike on real and on generated frames.
+# The arteries of generated, held-out and training frames are segmented by the same automatic method (`plausibility.segmenter`). The table shows the Dice coefficients of
+# both available methods on phantom frames with known vessels, as acquired and after a pass through the autoencoder (`benchmarks/vessel_segmentation.json`). All sets
+# contain segmentation errors. They cancel only if the method makes the same errors on real and on generated frames.
 
 # %% tags=["nbval-check-output"]
 print(segmenters.dice_on_known_vessels().round(2).to_string())
@@ -67,16 +67,16 @@ print(segmenter.says)
 # %% [markdown]
 # ## Measures
 #
-# Each image is measured by what it shows: area and length of centre line by calibre, connected pieces and the share of the largest, branchings and loose ends per length (lengths
-# in sides of the frame), tortuosity; and its power spectrum. For a measure $m$ with means $\bar m$ and the standard deviation $s$ of held-out frames
+# The measures of an image are the area and centre-line length by calibre, the number of connected components and the fraction of the largest, branch points and end points
+# per length (in units of the frame's side), tortuosity, and the power spectrum. For a measure $m$ with means $\bar m$ and standard deviation $s$ of the held-out frames,
 #
 # $$r = \frac{\bar m_{\text{generated}}}{\bar m_{\text{held-out}}}, \qquad d = \frac{\bar m_{\text{generated}} - \bar m_{\text{held-out}}}{s_{\text{held-out}}},$$
 #
-# each a mean over the four conditions, with bootstrap intervals that draw patients where frames are real. Effects are given and no p-values: with enough
-# images every difference is significant. The floor is the same of training patients: what two sets of real patients differ by.
+# Each is a mean over the four conditions. Bootstrap intervals resample patients for real frames. The table contains effect sizes and no p-values, because every difference
+# is significant with enough images. The floor is the same comparison for training patients: the difference between two sets of real patients.
 #
-# A centre line cannot tell a branching from two vessels that cross in projection, and none of the measures knows anatomy: a vessel may have the right
-# calibre, length and branching and still not exist in any person.
+# A centre line cannot distinguish a branch point from two vessels that cross in projection. None of the measures describes anatomy: a vessel can have a correct calibre,
+# length and branching and still not exist in any person.
 
 # %%
 frames, measured = plausibility.measure_run(study, images, segmenter)
@@ -86,8 +86,8 @@ effects.insert(0, "segmenter", segmenter.name)
 effects.to_csv(study.write("plausibility.csv"), index=False)
 
 # %% [markdown]
-# $r$ and $d$ overall, and by condition as small dots; *wasserstein* in the table is the distance between the two distributions in the same unit as $d$, which sees a
-# difference of spread that means hide. It is never below 0, so that it too reads beside its floor.
+# The figure shows $r$ and $d$ overall, and by condition as small dots. *wasserstein* in the table is the distance between the two distributions in units of $d$, which also
+# detects differences in spread. It is never negative, so compare it with its floor.
 
 # %%
 style.save(figures.effects(effects, origin), study.write("figures/plausibility.png"))
@@ -98,11 +98,11 @@ verdict = plausibility.verdict(effects)
 print(verdict)
 
 # %% [markdown]
-# ## Spectra and segmentations to look at
+# ## Spectra and example segmentations
 #
-# The spectrum is that of the grey values under a Hann window, averaged over rings; white noise of variance $\sigma^2$ has power $\sigma^2$ at every frequency.
-# An acquired frame holds quantum noise, which a decoder does not make: less power at the right end is to be expected of any generated frame, and
-# says nothing about its vessels. Below it, the frame of median arterial area of each condition, and what was segmented in it. The phantom run's picture is
+# The spectrum is that of the grey levels under a Hann window, averaged over rings. White noise of variance $\sigma^2$ has power $\sigma^2$ at every frequency. Acquired
+# frames contain quantum noise, which a decoder does not generate. Lower power at high frequencies is therefore expected in every generated frame and says nothing about its
+# vessels. The second figure shows the frame of median arterial area of each condition with its segmentation. The phantom run:
 # [figures/plausibility_examples.png](../figures/plausibility_examples.png).
 
 # %%
@@ -117,11 +117,11 @@ if strip:
     style.save(figures.overlays(strip), study.write("figures/plausibility_examples.png"))
 
 # %% [markdown]
-# ## What these numbers can and cannot say
+# ## Interpretation
 #
-# Measures of vessels are as good as the segmentation, and know calibre and shape but no anatomy: whether a single vessel is where it can be, the readers of notebook
-# 06 grade. That a measure differs from held-out patients by no more than training patients do is no proof that it is equal. On the phantom archive these numbers
-# describe how well the pipeline learns simulated angiograms, not clinical ones.
+# The measures are as accurate as the segmentation. They describe calibre and shape, not anatomy. Whether a single vessel is correct is judged by the readers of notebook
+# 06. If a measure differs from held-out patients by no more than training patients do, equality is not proven. For the phantom archive, the results describe how well the
+# pipeline learns simulated angiograms, not clinical ones.
 
 # %%
 study.note("plausibility", verdict)

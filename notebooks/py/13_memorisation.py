@@ -17,14 +17,14 @@
 # %% [markdown]
 # # 13 · Memorisation
 #
-# **Purpose.** Does the model hand out its training frames? The paper calls its images privacy-preserving (§3) without a test.
+# **Purpose.** Does the model reproduce its training frames? The paper calls its images privacy-preserving (§3) without a test.
 #
 # **Inputs.** `features/` and `dsa_network/` of notebook 07; `samples/fid/` of notebook 05; `ldm_unconditional/` of notebook 04; `vae/` and `latents/` of notebook 03;
 # `arterial.parquet` and `classifier/` of notebook 02; `frames.npy` of notebook 01.
 #
 # **Outputs.** `memorisation.csv`, `memorisation_pairs.csv`, `memorisation_controls.csv`, figures of the same names.
 #
-# **Time.** The search and the training of the planted model take most of it; the closing cell states the time of this run.
+# **Time.** The search and the training of the planted model take most of it. The last cell prints the time of this run.
 
 # %% tags=["parameters"]
 run: str = "smoke"  # folder of this run under runs/
@@ -51,35 +51,35 @@ if why := study.skipped_upstream("samples/fid", "arterial.parquet", "features/tr
     study.skip(why)
 
 # %% [markdown]
-# ## Two questions in three spaces
+# ## Two tests in three spaces
 #
-# Every generated frame, and every held-out frame of the four conditions, is looked up among all training frames in three spaces: *pixels* (blurred greys of mean 0
-# and length 1, so that brightness and contrast do not count; mirrored and shifted too), *network maps* (what lies where, for the run's phase network; mirrored too),
-# and the features of notebook 07's distances. Two questions are tested in each.
+# For every generated frame, and every held-out frame of the four conditions, the nearest training frames are searched in three spaces: *pixels* (blurred grey levels of
+# mean 0 and norm 1, invariant to brightness and contrast, including mirrored and shifted copies), *network maps* (spatial features of the phase classifier, including
+# mirrored copies), and the features of the distances in notebook 07. Two hypotheses are tested in each space.
 #
-# 1. Are generated frames nearer to training frames than held-out ones are? $C_T$ (Meehan, Chaudhuri & Dasgupta 2020) asks it with Mann and Whitney's $U$ in
-#    cells of a partition, here the conditions, $C_T = \sum_\pi P_n(\pi)\, Z_\pi / \sum_\pi P_n(\pi)$, and takes all frames as independent. Frames of one patient are not:
-#    `held_out_worth` is how many independent ones they amount to. So `p_nearer` takes the variance between patients (Obuchowski 1997).
-# 2. Are there single near copies? For every frame $\rho = d_{(1)} / d_{(2)}$, distance to the nearest training *patient* over that to the second nearest: 0 for a copy, near 1
-#    where no patient stands out. `near_copies` of the generated frames have a $\rho$ below that of every real frame looked up among other patients;
-#    `p_near_copies` is the chance of so many, again with frames counted at their worth.
+# 1. Are generated frames closer to training frames than held-out frames are? $C_T$ (Meehan, Chaudhuri & Dasgupta 2020) tests this with the Mann–Whitney $U$ in the cells of
+#    a partition, here the conditions, $C_T = \sum_\pi P_n(\pi)\, Z_\pi / \sum_\pi P_n(\pi)$. It assumes independent frames, but frames of one patient are dependent:
+#    `held_out_worth` is their effective sample size. `p_nearer` therefore uses the variance between patients (Obuchowski 1997).
+# 2. Are there single near copies? For every frame, $\rho = d_{(1)} / d_{(2)}$ is the ratio of the distances to the nearest and the second-nearest training *patient*: 0 for
+#    a copy, near 1 if no patient stands out. `near_copies` counts the generated frames whose $\rho$ is below that of every real frame searched among other patients.
+#    `p_near_copies` is the probability of this many, with the effective sample size.
 #
-# **The rule, fixed beforehand.** A space's $p$ is twice the smaller of the two; Holm's correction over the spaces; *flagged* below `privacy.level`, the
-# share of honest models that may be flagged by chance. AuthPct (Alaa et al. 2022) is shown and does not decide: the next frame of the same run lies so near a
-# training frame that a near copy can pass as authentic, unless neighbours of other patients are asked for.
+# **The decision rule was fixed in advance.** The $p$ of a space is twice the smaller of the two, with Holm's correction over the spaces. The model is *flagged* below
+# `privacy.level`, the accepted rate of false alarms. AuthPct (Alaa et al. 2022) is shown but does not decide. The next frame of the same run is so close to a training
+# frame that a near copy can pass as authentic, unless neighbours from other patients are required.
 #
-# How often the rule flagged what does not copy was measured on phantom archives, not on this run (`benchmarks/memorisation.py`), with 95 % intervals of the rate:
+# The false-alarm rate of the rule was measured on phantom archives other than this run (`benchmarks/memorisation.py`). The table gives 95 % intervals of the rate:
 
 # %% tags=["nbval-check-output"]
 print(memorisation.false_alarms().to_string())
 
 # %% [markdown]
-# ## The audit
+# ## Audit
 #
-# Held-out frames are of other patients, so they set a scale for images of *new* patients. `median_same_patient` is the distance from a training frame to the nearest other
-# frame of its own patient, `median_other_patients` to that of any other patient. Where the first is clearly smaller, a generated frame that shows a training
-# patient at a moment of its own counts as near too, though it copies no frame. Where it is not, these spaces do not recognise a patient, and the audit
-# speaks of copied frames alone. What the phantom run gave stands in [docs/results.md](../docs/results.md).
+# Held-out frames belong to other patients, so they are the reference for images of *new* patients. `median_same_patient` is the median distance from a training frame to
+# the nearest other frame of the same patient, `median_other_patients` to the nearest frame of another patient. If the first is clearly smaller, a generated frame that
+# shows a training patient at another moment also counts as close, although it copies no frame. Otherwise, these spaces do not recognise patients, and the audit only
+# detects copied frames. Results of the phantom run: [docs/results.md](../docs/results.md).
 
 # %%
 images = image_sets.of_run(study)
@@ -99,8 +99,7 @@ if no_audit is None:
 print(verdict)
 
 # %% [markdown]
-# The closest pairs by $\rho$, each image above its nearest training frame. The held-out pairs are the floor for the eye: frames of different patients
-# can look this much alike.
+# The closest pairs by $\rho$, each image above its nearest training frame. The held-out pairs are the visual reference: frames of different patients can be this similar.
 
 # %%
 shown_sets = {name: sets[name] for name in ("generated", "held-out")}
@@ -109,12 +108,12 @@ for space in spaces if no_audit is None else []:
     style.save(figure, study.write(f"figures/memorisation_pairs_{space.name.replace(' ', '_')}.png"))
 
 # %% [markdown]
-# ## Would the audit notice?
+# ## Sensitivity of the audit
 #
-# A model that is made to copy: the run's unconditional model, trained on alone a few training frames by the same code (the picture shows how far it
-# got; `benchmarks/planted_model.json` has it for longer, with the likeness of its samples measured). Its samples go through the same audit. Beside it
-# stand copies by hand of other training frames, as they are and altered; each kind alone, and as a tenth of the generated images above. What is not
-# flagged says how much copying the audit can miss on this archive.
+# As a positive control, the run's unconditional model is trained further on only a few training frames, so that it copies them. The figure shows its samples;
+# `benchmarks/planted_model.json` contains a longer training with the measured similarity of the samples. These samples pass through the same audit. Further controls are
+# exact and altered copies of other training frames. Each type is tested alone, and as a tenth of the generated images above. Controls that are not flagged show how much
+# copying the audit can miss on this archive.
 
 # %%
 planted = {}
@@ -141,11 +140,11 @@ if no_audit is None:
     print(planted_told := planted_copies.statement(controls))
 
 # %% [markdown]
-# ## What these numbers can and cannot say
+# ## Interpretation
 #
-# *Not flagged* means that this test, with these patients and spaces, saw no copying; the planted controls say what it would have seen. The audit can miss a
-# small share of copies, a copied region and what no space shows. It does not show that images are anonymous in a legal sense. On the phantom archive the
-# patients are simulated, and nobody's privacy is at stake.
+# *Not flagged* means that this test found no copying with these patients and spaces. The planted controls show what it would have found. The audit can miss a small
+# fraction of copies, a copied region, and similarities that no space represents. It does not show that images are anonymous in a legal sense. In the phantom archive, the
+# patients are simulated and no real person's privacy is affected.
 
 # %%
 study.note("memorisation", verdict)

@@ -17,15 +17,15 @@
 # %% [markdown]
 # # 14 · Utility
 #
-# **Purpose.** Are generated frames of use as training data? The paper's motivation: images that can be shared would help where annotated ones are few (§1, §3). It
-# does not test that.
+# **Purpose.** Are generated frames useful as training data? The paper motivates synthesis by shareable images for tasks with few annotated ones (§1, §3), but does not test
+# it.
 #
 # **Inputs.** `samples/fid/` and `samples/reader/` of notebook 05, `vae/` of notebook 03, `arterial.parquet` and `labelled.parquet` of notebook 02, `frames.npy` and
-# `frames.parquet` of notebook 01; on the phantom `archive_truth.parquet`.
+# `frames.parquet` of notebook 01; for the phantom also `archive_truth.parquet`.
 #
 # **Outputs.** `utility.csv`; figures `utility.png`, `utility_shortcut.png`.
 #
-# **Time.** Many small trainings; the closing cell states the time of this run.
+# **Time.** Many small trainings. The last cell prints the time of this run.
 
 # %% tags=["parameters"]
 run: str = "smoke"  # folder of this run under runs/
@@ -51,34 +51,34 @@ if why := study.skipped_upstream("samples/fid", "arterial.parquet"):
     study.skip(why)
 
 # %% [markdown]
-# ## What is compared
+# ## Experimental design
 #
-# The same network is trained on real frames alone and on real frames together with generated ones, at three shares of the training **patients** (nested subsets,
-# drawn anew for every seed), and scored on held-out test patients. Two tasks: the arterial phase, with the labels of notebook 02, and circulation and plane, where
-# the sentence is the label.
+# The same network is trained on real frames only and on a mixture of real and generated frames, with three fractions of the training **patients** (nested subsets, drawn
+# again for every seed). It is evaluated on held-out test patients. There are two tasks: the arterial phase, with the labels of notebook 02, and circulation and plane,
+# where the prompt provides the label.
 #
-# What the arms differ in is the mixture alone. Weights at the start, steps, batch size, augmentation and number of real patients are the same, and in every batch
-# image $i$ of source $o$ (real, decoded or generated) and class $c$ is drawn with probability
+# The arms differ only in the mixture. Initial weights, steps, batch size, augmentation and number of real patients are equal. In every batch, image $i$ of source $o$
+# (real, decoded or generated) and class $c$ is drawn with probability
 #
 # $$w_i = \frac{1}{C}\,\frac{\pi_{o \mid c}}{n_{o,c}},$$
 #
-# so that all $C$ classes are drawn equally often, whatever their counts $n_{o,c}$. No weights are chosen by a score, and the threshold is that of notebook 02.
-# The table has $\pi$ for the classes that were generated and for the others; `utility.synthetic_share` is $\pi$ of generated images in *real + synthetic*. They take
-# the place of real draws and add no steps.
+# so that all $C$ classes are drawn equally often, whatever their counts $n_{o,c}$. No score selects the weights, and the threshold is that of notebook 02. The table shows
+# $\pi$ for the generated classes and for the others. `utility.synthetic_share` is $\pi$ of the generated images in *real + synthetic*. Generated images replace real draws
+# and add no steps.
 
 # %% tags=["nbval-check-output"]
 print(utility.mixtures(settings.synthetic_share).to_string())
 
 # %% [markdown]
-# **A shortcut.** All generated frames are arterial, and all have gone through the decoder. *Looks decoded* is therefore a sign of the arterial phase that a network
-# can learn in the place of the filled vessels. It is measured: the same held-out non-arterial frames are judged as acquired and after a pass through the autoencoder.
-# The remedy is the arm *look matched*: as many non-arterial frames are drawn in decoded form as arterial ones are generated, so that the decoder's look says nothing of
-# the class. *Synthetic for real* draws no real arterial frame at all. These control arms are trained at the shares `utility.side_shares`.
+# **Shortcut learning.** All generated frames are arterial, and all have passed through the decoder. A network can therefore learn the appearance of decoded images instead
+# of the filled vessels. To measure this, the same held-out non-arterial frames are classified as acquired and after a pass through the autoencoder. The remedy is the arm
+# *look matched*: it draws as many decoded non-arterial frames as generated arterial ones, so that the appearance is uninformative. *Synthetic for real* uses no real
+# arterial frame. These control arms are trained at the fractions `utility.side_shares`.
 #
-# **What the generator knows.** It was trained on the arterial frames of *all* training patients, which a classifier with all annotations had picked, and where this run went
-# on from the weights that ship with the project, on those of further phantom patients (`models/phantom/card.json`). "10 % of the patients with generated frames"
-# therefore draws on many more patients than 10 %: it is the case of few *annotated* patients and many others, not that of few patients.
-# `benchmarks/utility.py` takes apart how much of a gain is owed to that; no result of it is kept yet.
+# **Data of the generator.** The generator was trained on the arterial frames of *all* training patients, selected by a classifier with all annotations. If the run started
+# from the shipped weights, it was also trained on other phantom patients (`models/phantom/card.json`). “10 % of the patients with generated frames” therefore uses
+# information from many more patients. It represents few *annotated* patients among many, not few patients. `benchmarks/utility.py` separates these effects; its results are
+# not part of this repository yet.
 
 # %%
 frames = np.load(study.read("frames.npy"), mmap_mode="r")
@@ -101,12 +101,12 @@ rows.to_csv(study.write("utility.csv"), index=False)
 print(*[f"Not tried: {why}." for why in not_tried], sep="\n")
 
 # %% [markdown]
-# ## Gain or loss
+# ## Difference to real frames only
 #
-# Differences are paired: two trainings that share the seed share the patients drawn and the initial weights. The interval is Student's over seeds. It says how far
-# another draw of patients and weights would move the difference; the held-out patients stay the same throughout, so it does not speak for other
-# patients, nor for another generator. Intervals are not corrected for their number. AUC was chosen beforehand as the measure of the sentences; the other measures
-# stand in `utility.csv`. What the phantom run gave stands in [docs/results.md](../docs/results.md).
+# Differences are paired: two trainings with the same seed share the patients and the initial weights. The interval is Student's over seeds. It describes the variation over
+# patients drawn and initial weights. The test patients are fixed, so it does not cover other test patients or another generator. The intervals are not corrected for
+# multiple comparisons. AUC was chosen in advance as the main measure; the other measures are in `utility.csv`. Results of the phantom run:
+# [docs/results.md](../docs/results.md).
 
 # %%
 verdicts = utility.verdict(rows)
@@ -119,10 +119,10 @@ if len(rows):
     display(level.round(3))
 
 # %% [markdown]
-# ## The decoder's look
+# ## Appearance of decoded images
 #
-# False alarms on decoded frames, against those on the same frames as acquired. `excess` is what an arm adds to the rise that decoding causes in a network
-# that saw real frames alone; an interval above 0 means that the arm learnt the decoder's look.
+# The figure compares false alarms on decoded frames with those on the same frames as acquired. `excess` is the increase of an arm beyond the increase for a network trained
+# on real frames only. An interval above 0 means that the arm learned the appearance of decoded images.
 
 # %%
 looks = utility.shortcut_table(rows)
@@ -132,10 +132,10 @@ if len(looks):
     display(looks.round(3))
 
 # %% [markdown]
-# ## What these numbers can and cannot say
+# ## Interpretation
 #
-# Few seeds can show a large gain or loss; that none is shown is no proof that there is none. The networks here are small and their tasks easy: what generated frames
-# give to a harder task is not answered. On the phantom archive these numbers are about simulated angiograms, not clinical ones.
+# A few seeds can detect only a large gain or loss. If none is detected, this does not prove that there is none. The networks are small and the tasks easy. Harder tasks are
+# not tested. For the phantom archive, the results describe simulated angiograms, not clinical ones.
 
 # %%
 study.note("utility", [*verdicts, *(f"Not tried: {why}." for why in not_tried)])

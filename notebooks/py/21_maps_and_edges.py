@@ -17,19 +17,19 @@
 # %% [markdown]
 # # 21 · Maps and edges
 #
-# **Purpose.** A sentence says from where an angiogram is seen. It does not say where the vessels lie. Here the latent diffusion model is told an anatomy: a
-# label map of which only some classes are annotated, and the Canny edges of the whole field of view (Capitão et al., *Anatomy-compliant medical image
-# synthesis by latent diffusion models*; "the source" below). The question is that of its Table 1: which of {LDM, SPADE, SPADE w/ VAE} makes the better images,
-# and do edges help? Notebook 22 goes on from here and asks whether the images keep to their maps.
+# **Purpose.** A prompt states the view of an angiogram, but not the position of the vessels. In this notebook, an anatomy conditions the latent diffusion model: a label
+# map with only some classes annotated, and the Canny edges of the whole field of view (Capitão et al., *Anatomy-compliant medical image synthesis by latent diffusion
+# models*; “the source” below). As in Table 1 of the source, the question is which of {LDM, SPADE, SPADE w/ VAE} generates better images, and whether edges help. Notebook
+# 22 tests whether the images follow their maps.
 #
-# **Inputs.** `frames.npy` of notebook 01, `arterial.parquet` and `classifier/` of 02, `latents/` and `vae/` of 03, `dsa_network/` of 07, and the truth of the
-# phantom archive. With `acdc`, a folder of the source's own data, none of these.
+# **Inputs.** `frames.npy` of notebook 01, `arterial.parquet` and `classifier/` of 02, `latents/` and `vae/` of 03, `dsa_network/` of 07, and the ground truth of the
+# phantom archive. With the parameter `acdc`, a folder of the source's own data, none of these is needed.
 #
-# **Outputs.** `tables/maps_scores.csv` (the source's Table 1 beside this run) and further `tables/maps_*.csv`. Under `maps/`: the images with their label maps
-# and edges (`set.npz`), the six models, and what these make of the held-out maps (`held_out.npz`). Figures `maps_*.png`.
+# **Outputs.** `tables/maps_scores.csv` (Table 1 of the source and of this run) and further `tables/maps_*.csv`. Under `maps/`: images with label maps and edges
+# (`set.npz`), the six models, and their images of the held-out maps (`held_out.npz`). Figures `maps_*.png`.
 #
-# **Time.** Six trainings and the images of six models take most of it; the closing cell states the time of this run. What comes out:
-# [held-out frames of a phantom run and six models' images of the same maps](../figures/maps_samples.png) (simulated angiography).
+# **Time.** Training and sampling six models take most of it. The last cell prints the time of this run. Example: [held-out frames of a phantom run and the images of six
+# models for the same maps](../figures/maps_samples.png) (simulated angiography).
 
 # %% tags=["parameters"]
 run: str = "smoke"  # folder of this run under runs/
@@ -61,11 +61,10 @@ style.apply()
 settings, seed = study.profile.anatomy, study.profile.seed
 
 # %% [markdown]
-# ## Images and what is known of them
-#
-# Of every series the latest frames are taken that are as surely arterial as its best one. The contrast has then come furthest, so that a map of the tree
-# describes what is seen. The label map $y$ has three classes: proximal, medium and peripheral arteries. On the phantom archive it is the truth that notebook 00
-# wrote. On a real archive nobody has drawn it and the segmenter of notebook 12 stands in: then every number below is about an *automatic annotation*.
+# ## Images and label maps
+# From every series, the latest frames are used that are as surely arterial as its best frame. The contrast has then advanced furthest, so that the map describes the
+# visible vessel tree. The label map $y$ has three classes: proximal, medium and peripheral arteries. For the phantom archive, it is the ground truth of notebook 00. A real
+# archive has no such labels, and the segmentation of notebook 12 is used. All results below then refer to *automatic annotations*.
 
 # %%
 if not acdc and (why := study.skipped_upstream("arterial.parquet", "latents/index.parquet", "vae", "dsa_network")):
@@ -94,20 +93,15 @@ images = pd.DataFrame({"part": data.part, "patient": data.patients})
 images.groupby("part", sort=False)["patient"].agg(patients="nunique", images="size")
 
 # %% [markdown]
-# ## The dual condition (§2, Fig. 1)
-#
-# *Partial annotation*: only the classes in `anatomy.annotated` are told, one-hot, as a heart may be outlined and the organs around it not. *Edges*: Canny's
-# detector finds the boundaries $e_x$ of the image over the whole field of view, at no cost of annotation. They must supply the rest.
-#
+# ## Dual condition (§2, Fig. 1)
+# *Partial annotation*: only the classes in `anatomy.annotated` are given, one-hot encoded, just as a heart may be annotated without the surrounding organs. *Edges*: the
+# Canny detector finds the boundaries $e_x$ of the image over the whole field of view, without manual annotation. They provide the remaining anatomy.
 # $$c(x) = \bigl[\,\mathbb 1[y = k]\;\text{for annotated } k,\;\; e_x\,\bigr] \in \{0, 1\}^{C \times H \times W}$$
-#
-# The diffusion works on latents of $h \times w$ with $f = H/h$. `anatomy.to_latent` brings the map there: *unshuffle* moves the $f \times f$ pixels that share
-# a latent into channels, so that nothing of a boundary one pixel wide is lost; *area* takes their mean. The map is concatenated with the noisy latent:
-#
+# The diffusion model works on latents of $h \times w$ with $f = H/h$. `anatomy.to_latent` selects how the map is reduced. *unshuffle* rearranges the $f \times f$ pixels of
+# a latent position into channels, which preserves boundaries one pixel wide; *area* averages them. The map is concatenated with the noisy latent:
 # $$\mathcal L = \mathbb E_{z_0, \epsilon, t}\,\bigl\lVert \epsilon - \epsilon_\theta\bigl([\,z_t,\; \mathrm{unshuffle}_f(c)\,],\, t,\, s\bigr)\bigr\rVert^2$$
-#
-# (or $v$ in place of $\epsilon$, as `diffusion.prediction` says; `anatomy.min_snr_gamma` weighs the timesteps). The sentence $s$ still enters by cross-attention,
-# and is left empty for `anatomy.condition_dropout` of the samples. The source's model has no sentence, so the table is made with the empty one.
+# (with $v$ instead of $\epsilon$ according to `diffusion.prediction`; `anatomy.min_snr_gamma` weights the timesteps). The prompt $s$ enters by cross-attention and is empty
+# for a fraction `anatomy.condition_dropout` of the samples. The model of the source has no prompt, so the table uses the empty one.
 
 # %%
 if acdc:
@@ -126,21 +120,17 @@ print(f"{data.edges[held_out].mean():.1%} of the pixels of held-out images are e
 
 # %% [markdown]
 # ## Six models, one budget
-#
-# The baseline is SPADE (Park et al., CVPR 2019): a generator in pixels whose every normalisation is scaled and shifted by the map, against discriminators at
-# two scales.
-#
+# The baseline is SPADE (Park et al., CVPR 2019): a generator in pixel space whose normalisation layers are scaled and shifted by the map, with discriminators at two
+# scales.
 # $$\mathrm{SPADE}(h, c)_{k,p} = \gamma_{k,p}(c)\,\frac{h_{k,p} - \mu_k}{\sigma_k} + \beta_{k,p}(c)$$
-#
 # $$\mathcal L_G = -\mathbb E\,D(G(c), c) + \lambda_F \mathcal L_{\text{features}} + \lambda_P \mathcal L_{\text{perceptual}} \;(+\,\lambda_{KL}\, D_{KL}),\qquad
 # \mathcal L_D = \mathbb E \max(0, 1 - D(x, c)) + \mathbb E \max(0, 1 + D(G(c), c))$$
+# Without the VAE, no random variable enters, and the image is a function of the map. With the VAE, $z \sim \mathcal N(0, I)$ is sampled; during training, $z$ is encoded
+# from the true image. The perceptual term is the distance of the phase classifier if the profile does not use LPIPS. This network is not used for evaluation.
 #
-# Without the VAE nothing random enters and the image is a function of the map. With it $z \sim \mathcal N(0, I)$ is drawn; in training $z$ comes from an
-# encoder of the true image. The perceptual term is the phase network's distance where the profile has no LPIPS. That network does not judge here.
-#
-# Every model sees the same images, in the same number of steps and images a step. A step does not cost the same in each, so the seconds stand beside that budget.
-# Profile `phantom` goes on, for a short stretch, from weights that ship (`models/anatomy`) and were trained on other phantom patients, their seconds on another
-# machine. `from_scratch`, `smoke`, `paper` and `acdc` train from random weights.
+# All models see the same images for the same number of steps and images per step. The cost of a step differs, so the table also shows the seconds. Profile `phantom`
+# continues for a few steps from shipped weights (`models/anatomy`), which were trained on other phantom patients; their seconds were measured on another machine.
+# `from_scratch`, `smoke`, `paper` and `acdc` train from random weights.
 
 # %%
 start = map_weights.start(study, from_scratch, other_data=bool(acdc))
@@ -164,10 +154,9 @@ pd.DataFrame(budgets)
 
 # %% [markdown]
 # ## Images of held-out maps (Fig. 2 a, b)
-#
-# Every model makes every held-out image anew from its map (and edges), one seed an image. No model learned from these patients. Those of the validation part
-# chose which weights were kept (of SPADE by the distance in its loss, of the LDM by the denoising loss), so the answers below are given for the test part alone
-# too. A seventh set shows that text and map combine: the LDM with edges, told the image's sentence as well.
+# Each model generates every held-out image from its map (and edges), with one seed per image. No model was trained on these patients. The validation patients among them
+# selected the weights (SPADE by the distance in its loss, the LDM by the denoising loss), so the conclusions below are also given for the test patients alone. A seventh
+# set combines prompt and map: the LDM with edges, with the prompt of the image.
 
 # %%
 outputs = {key: models.generate(given, *key, trained[key], held_out) for key in models.EVERY}
@@ -182,14 +171,13 @@ if not acdc:
     outputs[map_scores.SENTENCE, models.WITH] = models.generate(given, *ldm, trained[ldm], held_out, told=True)
 
 # %% [markdown]
-# ## The source's Table 1
+# ## Table 1 of the source
+# SSIM and NMSE compare each image with the true image of its map, as mean ± SD over images, with NMSE $= \lVert x - \hat x\rVert^2 / \lVert x \rVert^2$. The source does
+# not define NMSE; bright backgrounds, as in subtracted angiograms, give far smaller values than cardiac MR. The distance between sets is FID only with Inception features.
+# Otherwise it is the DSA-feature distance of notebook 07, in separate columns, which is not an FID and has a different scale. Its network was trained on angiograms only,
+# so ACDC has either FID or no distance.
 #
-# SSIM and NMSE compare each image with the true one of its map, mean ± SD over images, NMSE $= \lVert x - \hat x\rVert^2 / \lVert x \rVert^2$ (the source gives
-# no convention; on a bright field, as in subtracted angiograms, it comes out far smaller than in cardiac MR). The distance between sets is FID only where
-# Inception features were used. Else it is the DSA-feature distance of notebook 07, in columns of its own name: it is no FID and has another scale. That network
-# knows angiograms alone, so on ACDC there is FID or no distance.
-#
-# **Published values are of ACDC, ours of the images named in `source`. They stand side by side to compare the *order* of the models, never the values.**
+# **Published values are from ACDC, ours from the images named in `source`. Compare the *ranking* of the models, not the values.**
 
 # %%
 extractor = map_scores.open_extractor(study, data)
@@ -210,11 +198,9 @@ if extractor:
 print(table.loc[table["published"].notna(), ["row", "column", "published"]].to_string(index=False))
 
 # %% [markdown]
-# ### What may be said of it (§3)
-#
-# The source's comparisons, as paired differences over the same held-out images, each with what the source's own table says of that pair. Images of one patient
-# are alike, so intervals are over patients: a bootstrap for SSIM and NMSE, parts of the patients for the distance (notebook 07 says why). *better* means that
-# the whole interval lies on the side of the first model.
+# ### Comparisons (§3)
+# The comparisons of the source, as paired differences over the same held-out images, with the direction in its table. Images of one patient are similar, so intervals are
+# over patients: bootstrap for SSIM and NMSE, subsets of patients for the distance (see notebook 07). *better* means that the whole interval favours the first model.
 
 # %%
 apart, verdicts = map_scores.answers(scores, measured, distance_name, data.part[held_out], settings, seed)
@@ -225,9 +211,9 @@ print(*verdicts, sep="\n")
 
 # %% [markdown]
 # ## Radial spectra (Fig. 2 c, d)
-#
-# The amplitude (the root of the mean power) over $|R| = \sqrt{x^2 + y^2}$ in the Fourier plane. An acquired frame holds quantum noise, which no decoder makes:
-# less amplitude at the right end says nothing of vessels. Dashed is what the autoencoder alone leaves of the true images, and so the best a latent diffusion can do.
+# The amplitude (square root of the mean power) over $|R| = \sqrt{x^2 + y^2}$ in the Fourier plane. Acquired frames contain quantum noise, which a decoder does not
+# generate. Lower amplitude at high frequencies says nothing about vessels. The dashed line is the autoencoder reconstruction of the true images, the upper limit of any
+# latent diffusion model.
 
 # %%
 drawn, spectral = map_scores.radial_spectra(true, outputs, decoded, patients, settings.bootstrap, seed)
@@ -236,13 +222,12 @@ spectral.to_csv(study.write("tables/maps_spectra.csv"), index=False)
 spectral.set_index(["set", "band"])["distance_db"].unstack(sort=False).round(2)
 
 # %% [markdown]
-# ## What these numbers can and cannot say
-#
-# They say whether models of one budget, trained on these images, rank as the source found on cardiac MR. The budget is shared in steps; another sharing
-# (seconds, parameters) could rank them otherwise. So could more care for SPADE: of the weights that profile `phantom` goes on from, the diffusion's were trained
-# again after a first table, with other weights of the timesteps and another sampler (both chosen on the patients that choose weights), in one stretch; SPADE had
-# two. Edges are computed from the very image that is then asked for: SSIM and NMSE with edges are those of a reconstruction from boundaries, not of an imagined
-# patient. On the phantom archive all of it is about simulated anatomy.
+# ## Interpretation
+# The results show whether models with the same budget, trained on these images, rank as the source found on cardiac MR. The budget is the number of steps. Another budget
+# (seconds, parameters) could change the ranking, and so could more tuning of SPADE. Among the weights of profile `phantom`, the diffusion models were trained again after a
+# first comparison, in one run, with other timestep weights and another sampler (both chosen on the validation patients). SPADE was trained in two runs. Edges are computed
+# from the target image: SSIM and NMSE with edges measure a reconstruction from boundaries, not a new patient. On the phantom archive, all results are about simulated
+# anatomy.
 
 # %%
 study.note("annotation", data.annotation)

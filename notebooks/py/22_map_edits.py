@@ -17,18 +17,18 @@
 # %% [markdown]
 # # 22 · Map edits
 #
-# **Purpose.** Notebook 21 asks how near the images of six models come to the true ones. What its source leaves open (Capitão et al., §1 and §3 claim *anatomy
-# compliance* and name the training of other networks as its use) is measured here. Does an image keep to the map that it was made from? Does it follow the map
-# when the map is edited? Are pairs of map and generated image of use to a segmenter?
+# **Purpose.** Notebook 21 measures how close the images of six models are to the true images. Capitão et al. also claim *anatomy compliance* (§1, §3) and suggest training
+# other networks with the images, but do not measure either. This notebook does. Does an image follow its map? Does it follow an edited map? Are pairs of map and generated
+# image useful for training a segmentation network?
 #
-# **Inputs.** Of notebook 21 the images with their maps and edges (`maps/set.npz`), what six models made of the held-out maps (`maps/held_out.npz`) and the two
-# diffusion models (`maps/ldm_edges`, `maps/ldm`), with the autoencoder that belongs to them. The data are those of notebook 21, also where that was given `acdc`.
+# **Inputs.** From notebook 21: the images with maps and edges (`maps/set.npz`), the images of six models (`maps/held_out.npz`), the two diffusion models (`maps/ldm_edges`,
+# `maps/ldm`) and their autoencoder. The data are those of notebook 21, including `acdc`.
 #
 # **Outputs.** `tables/maps_segmenters.csv`, `tables/maps_compliance.csv`, `tables/maps_edits.csv`, and a figure of each name.
 #
-# **Time.** Two short trainings of a segmenter and the images of edited maps; the closing cell states the time of this run.
+# **Time.** Two short trainings of a segmentation network and the images of edited maps. The last cell prints the time of this run.
 #
-# What comes out: [how the models of a phantom run followed](../docs/extensions.md#label-maps-and-edges) (simulated angiography).
+# Results of a phantom run: [how the models followed edited maps](../docs/extensions.md#label-maps-and-edges) (simulated angiography).
 
 # %% tags=["parameters"]
 run: str = "smoke"  # folder of this run under runs/
@@ -59,10 +59,10 @@ style.apply()
 settings, seed = study.profile.anatomy, study.profile.seed
 
 # %% [markdown]
-# ## What notebook 21 made
+# ## Results of notebook 21
 #
-# The label map has three classes of arteries, of which the models are told the *annotated* ones. Those told edges know the boundaries of the whole image too.
-# Every model made every held-out image anew; nothing of that is made again.
+# The label map has three classes of arteries. The models are given the *annotated* ones. Models with edges also know all boundaries of the image. The images of held-out
+# maps are those of notebook 21 and are not generated again.
 
 # %%
 if why := study.skipped_upstream("maps/set.npz", "maps/held_out.npz"):
@@ -87,14 +87,15 @@ print(
 )
 
 # %% [markdown]
-# ## Are generated pairs of use?
+# ## Usefulness of generated pairs
 #
-# Maps of training patients become images by the LDM with edges, and the pairs train a segmenter that has never seen an acquired frame. Another one learns from
-# the acquired frames of the same maps. Network, initial weights and steps are alike. Both are tested on held-out frames, by Dice against their maps:
+# The LDM with edges converts maps of training patients into images. These pairs train a segmentation network that never sees an acquired frame. A second network is trained
+# on the acquired frames of the same maps. Architecture, initial weights and steps are equal. Both are tested on held-out frames, by the Dice coefficient against their
+# maps:
 #
 # $$\mathrm{Dice}_k = \frac{2\,|\hat y = k \,\wedge\, y = k|}{|\hat y = k| + |y = k|}$$
 #
-# pooled over images, with 95 % intervals by a bootstrap over patients, since images of one patient are alike.
+# pooled over images, with 95 % bootstrap intervals over patients, because images of one patient are similar.
 
 # %%
 picked = evenly(data.rows("train"), settings.pairs)
@@ -117,12 +118,12 @@ style.save(figures.segmenters(tested, data.origin), study.write("figures/maps_se
 print(use := synthetic_pairs.verdict(tested, gaps))
 
 # %% [markdown]
-# ## Does the image keep to the map?
+# ## Does the image follow the map?
 #
-# A segmenter names the vessels of every generated image, and what it finds is held against the map that was given: Dice by class and of the centre lines. *All*
-# classes are judged, also the one that was never told: without edges nothing says where it lies. The segmenter errs; what it reaches on the true images is the
-# ceiling (dashed). On angiograms it is the segmenter of notebook 12 (`plausibility.segmenter`), which saw none of these patients. Where it annotated the archive
-# too, the ceiling is 1 by construction. On ACDC it is the segmenter trained above on acquired images.
+# The vessels of every generated image are segmented and compared with the given map: Dice by class and of the centre lines. *All* classes are evaluated, including the one
+# that was not given: without edges, nothing determines its position. Segmentation has errors; its result on the true images is the upper limit (dashed). For angiograms,
+# the segmentation of notebook 12 (`plausibility.segmenter`) is used, which was not trained on these patients. If it also annotated the archive, the limit is 1 by
+# construction. For ACDC, it is the network trained above on acquired images.
 
 # %%
 if vessels:
@@ -147,12 +148,11 @@ print("Dice with edges less without, 95 % intervals over patients:")
 display(pd.concat(gained, names=["method"]).round(3))
 
 # %% [markdown]
-# ## Does it follow an edited map?
+# ## Does the image follow an edited map?
 #
-# A distal branch of the annotated tree is removed, or the trunk narrowed over a short stretch, and the image is made again from the same noise. The edges of the
-# unedited image say otherwise along the edit. So they are *withheld* there, or *redrawn* after the edited map. `kept` is the contrast of the edited pixels
-# against their surroundings afterwards, over that before: 1, the edit was ignored; 0, the vessel is gone. An image *follows* where the whole interval lies below
-# one half.
+# A distal branch of the annotated tree is removed, or the trunk is narrowed over a short distance. The image is generated again from the same noise. The edges of the
+# original image contradict the edit, so they are *withheld* there or *redrawn* from the edited map. `kept` is the contrast of the edited pixels to their surroundings after
+# the edit, divided by that before: 1 if the edit was ignored, 0 if the vessel has disappeared. An image *follows* the edit if the whole interval is below one half.
 
 # %%
 made_edits, not_made = edits.edits(data, settings.edited)
@@ -174,12 +174,12 @@ if strips:
 print(responses.reindex(columns=["edit", "model", "edges"]).to_string(index=False))
 
 # %% [markdown]
-# ## What these numbers can and cannot say
+# ## Interpretation
 #
-# Compliance is judged by a segmenter that errs, and may err otherwise on generated images than on the true ones of the ceiling. An image that keeps to its map
-# need not look real: notebook 21 measures that. The edits are small and all else in the map stays, so following them does not show that a whole other anatomy
-# could be asked for. The segmenters differ in nothing but the pairs; no labels of acquired frames choose their weights, for that would lend them to the one that
-# is to have none. On the phantom archive all of it is about simulated anatomy.
+# Compliance is measured by a segmentation method with errors, which can differ between generated images and the true images of the upper limit. An image that follows its
+# map need not look real; notebook 21 measures that. The edits are small and leave the rest of the map unchanged, so they do not show that the models follow an entirely
+# different anatomy. The two segmentation networks differ only in their pairs. No labels of acquired frames select their weights, because one of them is meant to be trained
+# without such labels. On the phantom archive, all results are about simulated anatomy.
 
 # %%
 study.note("use", use)

@@ -17,18 +17,18 @@
 # %% [markdown]
 # # 23 · Lesion-aware post-training
 #
-# **Purpose.** What gets lost between an image and its latent is small, and lesions are small. Lee et al. (*Lesion-Aware Post-Training of Latent Diffusion Models for
-# Synthesizing Diffusion MRI from CT Perfusion*) train a finished image-to-image model further with losses in the image itself, over all of it and inside the lesion
-# (their Fig. 2). Does that help on angiograms? The task here is unsubtracted frame → subtracted frame with a lesion. Post-training is compared with as much
-# further training without those losses, and with pix2pix.
+# **Purpose.** Encoding an image into a latent loses small structures, and lesions are small. Lee et al. (*Lesion-Aware Post-Training of Latent Diffusion Models for Synthesizing Diffusion
+# MRI from CT Perfusion*) train a finished image-to-image model further with losses in image space, over the whole image and inside the lesion (their Fig. 2). Does this help on
+# angiograms? The task here is to translate an unsubtracted frame into a subtracted frame with a lesion. Post-training is compared with the same amount of training without these losses,
+# and with pix2pix.
 #
-# **Inputs.** `vae/` of notebook 03; `latents/index.parquet`, `frames.npy`, `classifier/` and `dsa_network/` for the feature distance. The pairs are rendered here.
-# With `ct_perfusion` instead: a folder of CT-perfusion and diffusion volumes, the task of Lee et al. (`data_manifests/schemas/ct_perfusion.md`).
+# **Inputs.** `vae/` of notebook 03; `latents/index.parquet`, `frames.npy`, `classifier/` and `dsa_network/` for the feature distance. The pairs are rendered here. With `ct_perfusion`
+# instead: a folder of CT-perfusion and diffusion volumes, the task of Lee et al. (`data_manifests/schemas/ct_perfusion.md`).
 #
-# **Outputs.** `lesions/` (pairs, models, scores), tables `lesions_scores.csv`, `lesions_differences.csv`, `lesions_by_kind.csv`, and six figures `lesion_*`.
-# The phantom run's translations: [figures/lesion_translations.png](../figures/lesion_translations.png).
+# **Outputs.** `lesions/` (pairs, models, scores), tables `lesions_scores.csv`, `lesions_differences.csv`, `lesions_by_kind.csv`, and six figures `lesion_*`. Translations of the phantom
+# run: [figures/lesion_translations.png](../figures/lesion_translations.png).
 #
-# **Time.** The trainings and the images take most of it; the closing cell states the time of this run.
+# **Time.** Training and sampling take most of it. The last cell prints the time of this run.
 
 # %% tags=["parameters"]
 run: str = "smoke"  # folder of this run under runs/
@@ -66,10 +66,10 @@ config, post, seed = study.profile.lesions, study.profile.post_training, study.p
 
 # %% [markdown]
 # ## Pairs
-# Source: the frame as acquired, with bones and everything. Target: the subtracted frame of the same moment. The model must do what the mask frame and
-# the subtraction do, without a mask frame: tell contrast medium from bone. The patients are phantoms, but not those of the run. An aneurysm,
-# a stenosis, an occlusion or a malformation is added to their arteries before they are injected, projected, written as DICOM and curated as all others are; one injection in
-# five stays without. The moment is the arterial one that shows the lesion darkest. Where a lesion lies is known from the anatomy itself.
+# The source is the frame as acquired, including bone. The target is the subtracted frame at the same time. The model must distinguish contrast medium from bone without a mask frame. The
+# patients are simulated and are not those of the run. An aneurysm, stenosis, occlusion or malformation is added to their arteries before injection, projection, DICOM export and curation,
+# which are the same as for all other patients. One injection in five has no lesion. The frame is the arterial one in which the lesion is darkest. The lesion mask is derived from the
+# simulated anatomy.
 
 # %%
 if ct_perfusion:
@@ -97,10 +97,10 @@ lesion_scores.counts(pairs)
 
 # %% [markdown]
 # ## Latent space
-# Lee et al. work in the latent space of a VQGAN. Here it is the KL autoencoder of the run (§4.3), frozen from now on. It has never seen the patients of the pairs,
-# nor any lesion. With `ct_perfusion` it would know nothing of the images: one is trained on the targets first.
+# Lee et al. use the latent space of a VQGAN. Here it is that of the run's KL autoencoder (§4.3), which stays frozen. It was trained neither on the patients of the pairs nor on lesions.
+# With `ct_perfusion`, an autoencoder is first trained on the targets, because that of the run has not seen such images.
 #
-# What the autoencoder itself costs a lesion is the floor under everything that follows: no latent model can come nearer to the truth than $\mathcal D(\mathcal E(x))$.
+# The reconstruction error of the autoencoder inside a lesion is the lower limit for all models below: no latent model can be closer to the truth than $\mathcal D(\mathcal E(x))$.
 
 # %%
 vae, given = comparison.latent_space(study, pairs, given, own=bool(ct_perfusion))
@@ -113,11 +113,11 @@ lesion_scores.shown(lesion_scores.table(floor))
 # ## Base model: conditional latent diffusion
 # $$\mathcal{L}_{\text{latent}} = \mathbb{E}_{z_0,\epsilon,t}\,\bigl\lVert v - v_\theta(z_t, t, y)\bigr\rVert^2,\qquad
 # z_t = \sqrt{\bar\alpha_t}\,z_0 + \sqrt{1-\bar\alpha_t}\,\epsilon,\qquad z_0 = \mathcal{E}(x)$$
-# The target is $v$ or $\epsilon$ (`diffusion.prediction`); `lesions.min_snr_gamma` weighs timesteps, by default all alike. The source image $y$ stands beside
-# $z_t$ as further channels at latent resolution (`lesions.source_as`). `unshuffle` lays every block of pixels out as channels, so that a vessel of one pixel is still
-# one number. `latent` encodes $y$ as $x$ is encoded, by an encoder that has never seen bone.
+# The target is $v$ or $\epsilon$ (`diffusion.prediction`). `lesions.min_snr_gamma` weights the timesteps, which have equal weights by default. The source image $y$ is concatenated with
+# $z_t$ at latent resolution (`lesions.source_as`). `unshuffle` rearranges each block of pixels into channels, which preserves vessels one pixel wide. `latent` encodes $y$ like $x$, with
+# an encoder that was not trained on bone.
 #
-# Profile `phantom` goes on from weights that ship with the project, trained on other phantom patients; `from_scratch` trains them here.
+# Profile `phantom` continues from shipped weights, which were trained on other phantom patients. `from_scratch` trains from random weights.
 
 # %%
 schedule = diffusion.noise_schedule(study.profile.diffusion)
@@ -131,11 +131,12 @@ figure = training_curve(base.log, "Image-to-image diffusion", shipped_log)
 style.save(figure, study.write("figures/lesion_training.png"))
 
 # %% [markdown]
-# ## What one step can see
-# Image losses need an image. From a single noisy $z_t$ the network's answer gives an estimate of the clean latent in closed form,
+# ## One-step estimate
+# Image losses need an image. The network output for a single noisy $z_t$ gives a closed-form estimate of the clean latent,
 # $$\hat z_0(z_t,t) = \frac{z_t - \sqrt{1-\bar\alpha_t}\,\hat\epsilon}{\sqrt{\bar\alpha_t}} = \sqrt{\bar\alpha_t}\,z_t - \sqrt{1-\bar\alpha_t}\,\hat v ,$$
-# (the DSA paper's Eq. 3, solved for $z_0$), and the decoder an image $\hat x=\mathcal D(\hat z_0)$. At high noise that is the mean over every image that $z_t$ and $y$ leave possible: a blur, and a
-# loss on its pixels rewards the blur. Image losses are therefore taken only for $t < \tau T$ with $\tau$ = `post_training.latest`. How the error grows with $t$ is measured on validation patients.
+# (Eq. 3 of the DSA paper, solved for $z_0$), which the decoder converts to an image $\hat x=\mathcal D(\hat z_0)$. At high noise, the estimate is the mean over all images that are
+# compatible with $z_t$ and $y$. This mean is blurred, and a pixel loss rewards the blur. Image losses are therefore only used for $t < \tau T$ with $\tau$ = `post_training.latest`. The
+# figure shows the error as a function of $t$ on validation patients.
 
 # %%
 when = translation.times(schedule.config.num_train_timesteps)
@@ -148,12 +149,11 @@ curve.round(2)
 # ## Post-training
 # $$\mathcal{L} = \mathcal{L}_{\text{latent}} + \lambda_{\text{image}}\,\mathbb{E}\bigl[\,[t<\tau T]\;\tfrac1{|\Omega|}\lVert x-\hat x\rVert_1\bigr]
 # + \lambda_{\text{lesion}}\,\mathbb{E}\bigl[\,[t<\tau T]\;\tfrac1{|M|}\lVert M\odot(x-\hat x)\rVert_1\bigr]$$
-# over the image $\Omega$ and its lesion $M$ (nothing where there is none). The decoder is frozen and only passes gradients on. It decodes
-# `post_training.decoded_at_once` images at a time, and its activations are computed again on the way back, so that what the decoder needs does not grow with the batch
-# (measured in `benchmarks/post_training.py`); what the denoiser needs still does.
+# over the image $\Omega$ and its lesion $M$ (zero if there is none). The decoder is frozen and only propagates gradients. It decodes `post_training.decoded_at_once` images at a time and
+# recomputes its activations in the backward pass, so that its memory does not grow with the batch (measured in `benchmarks/post_training.py`). The memory of the denoising network does.
 #
-# More training alone also helps. The fair control is therefore the same base trained for as many further steps, on the same batches with the same
-# noise and rates, with both $\lambda$ at 0. Neither arm chooses its weights by a held-out loss.
+# Longer training alone also helps. The control is therefore the same base model, trained for the same number of further steps on the same batches with the same noise and learning rates,
+# with both $\lambda$ set to 0. Neither arm selects its weights by a held-out loss.
 
 # %%
 arms = {BASE: base}
@@ -168,7 +168,7 @@ comparison.loss_parts({name: arms[name] for name in (CONTROL, POST)}).round(4)
 # %% [markdown]
 # ## pix2pix
 # $$\min_G\max_D\;\mathbb{E}\,[\log D(y,x)] + \mathbb{E}\,[\log(1-D(y,G(y)))] + \lambda\,\mathbb{E}\,\lVert x-G(y)\rVert_1$$
-# The usual baseline of image-to-image translation (Isola et al., CVPR 2017) minimises the very error that the table below shows, with a discriminator against blur.
+# This common baseline of image-to-image translation (Isola et al., CVPR 2017) minimises the error that the table below reports, with a discriminator that penalises blur.
 
 # %%
 gan, log = comparison.baseline(study, pairs, given, start)
@@ -178,7 +178,7 @@ style.save(drawn, study.write("figures/lesion_pix2pix_training.png"))
 
 # %% [markdown]
 # ## Held-out patients
-# One image a model and test pair, each from the seed of its pair, the same for all models.
+# One image per model and test pair, with the same seed for all models.
 
 # %%
 made = {PIX2PIX: pix2pix.generate(gan.to(default_device()), test.sources, seeds=test_rows)}
@@ -191,15 +191,15 @@ figure = figures.translations(test, rows, {name: images[rows] for name, images i
 style.save(figure, study.write("figures/lesion_translations.png"))
 
 # %% [markdown]
-# ## The table
-# The measures of Lee et al.: MAE (grey levels), PSNR (dB), MS-SSIM, a Fréchet distance, and MAE inside the lesion, means over patients. Our text of their paper gives the
-# ranking but no figures, so published cells are empty:
+# ## Results
+# The measures of Lee et al.: MAE (grey levels), PSNR (dB), MS-SSIM, a Fréchet distance, and MAE inside the lesion, as means over patients. The text of their paper that was available
+# contains the ranking but no values, so the published cells are empty:
 
 # %% tags=["nbval-check-output"]
 published.published(published.LESIONS).pivot(index="row", columns="column", values="ranking")
 
 # %% [markdown]
-# The distance is taken in features of the run's own network. It is no FID and is not called so, and with few images it is too large, for all models alike.
+# The distance uses the features of the run's own network. It is not an FID. With few images, it is too large for all models.
 
 # %%
 extractor = None
@@ -220,10 +220,10 @@ display(lesion_scores.shown(table))
 contract.pivot(index="row", columns="column", values="this_run").reindex(list(made)).round(4)
 
 # %% [markdown]
-# ## Is it so?
-# Differences are paired by patient, with a 95 % bootstrap interval over patients and Wilcoxon's signed-rank test, corrected by Holm over the table. Two targets
-# were set beforehand: the error inside the lesion at least 10 % lower, that over the whole image at most 2 % higher. Both are asked against the control, which
-# takes away what more training alone does; the base model and pix2pix are shown too.
+# ## Significance
+# Differences are paired by patient, with 95 % bootstrap intervals over patients and Wilcoxon's signed-rank test with Holm's correction over the table. Two targets were set in advance: an
+# error inside the lesion at least 10 % lower, and an error over the whole image at most 2 % higher. Both refer to the control, which accounts for longer training. The base model and
+# pix2pix are shown as well.
 
 # %%
 differences = lesion_scores.paired_each(scores, lesion_scores.AGAINST, seed=seed)
@@ -239,11 +239,11 @@ display(differences.round(4))
 by_kind.round(4)
 
 # %% [markdown]
-# ## What this can and cannot say
-# The settings of profile `phantom` (loss weights, learning rate, sampler, a further stretch of the base model) were chosen on validation patients, but after an earlier run had shown
-# the scores of the test patients: a choice between a few, of which only the one that is used is kept. Everything above is phantom unless `ct_perfusion` was given: simulated lesions on simulated vessels, unsubtracted frames without gas, teeth or movement between
-# mask and filling beyond what the phantom has. It says how the *method* behaves where the truth is known, not how well lesions of patients would be drawn.
-# A subtracted frame without a mask frame is an estimate; nobody should look for a lesion in it.
+# ## Interpretation
+# The settings of profile `phantom` (loss weights, learning rate, sampler, longer training of the base model) were chosen on validation patients, but after an earlier run had shown the
+# scores of the test patients. Only the selected settings are kept. Unless `ct_perfusion` was given, all results are from the phantom: simulated lesions on simulated vessels, and
+# unsubtracted frames without air, teeth or motion between mask and contrast frames beyond that of the phantom. They show how the *method* behaves when the truth is known, not how well it
+# represents lesions of patients. A frame that is subtracted without a mask frame is an estimate and must not be used to look for lesions.
 
 # %%
 study.note("lesions", verdicts)

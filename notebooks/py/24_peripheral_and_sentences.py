@@ -15,18 +15,18 @@
 # ---
 
 # %% [markdown]
-# # 24 · Peripheral arteries, and sentences that name a lesion
+# # 24 · Peripheral arteries, and prompts that name a lesion
 #
-# **Purpose.** Two ways to teach the text-conditioned model (§4.4) what is small. First, the losses in the image of notebook 23, with the peripheral arteries in the place
-# of the lesion: do generated frames then show more of them? Second, sentences that name a lesion: does the lesion that was asked for appear, of its kind and at its place?
+# **Purpose.** Two ways to improve small structures in the text-conditioned model (§4.4). First, the image losses of notebook 23 are applied to peripheral arteries instead
+# of lesions: do generated frames then show more of them? Second, prompts name a lesion: does the requested lesion appear, of the right type and at the right location?
 #
-# **Inputs.** `ldm/` and `latents/` of notebooks 03 and 04, `frames.npy`, `dsa_network/` of notebook 07, the phantom's truth, and `lesions/pairs.npz` of notebook 23, whose
-# sentences name lesions. The judge of lesions ships with the project (`models/lesion_judge`).
+# **Inputs.** `ldm/` and `latents/` of notebooks 03 and 04, `frames.npy`, `dsa_network/` of notebook 07, the ground truth of the phantom, and `lesions/pairs.npz` of
+# notebook 23, whose prompts name lesions. The lesion classifier is shipped (`models/lesion_judge`).
 #
-# **Outputs.** `lesions/ldm_peripheral/`, `lesions/ldm_sentences/`; tables `lesions_peripheral.csv`, `lesions_sentences.csv`, `lesions_places.csv`; figures `lesion_peripheral`,
-# `lesion_sentences_training`, `lesion_on_request`, `lesion_confusion`. What a phantom run answered: [docs/extensions.md](../docs/extensions.md).
+# **Outputs.** `lesions/ldm_peripheral/`, `lesions/ldm_sentences/`; tables `lesions_peripheral.csv`, `lesions_sentences.csv`, `lesions_places.csv`; figures
+# `lesion_peripheral`, `lesion_sentences_training`, `lesion_on_request`, `lesion_confusion`. Results of a phantom run: [docs/extensions.md](../docs/extensions.md).
 #
-# **Time.** Three short trainings and their images take most of it; the closing cell states the time of this run.
+# **Time.** Three short trainings and their images take most of it. The last cell prints the time of this run.
 
 # %% tags=["parameters"]
 run: str = "smoke"  # folder of this run under runs/
@@ -63,7 +63,7 @@ style.apply()
 seed = study.profile.seed
 
 # %% [markdown]
-# ## The model that reads sentences, and its frames
+# ## Text-conditioned model and its frames
 
 # %%
 if why := study.skipped_upstream("lesions/pairs.npz", "ldm", "dsa_network"):
@@ -80,12 +80,15 @@ extractor = features.of_run(
 )
 
 # %% [markdown]
-# ## Peripheral arteries in the place of the lesion
-# The paper's readers give distal vessels the lowest scores of all (Table 3). They are to this model what a lesion is to a translation: small, faint and half lost in
-# latent space. It is therefore post-trained by the losses of notebook 23,
+# ## Post-training on peripheral arteries
+#
+# Readers of the paper give distal vessels the lowest scores (Table 3). Like lesions, these vessels are small, faint and partly lost in latent space. The model is therefore
+# post-trained with the losses of notebook 23,
+#
 # $$\mathcal{L} = \mathcal{L}_{\text{latent}} + \lambda_{\text{image}}\,\mathcal{L}_{\text{image}} + \lambda_{\text{lesion}}\,\mathcal{L}_{\text{lesion}},$$
-# with the peripheral arteries of its training frames as the mask $M$ of $\mathcal{L}_{\text{lesion}}$. The masks are the phantom's own truth. The frames are the latest arterial ones of each
-# series, in which those arteries are filled.
+#
+# where the mask $M$ of $\mathcal{L}_{\text{lesion}}$ contains the peripheral arteries of the training frames, from the ground truth of the phantom. The frames are the
+# latest arterial ones of each series, in which these arteries are filled.
 
 # %%
 chosen = peripheral.filled_rows(index, study.profile.anatomy, study.profile.peripheral.frames)
@@ -106,9 +109,9 @@ print(f"{len(chosen)} training frames, peripheral arteries in {masks.mean():.1%}
 print(f"{depth:.1f} grey levels below their surroundings (median of the frames)")
 
 # %% [markdown]
-# The control is trained for as many steps on the same frames, without the losses in the image. Timesteps with image losses stop earlier than in notebook 23
-# (`peripheral.latest`): a sentence leaves far more open than a source image, and the estimate $\hat z_0$ blurs sooner. The model as it was (“before”) has learned from all arterial
-# frames, also half-filled ones, so that only the two others are on one footing.
+# The control is trained on the same frames for the same number of steps, without the image losses. The image losses use a smaller range of timesteps than in notebook 23
+# (`peripheral.latest`), because a prompt determines far less than a source image and the estimate $\hat z_0$ blurs earlier. The original model (“before”) was trained on
+# all arterial frames, including partly filled ones. Only the other two can be compared directly.
 
 # %%
 code = [peripheral, post_training, diffusion, training]
@@ -121,8 +124,9 @@ arms = peripheral.arms(before, latents, targets, masks, study.profile, folders=f
 arms[peripheral.AFTER].save_pretrained(study.write("lesions/ldm_peripheral"))
 
 # %% [markdown]
-# Measured on generated frames of the four canonical conditions: by an automatic segmentation, the area and contrast of peripheral arteries over those of held-out frames that
-# are as filled as those learned from; the feature distance to these; and by the judge of conditions (notebook 11), how often the condition is kept.
+# The measurements use generated frames of the four canonical conditions. Area and contrast of peripheral arteries are measured by automatic segmentation, relative to
+# held-out frames with the same filling as the training frames. The feature distance refers to the same held-out frames. The network of notebook 11 measures how often the
+# condition is correct.
 
 # %%
 in_cells = index[index["cell"].isin(CELLS)].reset_index(drop=True)
@@ -156,9 +160,10 @@ print(segmenter.says, *told, sep="\n")
 effect.round(3)
 
 # %% [markdown]
-# ## Asking for a lesion
-# The grammar of §2.3 gets a finding: *“…, showing an aneurysm of the left middle cerebral artery.”* The text-conditioned model of the run goes on from its weights with
-# the subtracted frames of the pairs and their sentences. Words that it knows keep their embedding; new ones start at random.
+# ## Prompts that name a lesion
+#
+# The grammar of §2.3 is extended by a finding: *“…, showing an aneurysm of the left middle cerebral artery.”* The text-conditioned model of the run is trained further on
+# the subtracted frames of the pairs and their prompts. Known words keep their embedding; new words start from random values.
 
 # %%
 code = [lesion_sentences, diffusion, training]
@@ -173,7 +178,7 @@ knows.save_pretrained(study.write("lesions/ldm_sentences"))
 style.save(training_curve(log, "Sentences with lesions"), study.write("figures/lesion_sentences_training.png"))
 
 # %% [markdown]
-# It is asked with sentences of held-out patients, all kinds of lesion in turn:
+# The evaluation uses prompts of held-out patients that cover all types of lesion:
 
 # %%
 rows = lesion_sentences.asked_rows(pairs, study.profile.lesion_sentences.asked)
@@ -185,9 +190,10 @@ with pd.option_context("display.max_colwidth", None):
     display(lesion_sentences.asked_table(wanted))
 
 # %% [markdown]
-# Whether the lesion is there is asked of a judge that was trained on real (here: simulated) frames of other patients with lesions. Its own errors on held-out real frames stand beside the
-# answers on generated ones, and kinds that it does not know on those are not decided. Side and artery are read from the place that the judge finds likeliest for the lesion that was asked
-# for: it is given to the artery whose lesions, in training patients of the same view, lie nearest in the mean.
+# A lesion classifier, trained on real (here: simulated) frames of other patients with lesions, determines whether the requested lesion is present. Its error on held-out
+# real frames is shown next to the results for generated frames. Types of lesion that it does not recognise on real frames are not evaluated. Side and artery are derived
+# from its most likely location of the requested lesion. The location is assigned to the artery whose lesions, in training patients of the same view, have the nearest mean
+# position.
 
 # %%
 judge, card = lesion_judge.load()
@@ -209,11 +215,12 @@ figure = figures.on_request(*({kind: each[places] for kind, places in first.item
 style.save(figure, study.write("figures/lesion_on_request.png"))
 
 # %% [markdown]
-# ## What this can and cannot say
-# Both trainings are short, and the peripheral arteries and lesions are simulated: the numbers say how the *method* behaves where the truth is known. The area and contrast of arteries are those that
-# an automatic segmentation finds, in held-out frames too; readers may see them otherwise. The judge knows simulated lesions alone and errs on real frames as well, so that a
-# rate near what chance gives may be the judge's failure or the model's: its confusion on held-out frames tells which. Nothing here shows that a lesion in a
-# generated frame would look right to a reader.
+# ## Interpretation
+#
+# Both trainings are short, and the peripheral arteries and lesions are simulated. The results show how the *method* behaves when the truth is known. Area and contrast of
+# arteries are measured by automatic segmentation, for held-out frames too; readers may see them differently. The lesion classifier was trained only on simulated lesions
+# and also makes errors on real frames. A rate near chance can therefore be caused by the classifier or by the model; its confusion matrix on held-out frames shows which.
+# None of this shows that a lesion in a generated frame would look correct to a reader.
 
 # %%
 study.note("peripheral", told)

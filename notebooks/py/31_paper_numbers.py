@@ -17,15 +17,15 @@
 # %% [markdown]
 # # 31 · The paper's numbers
 #
-# **Purpose.** The paper's own numbers put to the test, apart from this run's results: do they agree with each other, can records and ratings exist that have them all,
-# and how many images and raters would a next reader study take?
+# **Purpose.** Check the published numbers independently of the results of this run. Are they consistent? Can records and ratings exist that produce all of them? How many
+# images and raters would the next reader study need?
 #
-# **Inputs.** `data_manifests/published.csv` (every number of text, tables and captions), `data_manifests/reader_study/` (reconstructed ratings); of notebook 06
-# `readers/pilot.csv`, where it was made.
+# **Inputs.** `data_manifests/published.csv` (all numbers in text, tables and captions), `data_manifests/reader_study/` (reconstructed ratings) and, if available,
+# `readers/pilot.csv` of notebook 06.
 #
 # **Outputs.** `ledger.csv`; *fitted to the published values*: `tables/paper_scale_*.csv` and `tables/reconstructed_table*.csv`; `readers/planning.csv` and its figure.
 #
-# **Time.** Seconds in every profile; the closing cell states it.
+# **Time.** Seconds in every profile. The last cell prints it.
 
 # %% tags=["parameters"]
 run: str = "smoke"  # folder of this run under runs/
@@ -48,15 +48,15 @@ study = begin("31_paper_numbers", globals())
 style.apply()
 
 # %% [markdown]
-# ## The cohort at the study's size (§2.1–2.2)
+# ## Cohort of the published size (§2.1–2.2)
 #
-# **Fitted to the published values; no result of this run.** Simulated acquisition records, without images, are drawn so that their marginals are the
-# paper's, and go through the same filter, split, annotation check and tables as the files of notebook 01. That Figure 1, Table 1 and the cohort of §2.1 come out
-# to the last digit shows that the counting is right at the study's size, and nothing about its images.
+# **Fitted to the published values; not a result of this run.** Acquisition records without images are simulated with the marginal distributions of the paper. They pass
+# through the same filter, split, annotation check and tables as the files of notebook 01. They reproduce Figure 1, Table 1 and the cohort of §2.1 to the last digit. This
+# shows that the counting is correct at the size of the study, and says nothing about images.
 #
-# The paper's numbers do not all agree: its 351 women are 41.15 % of the patients only if the sex of six is not stated, and t = −0.03 goes with
-# p = 0.97 in a narrow range alone. The records are drawn so that both hold. What the paper leaves open, such as the reasons of exclusion, is chosen
-# and no finding (`dsa_lib/paper/cohort_at_size.py`). The shares of Table 1 are rounded so that they add up to 100 (largest remainder).
+# The published numbers are not fully consistent. 351 women are 41.15 % of the patients only if the sex of six patients is not stated, and t = −0.03 corresponds to p = 0.97
+# only in a narrow range. The records are drawn so that both hold. Quantities that the paper leaves open, such as the reasons of exclusion, are assumptions, not findings
+# (`dsa_lib/paper/cohort_at_size.py`). The percentages of Table 1 are rounded so that they add up to 100 (largest remainder method).
 
 # %%
 simulated = cohort_at_size.simulate(study.profile.curation, study.profile.seed)
@@ -73,11 +73,11 @@ figure = flow.draw_flow(
 style.save(figure, study.write("figures/paper_scale_figure1.png"))
 
 # %% [markdown]
-# ## The ledger of published numbers
-# Each number of the paper's text, tables and captions has a row in `data_manifests/published.csv`, with the relations to other numbers that it has to
-# meet; statements in words that a number can confirm or contradict have one too. What a number is rounded to is taken into account: it stands for all
-# that prints so. A verdict is computed here, never written down. None of this depends on the run's results; the simulated cohort above shows which numbers of
-# §2.1–2.2 records can have together.
+# ## Published numbers
+#
+# `data_manifests/published.csv` contains every number of the text, tables and captions with its relations to other numbers. Verbal statements that a number can confirm or
+# contradict are included. The checks account for rounding: a printed number represents all values that round to it. All verdicts are computed here and never stored. They
+# do not depend on the results of this run. The simulated cohort above shows which numbers of §2.1–2.2 can hold together.
 
 # %%
 simulations = {name: study.ws.root / file for name, file in ledger.SIMULATIONS.items()}
@@ -90,14 +90,14 @@ for finding in ledger.findings(numbers).itertuples():
 ledger.tally(numbers).set_index("verdict")
 
 # %% [markdown]
-# All rows, with how each was checked:
+# All numbers, with the method of each check:
 
 # %%
 with pd.option_context("display.max_rows", None, "display.max_colwidth", 200):
     display(numbers.drop(columns=["kind", "times", "against"]).set_index("id"))
 
 # %% [markdown]
-# What disagrees or is in doubt does so whatever the run:
+# Numbers that are inconsistent or doubtful. This concerns the paper, not the run:
 
 # %% tags=["nbval-check-output"]
 ledger.findings(numbers)[["place", "quantity", "verdict"]]
@@ -105,36 +105,36 @@ ledger.findings(numbers)[["place", "quantity", "verdict"]]
 # %% [markdown]
 # ## Reconstructed ratings
 #
-# **Reconstructed, fitted to the published values, not the readers' own.** The study's raw ratings are not public. A seeded search found whole-number ratings
-# of 239 images by four raters in three segments, with flags, from which Tables 2, 3 and 4 follow under the rules of §2.4; they ship in
-# `data_manifests/reader_study/` with the method. They are one of very many such sets, no result of this run, and say nothing about any
-# single rating. What they show is whether the three published tables can hold together.
+# **Reconstructed from the published values; not the ratings of the readers.** The raw ratings of the study are not public. A random search with a fixed seed found integer
+# ratings of 239 images by four raters in three segments, with flags, that produce Tables 2, 3 and 4 under the rules of §2.4. They are stored in
+# `data_manifests/reader_study/` with a description of the method. They are one of many such sets and not a result of this run, and they say nothing about single ratings.
+# They show whether the three published tables can hold together.
 #
-# Three conditions must be met before any rating is sought. Single- and k-rater coefficients are tied by Spearman–Brown, so both printed values
-# leave an interval for ICC(2,1), or none.
+# Three conditions must hold before the search. Single-rater and k-rater coefficients are related by the Spearman–Brown formula, so that both printed values restrict
+# ICC(2,1) to an interval, which can be empty.
 
 # %%
 cells = constraints.published_cells()
 constraints.icc_intervals(cells).round(4)
 
 # %% [markdown]
-# Table 2 leaves a number of images that are neither scored nor external; with all three segments flagged by all raters they must fit into each NA column,
-# and what remains there are single segments of scored images.
+# According to Table 2, some images are neither scored nor external. If all raters flagged all three segments of these images, they must fit into each NA column. The
+# remaining entries of the columns are single segments of scored images.
 
 # %%
 constraints.flag_counts(cells)
 
 # %% [markdown]
-# Tables 2 and 3 together fix how the images that lack a segment scored: over a condition, three times the sum of overall scores less the sum of all segment
-# scores is the sum of overall scores of these images, each counted once for every segment it lacks. `implied` is their mean, `low`–`high` what the
-# rounding of the printed means leaves.
+# Tables 2 and 3 together determine the scores of images that lack a segment. Over a condition, three times the sum of the overall scores minus the sum of all segment
+# scores equals the sum of the overall scores of these images, each counted once per missing segment. `implied` is their mean, and `low`–`high` is the range allowed by the
+# rounding of the printed means.
 
 # %%
 constraints.implied_scores(cells).round(2)
 
 # %% [markdown]
-# Every published cell of Tables 2–4, the value that follows from the reconstructed ratings, and the difference. Nothing is counted by the search
-# itself: the files are read and tabulated like those of any readers.
+# Every published cell of Tables 2–4, the value derived from the reconstructed ratings, and the difference. The ratings are read and tabulated like those of any readers,
+# independently of the search.
 
 # %%
 reconstructed = rating_reconstruction.open_shipped()
@@ -146,15 +146,16 @@ with pd.option_context("display.max_rows", None):
     display(rating_reconstruction.side_by_side(left))
 
 # %% [markdown]
-# The largest difference by table, in units of half the last printed digit (1: as far as rounding allows).
+# The largest difference by table, in units of half the last printed digit (1: the maximum that rounding allows).
 
 # %% tags=["nbval-check-output"]
 print(rating_reconstruction.worst(left).to_string())
 
 # %% [markdown]
-# What the tables leave open differs from one reconstruction to the next: rater means and the distribution of ratings (Figures 4a and 4d, printed without
-# digits), one line a seed, seeds 1 to 5 with none left out; where a search ended with a cell unmet, `printed_alike` shows it, and the seeds that met it that the tables do not forbid it. Nothing that varies here can be learned from Tables 2–4. Seeds start alike and stop at the first set that fits, so that more is
-# open than their spread shows.
+# Reconstructions differ in what the tables leave open: the rater means and the distribution of ratings (Figures 4a and 4d, printed without values). The table has one row
+# per seed, for seeds 1 to 5 without omissions. If a search ended with an unmatched cell, `printed_alike` shows it. The other seeds show that the tables do not exclude a
+# match. Values that vary here cannot be inferred from Tables 2–4. All seeds start from similar ratings and stop at the first set that fits, so their spread underestimates
+# the variation.
 
 # %%
 rating_reconstruction.alternatives().round(2)
@@ -162,12 +163,12 @@ rating_reconstruction.alternatives().round(2)
 # %% [markdown]
 # ## Planning a new study
 #
-# How many images and raters does it take? Three standard deviations decide: how much images differ, how much raters differ in
-# leniency, and what is left. They are those of the overall scores in notebook 06, where it has run; **change the values below and run the
-# cells again**, for instance `components = reader_planning.Components(image_sd=0.7, rater_sd=0.3, error_sd=0.6)`.
+# The required numbers of images and raters depend on three standard deviations: between images, between the leniency of raters, and residual. The values are those of the
+# overall scores in notebook 06, if it has run. **Change the values below and run the cells again**, for instance `components = reader_planning.Components(image_sd=0.7,
+# rater_sd=0.3, error_sd=0.6)`.
 #
-# An interval for *other raters too* answers whether other readers of the same kind would find the same. Images cannot make up
-# for few raters there, which an empty entry (no number of images suffices) says.
+# An interval for *other raters too* states whether other readers of the same kind would find the same result. More images cannot compensate for too few raters: an empty
+# entry means that no number of images is sufficient.
 
 # %%
 pilot = reader_planning.read_pilot(study.read("readers/pilot.csv") if study.has("readers/pilot.csv") else None)
@@ -187,9 +188,10 @@ style.save(figure, study.write("figures/reader_planning.png"), dpi=300)
 plan.round(2)
 
 # %% [markdown]
-# ## What this can and cannot say
-# Numbers that agree can still be wrong, and those that do not may be misprints of right ones. What is fitted to published values shows that records or ratings with these values can exist, and confirms
-# no result. What this project's own runs come to stands beside the published tables in [docs/results.md](../docs/results.md).
+# ## Interpretation
+#
+# Consistent numbers can still be wrong, and inconsistent numbers can be misprints of correct ones. Records or ratings that are fitted to the published values show that
+# such values can exist. They do not confirm any result. Results of this project's own runs: [docs/results.md](../docs/results.md).
 
 # %%
 study.finish()

@@ -17,12 +17,13 @@
 # %% [markdown]
 # # 90 · Report
 #
-# **Purpose.** One HTML file with everything that this run found: Tables 1–5 beside the published ones, the figures, the further tables of audits and
-# extensions, the ledger of the paper's own numbers, and the provenance of each notebook.
+# **Purpose.** Write all results of this run to one HTML file: Tables 1–5 with the published values, the figures, the further tables of audits and extensions, the checks of
+# the published numbers, and the provenance of each notebook.
 #
-# **Inputs.** Manifests, tables and figures of whatever notebooks have run, verified against their recorded hashes. What an archive did not allow is missing here too,
-# with the reason. **Outputs.** `report.html`, which needs no other file and no network.
-# The tables of the phantom run are in [docs/results.md](../docs/results.md).
+# **Inputs.** Manifests, tables and figures of all notebooks that have run, verified against their recorded hashes. Results that an archive does not allow are missing, with
+# the reason.
+#
+# **Outputs.** `report.html`, which needs no other file and no network. The tables of the phantom run are in [docs/results.md](../docs/results.md).
 #
 # **Measured time**: printed by the last cell; seconds in every profile.
 
@@ -44,7 +45,7 @@ study = begin("90_report", globals())
 content = html_report.contents(study)
 
 # %% [markdown]
-# ## What this run is
+# ## Data of this run
 
 # %%
 print(*content["banner"], sep="\n")
@@ -52,7 +53,8 @@ pd.DataFrame(content["notebooks"]).set_index("name")
 
 # %% [markdown]
 # ## Tables 1–5
-# Published, this run, and the difference. Every table says what its values of this run were computed from.
+#
+# Published value, value of this run, and difference. Every table states the source of its values.
 
 # %%
 for table in content["tables"]:
@@ -68,7 +70,7 @@ for table in content["tables"]:
         )
 
 # %% [markdown]
-# A table's file holds every published cell, whether or not this run could fill it.
+# The file of a table contains every published cell, even if this run could not compute it.
 
 # %% tags=["nbval-check-output"]
 pd.Series({f"Table {number}": len(published.published(number)) for number in published.TITLES}, name="published cells")

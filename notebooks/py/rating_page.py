@@ -15,13 +15,13 @@
 # ---
 
 # %% [markdown]
-# # The rating page
+# # Rating page
 #
-# **Purpose.** Where readers work: a senior reader keeps or rejects each generated image, then all readers grade the kept ones, blinded to condition and to each other
-# (§2.4). In its other mode an expert marks one representative arterial frame a series (§2.2).
+# **Purpose.** The page on which readers work. A senior reader keeps or rejects each generated image. All readers then grade the kept images, blinded to the condition and
+# to each other (§2.4). In its second mode, an expert marks one representative arterial frame per series (§2.2).
 #
-# `make readers RUN=…` makes the study, prints an address for each reader and serves this notebook as a page. Here in JupyterLab the same page opens below for
-# whoever enters a token; click on it, then the keys it lists work. The answers go to notebook 06 (or 02): `make readers-export RUN=…`.
+# `make readers RUN=…` creates the study, prints an address for each reader and serves this notebook as a page. In JupyterLab, the same page opens below after a token is
+# entered. Click on it to use the keys that it lists. `make readers-export RUN=…` passes the answers to notebook 06 (or 02).
 
 # %% tags=["parameters"]
 run: str = "smoke"  # run whose study is shown; the server names its own

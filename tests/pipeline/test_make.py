@@ -305,7 +305,7 @@ def test_two_commands_cannot_work_on_one_run(runs, whole):
     with (runs / "whole" / ".lock").open("r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         done = make(runs, RUN="whole")
-    assert done.returncode != 0 and "is being worked on by another process" in done.stderr
+    assert done.returncode != 0 and "is in use by another process" in done.stderr
 
 
 def test_a_failing_notebook_ends_in_its_sentence(runs, copied, tmp_path):

@@ -41,8 +41,8 @@ class Exposure:
 
 @dataclass
 class RenderedRun:
-    """frames [planes][frames, matrix, matrix] uint16; phase [frames]; representative: 0-based frame or -1; masks
-    [planes][matrix, matrix] uint8 (0 none, 1 proximal, 2 medium, 3 peripheral arteries)."""
+    """One acquired run. `frames`: for each plane, uint16 [frames, matrix, matrix]; `phase`: [frames]; `representative`: frame counted from 0, or -1;
+    `masks`: for each plane, uint8 [matrix, matrix] (0 none, 1 proximal, 2 medium, 3 peripheral arteries)."""
 
     frames: list[np.ndarray]
     phase: np.ndarray

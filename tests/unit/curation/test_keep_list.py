@@ -42,7 +42,7 @@ def test_a_name_that_is_not_on_the_list_is_refused():
 
 
 def test_a_pseudonym_must_be_one():
-    with pytest.raises(StudyError, match="a file that is no keyed hash"):
+    with pytest.raises(StudyError, match="a file that is not a keyed hash"):
         keep_list.kept_only("quarantine.csv", pd.DataFrame({"file": ["F0123456789", "Muster.dcm"]}))
 
 

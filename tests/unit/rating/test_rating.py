@@ -504,7 +504,7 @@ def test_some_series_and_several_experts(ws, tmp_path):
         (dict(run="../up"), "run name"),
         (dict(mode="judge"), "MODE=judge is unknown"),
         (dict(study="a/b"), "study's name"),
-        (dict(raters="NR1"), "'NR1' is no rater"),
+        (dict(raters="NR1"), "'NR1' is not a rater"),
         (dict(raters="NR1:XX"), "roles NR, NS, IM, other"),
         (dict(raters="A:NR,A:NS"), "somebody twice"),
         (dict(raters="A:NR,a:NR"), "somebody twice"),
@@ -556,7 +556,7 @@ def test_another_reader_set_does_not_slip_under_a_study(ws, tmp_path):
     screened(path, tokens)
     made_up_run.reader_set(ws, seed=5)
     for go_on in (start, lambda: open_sitting(path)):
-        with pytest.raises(StudyError, match="was made anew after this study began"):
+        with pytest.raises(StudyError, match="was regenerated after this study began"):
             go_on()
     export(path, tmp_path)  # what was answered is never locked in
     assert len(pd.read_csv(tmp_path / "screening.csv")) == 12

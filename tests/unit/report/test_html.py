@@ -269,9 +269,3 @@ def test_the_pages_have_the_markers_and_readme_names_every_notebook_and_stays_sh
         ), name
     assert all(f"`{name}`" in pages["README.md"] for name in EVERY)
     assert len(pages["README.md"].splitlines()) <= 150
-
-
-def test_links_between_pages_lead_somewhere():
-    for page in [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]:
-        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
-            assert re.match("https?:", target) or (page.parent / target).exists(), f"{page.name}: {target}"

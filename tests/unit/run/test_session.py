@@ -92,7 +92,7 @@ def test_an_artifact_made_from_older_inputs_is_stale_however_far_upstream():
     assert opened("04_ldm").read("vae")
     written("01_curation", "frames.npy", "another archive")
     with pytest.raises(
-        StudyError, match=r"stale: frames\.npy has been made anew since; run notebooks/02_classifier\.ipynb again"
+        StudyError, match=r"stale: frames\.npy has been regenerated since; run notebooks/02_classifier\.ipynb again"
     ):
         opened("04_ldm").read("vae")
     written("02_classifier", "arterial.parquet", "y", reads=["frames.npy"])

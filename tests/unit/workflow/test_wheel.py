@@ -139,7 +139,7 @@ def test_runs_lie_in_the_current_folder_and_the_version_stands_for_the_commit(ou
 
 
 def test_what_does_not_travel_is_refused_with_the_remedy(outside):
-    remedy = "does not travel with the installed library: clone the project, and work there or install it from there with pip install --editable ."
+    remedy = "is not part of the installed library: clone the project, and work there or install it from there with pip install --editable ."
     assert outside["notebooks refused"] == f"notebooks/07_fid.ipynb {remedy}"
     assert outside["weights refused"] == f"models/phantom/card.json {remedy}"
     assert outside["pipeline refused"].startswith(
