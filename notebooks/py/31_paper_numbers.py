@@ -56,7 +56,7 @@ style.apply()
 #
 # The published numbers are not fully consistent. 351 women are 41.15 % of the patients only if the sex of six patients is not stated, and t = −0.03 corresponds to p = 0.97
 # only in a narrow range. The records are drawn so that both hold. Quantities that the paper leaves open, such as the reasons of exclusion, are assumptions, not findings
-# (`dsa_lib/paper/cohort_at_size.py`). The percentages of Table 1 are rounded so that they add up to 100 (largest remainder method).
+# (`dsa_lib/paper/cohort_at_size.py`). The percentages of Table 1 are rounded so that they add up to 100 (largest remainder).
 
 # %%
 simulated = cohort_at_size.simulate(study.profile.curation, study.profile.seed)

@@ -336,7 +336,7 @@ def test_a_run_that_has_become_stale(tmp_path):
     study = opened("r0", "00_phantom_archive")
     study.write("archive").write_text("another archive")
     study.finish()
-    refused("r0", tmp_path, r"flow\.json is stale: archive has been made anew since")
+    refused("r0", tmp_path, r"flow\.json is stale: archive has been regenerated since")
 
 
 @pytest.mark.parametrize("name", ["values.csv", "about.json"])
