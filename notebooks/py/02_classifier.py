@@ -215,8 +215,8 @@ style.save(figure, study.write("figures/classifier_strips.png"))
 
 # %% [markdown]
 # ## Table 1
-# Arterial frames by circulation, plane and C-arm angle, in bins of ±5° around the canonical positions. The percentages of this run are rounded so that they add up to 100 (largest
-# remainder method).
+# Arterial frames by circulation, plane and C-arm angle, in bins of ±5° around the canonical positions.
+# The percentages of this run are rounded so that they add up to 100 (largest remainder).
 
 # %%
 if not phases["arterial"].any():

@@ -161,7 +161,7 @@ def on_page_content(content: str, **_) -> str:
     def formula(match: re.Match) -> str:
         tex = html.unescape(match[2])
         tex = re.sub(r"\\tag\{([^}]*)\}", r"\\qquad(\1)", tex)
-        tex = re.sub(r"\\[bB]igg?[lr]?(\\[lr]?Vert)(?![A-Za-z])", r"\1", tex)  # a size that latex2mathml gives no double bar
+        tex = re.sub(r"\\[bB]igg?[lr]?(\\[lr]?Vert)(?![A-Za-z])", r"\1", tex)  # norms have one size
         if match[1] == "span":
             return convert(tex)
         return f'<div class="formula">{convert(tex, display="block")}</div>'

@@ -84,7 +84,12 @@ def test_a_broken_link_is_found(link):
 
 @pytest.mark.parametrize(
     "link",
-    ["[a](limits.md)", "[a](own_archive.md#arterial-frames)", "![a](../figures/figure2.png)", "[a](#results-of-the-phantom-run)"],
+    [
+        "[a](limits.md)",
+        "[a](own_archive.md#arterial-frames)",
+        "![a](../figures/figure2.png)",
+        "[a](#results-of-the-phantom-run)",
+    ],
 )
 def test_a_sound_link_is_not(link):
     assert list(broken("docs/results.md", f"text {link} text")) == []
