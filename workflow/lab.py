@@ -23,6 +23,7 @@ from dsa_lib.run.hidden_paths import referred
 from dsa_lib.run.workspace import PROJECT, Workspace, runs_folder, write_json
 
 START = "start.md"
+SETTINGS = PROJECT / "workflow"
 SMOKE = "smoke"  # the run of the notebooks' own defaults
 COMMON = ("run", "profile", "archive", "overrides")  # parameters that a notebook takes over from the others of its run
 OPTIONS = [
@@ -51,12 +52,15 @@ def main() -> int:
         return 2
     root = PROJECT if page.is_relative_to(PROJECT) else runs_folder()
     # A workspace of its own: JupyterLab would else open again the tabs of the last run, or of another project.
-    address = f"/lab/workspaces/{ws.run}/tree/{page.relative_to(root).as_posix()}?factory=Markdown%20Preview"
+    address = f"/lab/workspaces/{ws.run}/tree/{page.relative_to(root).as_posix()}"
     command = ["jupyter", "lab", f"--ServerApp.root_dir={root}", f"--LabApp.default_url={address}", *OPTIONS]
     if os.geteuid() == 0:  # in a container; Jupyter would refuse
         command.append("--allow-root")
-    # The kernel of this environment, not one of the same name in the home folder.
-    environment = os.environ | {"JUPYTER_PREFER_ENV_PATH": "1"}
+    environment = os.environ | {
+        "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel of this environment, not one of the same name in the home folder
+        # Its folder labconfig shows Markdown as a page. A default address with a query would do so too, but Jupyter prints it with a second one.
+        "JUPYTER_CONFIG_PATH": os.pathsep.join(filter(None, [str(SETTINGS), os.environ.get("JUPYTER_CONFIG_PATH")])),
+    }
     os.execve(Path(sys.executable).with_name("jupyter"), [*command, *request.options], environment)
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from dsa_lib.run.workspace import PROJECT, Workspace
 
-RUN, NOTEBOOK, TOKEN = "mine", "06_reader_analysis", "secret"
+RUN, NOTEBOOK = "mine", "06_reader_analysis"
 PARTS = ("dsa_lib", "notebooks", "workflow", "data_manifests", "docs", "pyproject.toml", ".gitignore")
 REPORT = "<!doctype html><title>r</title><p>The report of the run.</p>"
 PATIENCE = 60_000  # ms
@@ -49,16 +49,17 @@ def project(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def lab(project):
-    """The default address of the server that `make lab RUN=mine` starts."""
-    options = ["--no-browser", f"--IdentityProvider.token={TOKEN}", "--ServerApp.port=0"]
-    command = [sys.executable, "workflow/lab.py", "--run", RUN, "--", *options]
+    """The address that the server of `make lab RUN=mine` prints."""
+    command = [sys.executable, "workflow/lab.py", "--run", RUN, "--", "--no-browser", "--ServerApp.port=0"]
     environment = {name: value for name, value in os.environ.items() if name != "DSA_RUNS"}
     log = project.parent / "lab.log"
     with log.open("w") as file:
         server = subprocess.Popen(command, cwd=project, env=environment, stdout=file, stderr=file)
     try:
         for _ in range(600):
-            if found := re.search(r"http://(?:127\.0\.0\.1|localhost):\d+/lab/workspaces/\S+", log.read_text()):
+            if found := re.search(
+                r"http://(?:127\.0\.0\.1|localhost):\d+/lab/workspaces/\S+token=\w+", log.read_text()
+            ):
                 break
             assert server.poll() is None, log.read_text()
             time.sleep(0.1)
@@ -106,11 +107,10 @@ def test_the_start_page_lists_the_report_first_and_asks_no_other_host(page, lab)
 
 def test_a_session_leaves_no_tracked_file_changed_and_writes_into_the_run(project, lab):
     copy = f"runs/{RUN}/lab/{NOTEBOOK}.ipynb"
-    address = "{0.scheme}://{0.netloc}/api/contents/".format(urlsplit(lab))
-    asked(f"{address}notebooks/{NOTEBOOK}.ipynb")  # opened, not saved
-    opened = asked(f"{address}{copy}")
-    opened["content"]["metadata"]["seen"] = True
-    asked(f"{address}{copy}", {"type": "notebook", "content": opened["content"]})
+    contents(lab, f"notebooks/{NOTEBOOK}.ipynb")  # opened, not saved
+    opened = contents(lab, copy)["content"]
+    opened["metadata"]["seen"] = True
+    contents(lab, copy, {"type": "notebook", "content": opened})
     assert json.loads((project / copy).read_text())["metadata"]["seen"]
     papermill.execute_notebook(project / copy, project / copy, cwd=(project / copy).parent, progress_bar=False)
     ws = Workspace(RUN)
@@ -121,9 +121,10 @@ def test_a_session_leaves_no_tracked_file_changed_and_writes_into_the_run(projec
     assert made == {".ipynb", ".json", ".md"}  # no twins
 
 
-def asked(address, value=None):
-    """JSON from the server; `value` is put there."""
-    request = urllib.request.Request(address, headers={"Authorization": f"token {TOKEN}"})
+def contents(lab, path, value=None):
+    """The server's model of a file; `value` is saved there."""
+    server = urlsplit(lab)
+    request = urllib.request.Request(f"{server.scheme}://{server.netloc}/api/contents/{path}?{server.query}")
     if value is not None:
         request.method, request.data = "PUT", json.dumps(value).encode()
     with urllib.request.urlopen(request, timeout=30) as answer:
