@@ -1,7 +1,8 @@
-"""JupyterLab on one run: working copies of the notebooks whose parameters already name it, and a page that lists what the run has made.
+"""JupyterLab on one run: a start page, and working copies of the notebooks whose parameters name the run.
 
-make lab calls this. The copies lie in the run's folder (`runs/<run>/lab/`), so that opening and running them changes no tracked file. A copy that somebody has
-edited is kept; the others follow the tracked notebooks. Without RUN the newest run is opened, and without any run one of profile `smoke`.
+make lab calls this. The copies lie in the run's folder (`runs/<run>/lab/`), so that opening and running them changes no tracked file. An edited copy is
+kept; the others follow the tracked notebooks. Without RUN the newest run is opened; where there is no run at all, the copies have the notebooks' own
+defaults, of profile `smoke`.
 """
 
 import argparse
@@ -22,11 +23,14 @@ from dsa_lib.run.hidden_paths import referred
 from dsa_lib.run.workspace import PROJECT, Workspace, runs_folder, write_json
 
 START = "start.md"
+SETTINGS = PROJECT / "workflow"
+SMOKE = "smoke"  # the run of the notebooks' own defaults
 COMMON = ("run", "profile", "archive", "overrides")  # parameters that a notebook takes over from the others of its run
-# Nothing is asked of another host: neither news nor updates nor a catalogue of extensions. Notebooks are not paired: the copies have no twins.
 OPTIONS = [
-    "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.extension_manager=readonly",
-    "--ServerApp.contents_manager_class=jupyter_server.services.contents.largefilemanager.AsyncLargeFileManager",
+    # No request to another host: no news, no updates, no catalogue of extensions.
+    "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.extension_manager=readonly",
+    # jupytext would write a text twin beside every copy that is saved, because pyproject.toml pairs all notebooks of the project.
+    "--ServerApp.jpserver_extensions=jupyterlab_jupytext=False",
 ]  # fmt: skip
 
 
@@ -36,7 +40,7 @@ def main() -> int:
     parser.add_argument("options", nargs="*", help="passed on to jupyter lab")
     request = parser.parse_args()
     try:
-        ws = Workspace(request.run or newest())
+        ws = Workspace(request.run or newest() or SMOKE)
         if request.run and not (ws.root / "manifests").is_dir():
             raise StudyError(
                 f"there is no run {ws.run!r}: start it with make reproduce, or leave RUN out for the newest"
@@ -47,15 +51,23 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     root = PROJECT if page.is_relative_to(PROJECT) else runs_folder()
-    address = f"/lab/tree/{page.relative_to(root).as_posix()}?factory=Markdown%20Preview"
+    # A workspace of its own: JupyterLab would else open again the tabs of the last run, or of another project.
+    address = f"/lab/workspaces/{ws.run}/tree/{page.relative_to(root).as_posix()}"
     command = ["jupyter", "lab", f"--ServerApp.root_dir={root}", f"--LabApp.default_url={address}", *OPTIONS]
-    os.execv(Path(sys.executable).with_name("jupyter"), [*command, *request.options])
+    if os.geteuid() == 0:  # in a container; Jupyter would refuse
+        command.append("--allow-root")
+    environment = os.environ | {
+        "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel of this environment, not one of the same name in the home folder
+        # Its folder labconfig shows Markdown as a page. A default address with a query would do so too, but Jupyter prints it with a second one.
+        "JUPYTER_CONFIG_PATH": os.pathsep.join(filter(None, [str(SETTINGS), os.environ.get("JUPYTER_CONFIG_PATH")])),
+    }
+    os.execve(Path(sys.executable).with_name("jupyter"), [*command, *request.options], environment)
 
 
-def newest() -> str:
-    """The run on which a notebook has finished last; `smoke` where there is none."""
+def newest() -> str | None:
+    """The run on which a notebook has finished last; None where there is none."""
     found = {path.stat().st_mtime: path.parent.parent.name for path in runs_folder().glob("*/manifests/*.json")}
-    return found[max(found)] if found else "smoke"
+    return found[max(found)] if found else None
 
 
 def prepare(ws: Workspace) -> Path:
@@ -64,11 +76,11 @@ def prepare(ws: Workspace) -> Path:
     record = folder / ".made.json"
     made = json.loads(record.read_text()) if record.exists() else {}
     given, kept = parameters(ws), []
-    for name in EVERY:
+    for name, values in given.items():
         path = folder / f"{name}.ipynb"
-        copy = working_copy(name, given[name], folder)
+        copy = working_copy(name, values, folder)
         if path.exists():
-            present = digest(nbformat.read(path, as_version=4))
+            present = digest_of(path)
             if present != made.get(name):
                 kept.append(name)
                 continue
@@ -77,26 +89,41 @@ def prepare(ws: Workspace) -> Path:
         nbformat.write(copy, path)
         made[name] = digest(copy)
     write_json(record, made)
-    (folder / START).write_text(start_page(ws, kept))
-    print(f"run {ws.run} · working copies in {os.path.relpath(folder)}")
+    profile = next(iter(given.values())).get("profile", SMOKE)
+    (folder / START).write_text(start_page(ws, profile, list(given), kept))
+    begun = "" if any(ws.root.glob("manifests/*.json")) else ", nothing has run yet"
+    print(f"run {ws.run}, profile {profile}{begun} · working copies in {os.path.relpath(folder)}")
     if kept:
-        print(f"kept as edited: {', '.join(kept)} (delete one to have it made anew)")
+        print(f"edited, therefore kept: {', '.join(kept)} (delete a copy to get a new one)")
     return folder / START
 
 
 def parameters(ws: Workspace) -> dict[str, dict]:
-    """For each notebook the parameters that this run gave it, paths as references. One that has not run gets what all have in common."""
+    """For each notebook that belongs to the run the parameters that the run gave it, paths as references.
+
+    One that has not run gets what all have in common. A run of an archive of one's own has no notebook 00, which would write a phantom archive into it.
+    """
     folder = ws.root / "private" / "parameters"
     known = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
-    common = {key: value for values in known.values() for key, value in values.items() if key in COMMON} | {
-        "run": ws.run
-    }
+    common = recorded(ws) | {key: value for values in known.values() for key, value in values.items() if key in COMMON}
     found = {}
     for name in EVERY:
-        values = known.get(name, common)
+        if name == "00_phantom_archive" and common.get("archive"):
+            continue
+        values = known.get(name, common) | {"run": ws.run}  # the run's folder may have been renamed
         if name not in known and "archive" in common:
-            write_json(ws.private(f"parameters/{name}.json"), common)  # where its reference leads
+            write_json(ws.private(f"parameters/{name}.json"), values)  # where its reference leads
         found[name] = {key: referred(key, value) for key, value in values.items()}
+    return found
+
+
+def recorded(ws: Workspace) -> dict[str, object]:
+    """Profile and overrides as the record of the run has them: all there is where the notebooks were run by hand, or private/ was not shared."""
+    found = {}
+    for name in EVERY:
+        if (path := ws.root / "provenance" / f"{name}.json").exists():
+            given = json.loads(path.read_text())["parameters"]
+            found |= {key: given[key] for key in ("profile", "overrides") if key in given}
     return found
 
 
@@ -131,32 +158,36 @@ def with_values(source: str, given: Mapping[str, object]) -> str:
     return "\n".join(lines)
 
 
-def digest(notebook: nbformat.NotebookNode) -> str:
+def digest(notebook: Mapping) -> str:
     """Of what the cells say; outputs and the order of running do not count."""
-    return hashlib.sha256(json.dumps([[cell.cell_type, cell.source] for cell in notebook.cells]).encode()).hexdigest()
+    cells = [[cell["cell_type"], "".join(cell["source"])] for cell in notebook["cells"]]
+    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
 
 
-def start_page(ws: Workspace, kept: list[str]) -> str:
+def digest_of(path: Path) -> str | None:
+    """The digest of a notebook's file; None where the file is not a notebook, which therefore counts as edited."""
+    try:
+        return digest(json.loads(path.read_text()))
+    except (ValueError, LookupError, TypeError):
+        return None
+
+
+def start_page(ws: Workspace, profile: str, copies: list[str], kept: list[str]) -> str:
     """The page that opens first: the report, the executed notebooks, then the working copies."""
     executed = [name for name in EVERY if (ws.root / "notebooks" / f"{name}.ipynb").exists()]
-    lines = [f"# Run `{ws.run}`", ""]
+    lines = [f"# Run `{ws.run}`, profile `{profile}`", ""]
     if (ws.root / "report.html").exists():
         lines += ["[**Report**](../report.html): tables, figures and provenance of the whole run on one page.", ""]
     if executed:
-        lines += [
-            "## Executed notebooks",
-            "",
-            "As the run left them. They are records: edit the working copies below.",
-            "",
-        ]
+        lines += ["## Executed notebooks", "", "The record of the run. To change something, edit a working copy.", ""]
         lines += [f"- [{name}](../notebooks/{name}.ipynb) · {state(ws, name)}" for name in executed] + [""]
     else:
-        lines += ["Nothing has run yet. Begin with the first working copy.", ""]
+        lines += ["Nothing has run yet. Start with the first working copy.", ""]
     lines += [
         "## Working copies", "",
-        f"Their parameters name the run `{ws.run}`. What one of them writes takes the place of what the run had; `make reproduce RUN={ws.run}` then "
-        "makes again what has been changed by hand.", "",
-        *(f"- [{name}]({name}.ipynb){' · edited, kept' if name in kept else ''}" for name in EVERY), "",
+        f"Their parameters name run `{ws.run}`, and they write their results into it. To recompute what depends on such a result, repeat the command "
+        "that made the run. Edited copies are kept.", "",
+        *(f"- [{name}]({name}.ipynb){' · edited' if name in kept else ''}" for name in copies), "",
     ]  # fmt: skip
     return "\n".join(lines)
 

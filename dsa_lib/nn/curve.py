@@ -19,7 +19,8 @@ def training_curve(
     columns: tuple[str, str] = LOSSES,
     what: str = "loss",
 ) -> Figure:
-    """Training and held-out loss over steps; `shipped`: the log of the trained weights that this training went on from, to the left of it.
+    """Training and held-out loss over steps; `shipped`: the log of the trained weights that this training went on from, to the left of it. Which weights
+    were kept is then marked and said: those that ship, where no later ones are better.
 
     columns: what is drawn of the log, named `what` on the axis. Of a GAN that is one part of the generator's loss: the sum holds what the discriminator
     answers, which has no counterpart on held-out patients.
@@ -32,9 +33,11 @@ def training_curve(
     _losses(before, shipped, f"{title}: weights that ship, other patients", columns, what)
     _losses(axis, log, "this run goes on", columns, what)
     axis.set_ylabel("")
-    kept = log.loc[log["val_loss"].idxmin()]  # as `training.fit` chooses
+    judged = "val_loss" in log  # without held-out patients `training.fit` keeps the last weights
+    kept = log.loc[log["val_loss"].idxmin()] if judged else log.iloc[-1]
     which = f"step {kept['step']:.0f}" if kept["step"] else "the weights that ship, unchanged"
-    axis.scatter(kept["step"], kept[columns[1]], s=60, facecolors="none", edgecolors="C1", linewidths=1.5, zorder=3)
+    if judged:
+        axis.scatter(kept["step"], kept[columns[1]], s=60, facecolors="none", edgecolors="C1", linewidths=1.5, zorder=3)
     axis.legend([], title=f"kept: {which}")  # the colours are those of the left panel
     return figure
 

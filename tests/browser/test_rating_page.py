@@ -1,21 +1,17 @@
-"""The rating page in headless Chromium: four readers at once, the server killed under them, nothing lost and nothing told.
-
-Without Chromium these tests are skipped and say so; with DSA_BROWSER=required, which .ci/run sets, they fail.
-"""
+"""The rating page in headless Chromium: four readers at once, the server killed under them, nothing lost and nothing told."""
 
 import asyncio
 import contextlib
 import json
-import os
 import random
 import re
-import shutil
 import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 
+import chromium
 import made_up_run
 import pandas as pd
 import pytest
@@ -26,8 +22,6 @@ from dsa_lib.rating.study import location
 from dsa_lib.readers.rating_files import open_reader_study
 from dsa_lib.run.workspace import PROJECT, Workspace
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-OPTIONS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
 RUN = "unspoken"  # a word that nothing else on a page contains
 RATERS = {"NR1": "NR", "NR2": "NR", "NS1": "NS", "IM1": "IM"}
 PATIENCE = 60_000  # ms
@@ -35,9 +29,7 @@ PATIENCE = 60_000  # ms
 
 @pytest.fixture(autouse=True)
 def needs_chromium():
-    if CHROMIUM is None:
-        missing = "Chromium is not installed (apt install chromium), so the rating page is not tested in a browser"
-        pytest.fail(missing) if os.environ.get("DSA_BROWSER") == "required" else pytest.skip(missing)
+    chromium.needed("the rating page")
 
 
 @pytest.fixture
@@ -97,7 +89,7 @@ async def opened(*options):
     server = await Server(*options).start()
     try:
         async with async_playwright() as playwright:
-            browser = await playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=OPTIONS.split())
+            browser = await playwright.chromium.launch(**chromium.LAUNCH)
             yield server, browser
             await browser.close()
     finally:

@@ -21,3 +21,9 @@ def test_what_was_kept_is_marked_and_named(held_out, said, place):
     assert axis.get_legend().get_title().get_text() == said
     (mark,) = axis.collections
     assert tuple(mark.get_offsets()[0]) == place
+
+
+def test_without_held_out_patients_the_last_weights_are_kept():
+    log = pd.DataFrame({"step": [8, 16], "train_loss": [0.3, 0.2]})
+    axis = training_curve(log, "Phase classifier", SHIPPED).axes[1]
+    assert axis.get_legend().get_title().get_text() == "kept: step 16" and not axis.collections

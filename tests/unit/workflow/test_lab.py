@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -56,9 +57,34 @@ def test_copies_say_what_the_run_was_given(ws):
     assert "/data" not in "".join(path.read_text() for path in (ws.root / "lab").glob("*"))
 
 
-def test_every_copy_has_neither_outputs_nor_a_twin_and_its_links_lead_somewhere(ws):
+def test_a_run_of_an_archive_of_ones_own_has_no_copy_of_notebook_00(ws):
     lab.prepare(ws)
+    assert {path.stem for path in (ws.root / "lab").glob("*.ipynb")} == set(EVERY) - {"00_phantom_archive"}
+
+
+def test_a_run_made_by_hand_is_read_from_its_record(ws):
+    shutil.rmtree(ws.root / "private")
+    given = {"run": "earlier name", "profile": "phantom", "overrides": {"seed": 3}, "annotations": "file sha256:0123"}
+    write_json(ws.root / "provenance" / "02_classifier.json", {"parameters": given})
+    assert "# Run `mine`, profile `phantom`" in lab.prepare(ws).read_text()
+    found = values(ws, "02_classifier")
+    assert (found["run"], found["profile"], found["overrides"]) == ("mine", "phantom", {"seed": 3})
+    assert found["annotations"] == ""  # the record has a fingerprint in place of the path
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"cells": [{}]}'])
+def test_a_copy_that_is_no_notebook_any_more_is_kept_and_named(ws, text, capsys):
+    lab.prepare(ws)
+    path = ws.root / "lab" / "07_fid.ipynb"
+    path.write_text(text)
+    lab.prepare(ws)
+    assert path.read_text() == text and "kept: 07_fid" in capsys.readouterr().out
+
+
+def test_every_copy_has_neither_outputs_nor_a_twin_and_its_links_lead_somewhere(ws):
     links = 0
+    write_json(ws.private("parameters/01_curation.json"), {"run": "mine", "profile": "phantom"})  # without an archive
+    lab.prepare(ws)
     for name in EVERY:
         notebook = nbformat.read(ws.root / "lab" / f"{name}.ipynb", as_version=4)
         assert "jupytext" not in notebook.metadata and not any(cell.get("outputs") for cell in notebook.cells)
@@ -79,7 +105,10 @@ def test_an_edited_copy_is_kept_and_the_others_follow_the_tracked_notebook(ws, m
     code.outputs = [nbformat.v4.new_output("stream", text="seen")]
     nbformat.write(ran, other)
     page = lab.prepare(ws)
-    assert "kept as edited: 06_reader_analysis" in capsys.readouterr().out and "edited, kept" in page.read_text()
+    assert (
+        "edited, therefore kept: 06_reader_analysis" in capsys.readouterr().out
+        and "analysis.ipynb) · edited" in page.read_text()
+    )
     assert nbformat.read(path, as_version=4).cells[-1].source.endswith("# mine")
     assert any(cell.get("outputs") for cell in cells(ws, "07_fid"))  # running is no edit, and its outputs stay
     write_json(ws.private("parameters/07_fid.json"), {"run": "mine", "profile": "smoke"})
@@ -90,9 +119,7 @@ def test_an_edited_copy_is_kept_and_the_others_follow_the_tracked_notebook(ws, m
 def test_the_start_page_lists_report_then_executed_then_copies(ws):
     (ws.root / "report.html").write_text("")
     text = lab.prepare(ws).read_text()
-    places = [
-        text.index(part) for part in ("../report.html", "../notebooks/01_curation.ipynb", "(00_phantom_archive.ipynb)")
-    ]
+    places = [text.index(part) for part in ("../report.html", "../notebooks/01_curation.ipynb", "(01_curation.ipynb)")]
     assert places == sorted(places)
     assert "01_curation](../notebooks/01_curation.ipynb) · finished" in text
 
@@ -115,11 +142,12 @@ def test_values_are_put_in_and_the_rest_of_the_line_stays(line, given, wanted):
     assert got.count("#") == wanted.count("#") or "inner" in line
 
 
-def test_the_newest_run_is_the_default_and_without_any_it_is_smoke(ws, tmp_path, monkeypatch):
+def test_the_newest_run_is_the_default_and_without_any_it_is_smoke(ws, tmp_path, monkeypatch, capsys):
     assert lab.newest() == "mine"
     monkeypatch.setenv("DSA_RUNS", str(tmp_path / "empty"))
-    assert lab.newest() == "smoke"
+    assert lab.newest() is None
     lab.prepare(Workspace("smoke"))
+    assert "profile smoke, nothing has run yet" in capsys.readouterr().out
     assert "Nothing has run yet" in (tmp_path / "empty/smoke/lab/start.md").read_text()
 
 
