@@ -85,8 +85,7 @@ def curate(
     records = list(track(read_all(tasks, workers), len(tasks), "files"))
     names, arrays = [task.name for task in tasks], {task.name: task.array for task in tasks}
     found = account(names, records, key, _same_image(tasks, records), settings.oldest_age)
-    if most_files:
-        found.flow["files left out"] = sum(1 for _ in listing(archive)) - len(tasks)
+    found.flow["files left out"] = sum(1 for _ in listing(archive)) - len(tasks) if most_files else 0
     used = (
         set(found.key["file"][found.key["series"].isin(found.series.loc[found.series["kept"], "series"])])
         if len(found.series)
