@@ -149,6 +149,20 @@ def as_printed(number: int, frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(list(lines.values()), index=index, columns=columns)
 
 
+def as_in_paper(number: int, frame: pd.DataFrame) -> pd.DataFrame:
+    """`as_printed` with a mean and its SD in one cell, as the paper sets Table 3 ("3.34 ± 0.50"); a difference is then that of the means."""
+    shown = as_printed(number, frame)
+    for name in [column.removesuffix(" SD") for column in shown if column.endswith(" SD")]:
+        mean, sd = shown[f"{name} mean"], shown.pop(f"{name} SD")
+        line = shown.index.get_level_values(1)
+        paired = (line != "difference") & (mean != "") & (sd != "")
+        shown[f"{name} mean"] = [
+            f"{m} ±\N{NO-BREAK SPACE}{s}" if both else m for m, s, both in zip(mean, sd, paired, strict=True)
+        ]
+        shown = shown.rename(columns={f"{name} mean": name})
+    return shown
+
+
 def as_text(value: float, decimals: int, sign: bool = False) -> str:
     """A number with so many decimals, thousands in groups and a true minus; zero has no sign, and what is not known is empty."""
     if pd.isna(value):

@@ -1,12 +1,14 @@
-"""Figure 1: from files to arterial-phase frames, drawn from counts; and the pictures of notebook 01."""
+"""Figures 1 and 3, drawn from counts: from files to arterial frames, and from generated images to scores; and the pictures of notebook 01."""
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from dsa_lib.figures.style import CELL_COLOURS, picture, pictures
 from dsa_lib.run.workspace import PROJECT
@@ -174,6 +176,88 @@ def _share(part: int, whole: int) -> str:
 
 def _plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+# ---- Figure 3: from generation conditions to evaluation outcomes ------------------------------------------------------
+
+STAGES = ("generated", "screening", "ratings", "overall score")
+_WIDTH, _GAP = 0.06, 0.09  # width of a stage's bar, and the empty space between bars as a share of all images
+
+
+def figure3(counts: pd.DataFrame, source: str) -> Figure:
+    """Generated images of each condition, through screening and ratings, as bands whose height is the number of images.
+
+    `counts`: index condition; columns generated, kept, scored (images), mean and sd (of the overall score, 1–5). `source`: whose ratings they are.
+    """
+    figure, axis = plt.subplots(figsize=(7.2, 3.6))
+    axis.set_axis_off()
+    gap = _GAP * counts["generated"].sum()
+    parts = {
+        "screening": {"kept": counts["kept"], "rejected": counts["generated"] - counts["kept"]},
+        "ratings": {"scored": counts["scored"], "not scored": counts["kept"] - counts["scored"]},
+    }
+    height = counts["generated"].sum() + gap * (len(counts) - 1)
+    left = _stacked(counts["generated"], height, gap)
+    for cell, (low, high) in zip(counts.index, left, strict=True):
+        _stage_bar(axis, 0, low, high, _colour(cell))
+        axis.text(-0.03, (low + high) / 2, f"{cell}\n{high - low:,.0f}", ha="right", va="center", size=7)
+    start = {
+        cell: low for cell, (low, _) in zip(counts.index, left, strict=True)
+    }  # where a condition's images leave from
+    for place, stage in enumerate(parts.values(), 1):
+        onward, left_out = stage
+        ends = _stacked([part.sum() for part in stage.values()], height, gap)
+        following = {}
+        for (name, part), (low, high) in zip(stage.items(), ends, strict=True):
+            _stage_bar(axis, place, low, high, _INK if name == onward else _GREY)
+            label = f"{name} {part.sum():,.0f}"
+            axis.text(place + _WIDTH / 2, high + 0.01 * height, label, ha="center", va="bottom", size=7)
+            top = high
+            for cell, count in part.items():
+                top -= count
+                above = stage[left_out][cell] if name == onward else 0  # what goes on lies above what is left out
+                _band(axis, place, (start[cell] + above, top), count, _colour(cell), name == onward)
+                following.setdefault(cell, top)
+        start = following
+    for cell, row in counts.iterrows():
+        score = f"{row['mean']:.2f} ± {row['sd']:.2f}" if np.isfinite(row["mean"]) else "no score"
+        _band(axis, 3, (start[cell], start[cell]), row["scored"], _colour(cell), True)
+        axis.text(3.03, start[cell] + row["scored"] / 2, f"{cell}  {score}", ha="left", va="center", size=7)
+    for place, title in enumerate(STAGES):
+        axis.text(place + _WIDTH / 2, -0.04 * height, title, ha="center", va="top", size=7, weight="bold")
+    axis.text(3.6, -0.13 * height, f"numbers of images; {source}", ha="right", va="top", size=6.5, color=_GREY)
+    axis.set(xlim=(-0.35, 3.65), ylim=(-0.2 * height, 1.08 * height))
+    return figure
+
+
+def _stacked(sizes: Sequence[float], height: float, gap: float) -> list[tuple[float, float]]:
+    """(low, high) of bars of these sizes from the top down, `gap` apart, centred in `height`."""
+    top = height - (height - sum(sizes) - gap * (len(sizes) - 1)) / 2
+    places = []
+    for size in sizes:
+        places.append((top - size, top))
+        top -= size + gap
+    return places
+
+
+def _stage_bar(axis: Axes, place: float, low: float, high: float, colour: str) -> None:
+    axis.add_patch(Rectangle((place, low), _WIDTH, high - low, fc=colour, ec="none", zorder=3))
+
+
+def _band(axis: Axes, place: float, lows: tuple[float, float], size: float, colour: str, onward: bool) -> None:
+    """A band of height `size` from the stage before to the one at `place`; what is left out is paler."""
+    if size:
+        x = np.linspace(place - 1 + _WIDTH, place, 60)
+        share = (x - x[0]) / (x[-1] - x[0])
+        low = lows[0] + (lows[1] - lows[0]) * share**2 * (3 - 2 * share)
+        axis.fill_between(x, low, low + size, color=colour, alpha=0.45 if onward else 0.15, lw=0)
+
+
+def _colour(cell: str) -> str:
+    return CELL_COLOURS.get(cell, CELL_COLOURS["Others"])
+
+
+# ---- pictures of notebook 01 ------------------------------------------------------------------------------------------
 
 
 def draw_subtraction(planes: Mapping[str, np.ndarray], grey: np.ndarray, units: str):

@@ -1,4 +1,4 @@
-"""Figures 2, 3 and 5, sample grids, reconstructions, training and sampler curves: pictures of what the models make."""
+"""Figures 2 and 5, sample grids, reconstructions, training and sampler curves: pictures of what the models make."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -7,12 +7,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from dsa_lib.figures.style import (
     BLUE,
     CELL_COLOURS,
+    FAINT,
     SAMPLER_COLOURS,
     VERMILION,
     picture,
@@ -20,6 +22,9 @@ from dsa_lib.figures.style import (
     plain_logarithms,
     row_label,
 )
+
+_EDGE = "#51606E"
+_BOX = {"boxstyle": "round,pad=0,rounding_size=0.05", "fc": "#EEF3F8", "ec": _EDGE, "lw": 0.8}  # of Figure 5
 
 
 def image_grid(
@@ -61,58 +66,78 @@ def figure2(real: Mapping[str, np.ndarray], generated: Mapping[str, np.ndarray],
     return figure
 
 
-def flow(steps: Sequence[Sequence[str]], width: float = 7.0, row_height: float = 0.75) -> Figure:
-    """Boxes in rows, an arrow from each box to all boxes of the next row: the layout of Figures 3 and 5."""
-    figure, axis = plt.subplots(figsize=(width, row_height * len(steps) + 0.2))
-    axis.set(xlim=(0, 1), ylim=(-len(steps) + 0.5, 0.5))
+def figure5(pipeline, steps: int, sampler: str) -> Figure:
+    """Training and sampling of a `DSAPipeline`, with the sizes of its parts; `steps` of `sampler` make an image."""
+    unet, vae, bert = pipeline.unet, pipeline.vae, pipeline.text_encoder
+    side, layers = unet.config.sample_size, bert.config.num_hidden_layers
+    frame = side * 2 ** (len(vae.config.block_out_channels) - 1)
+    latent = f"{unet.config.in_channels} × {side} × {side}"
+    encoder, decoder = parameters(vae.encoder, vae.quant_conv), parameters(vae.post_quant_conv, vae.decoder)
+    text = f"BERT, {layers} layer{'' if layers == 1 else 's'}\n{parameters(bert)}"
+    figure, axis = plt.subplots(figsize=(7.2, 4.6))
+    axis.set(xlim=(0, 7.2), ylim=(0, 4.6))
     axis.set_axis_off()
-    places = []
-    for level, boxes in enumerate(steps):
-        share = 1 / len(boxes)
-        places.append([(share * (index + 0.5), -level) for index in range(len(boxes))])
-        for (x, y), text in zip(places[-1], boxes, strict=True):
-            half = min(share * 0.46, 0.3)
-            axis.add_patch(
-                FancyBboxPatch(
-                    (x - half, y - 0.27),
-                    2 * half,
-                    0.54,
-                    boxstyle="round,pad=0,rounding_size=0.02",
-                    fc="#F3F6F9",
-                    ec="#51606E",
-                )
-            )
-            axis.text(x, y, text, ha="center", va="center", fontsize=7)
-    for above, below in pairwise(places):
-        for x, y in above:
-            for u, v in below if len(above) == 1 or len(below) == 1 else [(x, below[0][1])]:
-                axis.add_patch(
-                    FancyArrowPatch(
-                        (x, y - 0.27), (u, v + 0.27), arrowstyle="-|>", mutation_scale=8, color="#51606E", lw=0.8
-                    )
-                )
+    for low, title in ((2.42, "Training"), (0.1, "Sampling")):
+        axis.add_patch(FancyBboxPatch((0.08, low), 7.04, 2.1, boxstyle="round,pad=0,rounding_size=0.08", fc="#FAFBFC", ec=FAINT))  # fmt: skip
+        axis.text(0.2, low + 1.98, title, weight="bold", size=8, va="top")
+
+    target = "v" if pipeline.scheduler.config.prediction_type == "v_prediction" else "ε"
+    y, below = 3.75, 2.85
+    _chain(
+        axis,
+        y,
+        [
+            (0.6, f"frame x\n{frame} × {frame}", 0.8),
+            (1.72, f"encoder, frozen\n{encoder}", 1.0),
+            (2.88, f"latent z₀\n{latent}", 0.9),
+            (4.03, "noised latent z_t\nEq. 3", 1.0),
+            (5.1, f"UNet {target}_θ\n{parameters(unet)}", 0.8),
+            (6.38, f"loss, L_cond of §4.5\n‖{target} − {target}_θ(z_t, t, c)‖²", 1.3),
+        ],
+    )
+    axis.text(4.03, y + 0.42, f"noise ε, t = 1 … {pipeline.scheduler.config.num_train_timesteps}", ha="center", va="bottom", size=6.5)  # fmt: skip
+    _arrow(axis, (4.03, y + 0.4), (4.03, y + 0.21))
+    sentence = "“This is an anterior DSA scan\ntaken in Plane A, …”"
+    _chain(axis, below, [(1.1, sentence, 1.8), (3.0, text, 1.2), (5.1, f"context c\n{bert.config.hidden_size} channels", 1.1)])  # fmt: skip
+    _arrow(axis, (5.1, below + 0.21), (5.1, y - 0.21), "cross-attention")
+
+    step = "Eq. 5" if sampler == "ddpm" else f"{sampler}, for Eq. 5"
+    y, below = 1.3, 0.45
+    _chain(
+        axis,
+        y,
+        [
+            (0.9, f"noise z_T\n{latent}", 1.0),
+            (3.0, f"UNet {target}_θ\n{parameters(unet)}", 0.9),
+            (4.35, f"z_t → z_t−1\n{step}", 1.25),
+            (5.62, f"decoder\n{decoder}", 0.75),
+            (6.6, f"frame, Eq. 6\n{frame} × {frame}", 0.85),
+        ],
+    )
+    axis.text(5.1, y + 0.04, "z₀", ha="center", va="bottom", size=6.5)
+    loop = {"connectionstyle": "arc3,rad=0.32", "arrowstyle": "-|>", "mutation_scale": 9, "color": _EDGE, "lw": 1.0}
+    axis.add_patch(FancyArrowPatch((4.35, y + 0.21), (3.0, y + 0.21), **loop))
+    axis.text(3.68, y + 0.5, f"denoising loop, {steps} steps", ha="center", va="bottom", size=6.5)
+    _chain(axis, below, [(1.1, sentence, 1.8), (3.0, text, 1.2)])
+    _arrow(axis, (3.0, below + 0.21), (3.0, y - 0.21), "context c, cross-attention")
     return figure
 
 
-def figure5(pipeline) -> Figure:
-    """The system of a `DSAPipeline`, with the sizes of its parts."""
-    unet, vae, bert = pipeline.unet, pipeline.vae, pipeline.text_encoder
-    side, layers = unet.config.sample_size, bert.config.num_hidden_layers
-    return flow(
-        [
-            ["frame x", "“This is an anterior DSA scan taken in Plane A, …”"],
-            [
-                f"encoder of the autoencoder ({parameters(vae.encoder, vae.quant_conv)})",
-                f"BERT, {layers} layer{'' if layers == 1 else 's'} ({parameters(bert)})",
-            ],
-            [
-                f"latent z₀: {unet.config.in_channels} × {side} × {side}, noised to z_t (Eq. 3)",
-                f"context c: {bert.config.hidden_size} channels",
-            ],
-            [f"UNet with cross-attention ({parameters(unet)}), T = {pipeline.scheduler.config.num_train_timesteps}"],
-            [f"decoder of the autoencoder ({parameters(vae.post_quant_conv, vae.decoder)}) → generated frame (Eq. 6)"],
-        ]
-    )
+def _chain(axis: Axes, y: float, boxes: Sequence[tuple[float, str, float]]) -> None:
+    """Boxes (centre, text, width) in a row at height `y`, an arrow from each to the next."""
+    ends = []
+    for x, text, width in boxes:
+        axis.add_patch(FancyBboxPatch((x - width / 2, y - 0.21), width, 0.42, **_BOX))
+        axis.text(x, y, text, ha="center", va="center", size=6.5)
+        ends.append((x - width / 2, x + width / 2))
+    for (_, right), (left, _) in pairwise(ends):
+        _arrow(axis, (right, y), (left, y))
+
+
+def _arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float], text: str = "") -> None:
+    axis.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": _EDGE, "lw": 0.9, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 8})  # fmt: skip
+    if text:
+        axis.text((start[0] + end[0]) / 2 + 0.06, (start[1] + end[1]) / 2, text, va="center", size=6.5)
 
 
 def parameters(*modules) -> str:

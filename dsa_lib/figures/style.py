@@ -78,11 +78,12 @@ def apply() -> None:
     )
 
 
-def save(figure, path: Path, dpi: int = 200) -> None:
-    """Write `figure` to `path` (.png or .pdf) atomically; no software tag or date, so that equal figures are equal bytes."""
-    metadata = {".png": {"Software": None}, ".pdf": {"CreationDate": None}}.get(path.suffix)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=dpi, metadata=metadata)
+def save(figure, *paths: Path, dpi: int = 200) -> None:
+    """Write `figure` to each of `paths` (.png or .pdf) atomically; no software tag or date, so that equal figures are equal bytes."""
+    for path in paths:
+        metadata = {".png": {"Software": None}, ".pdf": {"CreationDate": None}}.get(path.suffix)
+        with atomic_write(path) as temporary:
+            figure.savefig(temporary, dpi=dpi, metadata=metadata)
 
 
 def estimates(table: pd.DataFrame, ends: Sequence[str] = ("low", "high")) -> dict:

@@ -135,6 +135,23 @@ def table3(study: ReaderStudy) -> dict[tuple[str, str], float]:
     return values
 
 
+def outcomes(study: ReaderStudy) -> pd.DataFrame:
+    """Figure 3, a row a condition: images generated (all that were screened), kept and scored, mean and SD of the overall score."""
+    retained, quality = table2(study), table3(study)
+    shown = study.screening["cell"].value_counts()
+    rows = {
+        cell: {
+            "generated": int(shown[cell]),
+            "kept": retained[cell, "N_keep"],
+            "scored": retained[cell, "N_scored"],
+            "mean": quality[cell, "Overall mean"],
+            "sd": quality[cell, "Overall SD"],
+        }
+        for cell in study.cells
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
 def rating_matrix(study: ReaderStudy, region: str, raters: Sequence[str] | None = None) -> pd.DataFrame:
     """Ratings of one region as [images, raters], NaN where a rater gave none; images without any rating left out.
 

@@ -1,18 +1,22 @@
-"""The report of a run: every table published | this run | difference, every figure, and where all of it comes from, in one self-contained HTML file.
+"""The report of a run in one self-contained HTML file: the answer first, then the paper's tables and figures, conclusions, and where all of it comes from.
 
 Nothing is computed here and nothing retyped: the tables are the run's own files, checked against their recorded hashes.
 """
 
 import base64
 import html
+import io
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
+from PIL import Image
 
-from dsa_lib.core.published import LARGEST_REMAINDER, RATING_SOURCES, TITLES, as_printed, as_text, read_table
+from dsa_lib.core.published import LARGEST_REMAINDER, TITLES, as_in_paper, read_table
 from dsa_lib.paper import ledger
+from dsa_lib.report import columns, verdicts
 from dsa_lib.run import artifacts
 from dsa_lib.run.artifacts import EVERY
 from dsa_lib.run.progress import duration
@@ -21,9 +25,16 @@ from dsa_lib.run.workspace import Workspace, atomic_write
 
 REMARKS = {
     1: LARGEST_REMAINDER,
+    3: "Differences are those of the means.",
     5: "Published values come from different data and feature sets; no two rows may be compared, and a distance in other features is not an FID.",
 }
 NUMBERED = tuple(f"figures/figure{number}.png" for number in range(1, 6))  # the paper's, shown first
+# Tables of more columns than this are set a row at a time where the page is narrow, the wider the sooner.
+STACKED = (("widest", 15), ("wide", 8), ("medium", 5))
+WIDEST, FURTHER = (
+    1400,
+    1000,
+)  # pixels of an embedded figure of the paper, and of another; the run's files keep their own
 
 
 def write_report(study: Study, path: Path, content: dict | None = None) -> None:
@@ -46,34 +57,19 @@ def contents(study: Study) -> dict:
         "run": ws.run,
         "profile": study.profile.name,
         "written": time.strftime("%Y-%m-%d %H:%M"),
-        "banner": banner(ws),
+        "banner": verdicts.banner(ws),
+        "answer": verdicts.answer(study, manifests),
+        "tables": [_table(study, number) for number in TITLES],
+        **_figures(study, manifests),
+        "verdicts": verdicts.noted(manifests),
         "notebooks": [_status(ws, name) for name in others if name in manifests or _expected(ws, name)],
         "cost": cost(ws),
-        "tables": [_table(study, number) for number in TITLES],
         "classifier": _classifier(study, manifests),
         "ledger": _ledger(study),
         "extras": _further(study),
-        **_figures(study, manifests),
         "provenance": _provenance(ws, manifests),
         "facts": [_facts(ws, name, manifest) for name, manifest in manifests.items()],
     }
-
-
-def banner(ws: Workspace) -> list[str]:
-    """What kind of data stands behind the run, in sentences that come before any result."""
-    ratings = ((ws.manifest("06_reader_analysis") or {}).get("facts") or {}).get("source")
-    sentences = [
-        "Phantom run: every frame behind these results is simulated, no patient was imaged. The published column is the paper's, from clinical data."
-        if is_phantom(ws)
-        else "Archive run: the frames come from the DICOM archive that was given to this run."
-    ]
-    return [*sentences, RATING_SOURCES[ratings]] if ratings else sentences
-
-
-def is_phantom(ws: Workspace) -> bool:
-    """Whether the run's own phantom archive was curated (an archive that was given is no artifact of the run)."""
-    curation = ws.manifest("01_curation") or {"inputs": {}}
-    return "archive" in curation["inputs"] or ws.manifest("00_phantom_archive") is not None
 
 
 def cost(ws: Workspace) -> str:
@@ -90,9 +86,8 @@ def cost(ws: Workspace) -> str:
     )
 
 
-def table_groups(number: int, frame: pd.DataFrame) -> tuple[list[str], list[dict]]:
-    """A contract table as (columns, groups): a group a row of the table with the lines published, this run and difference."""
-    shown = as_printed(number, frame)
+def table_groups(shown: pd.DataFrame) -> tuple[list[str], list[dict]]:
+    """A table of `published.as_printed` as (columns, groups): a group a row of the table with the lines published, this run and difference."""
     kinds = {"published": "published", "this run": "ours", "difference": "difference"}
     groups: dict[str, list[dict]] = {}
     for (row, label), cells in zip(shown.index, shown.to_numpy().tolist(), strict=True):
@@ -107,9 +102,9 @@ def _table(study: Study, number: int) -> dict:
         return entry | {"missing": _why_missing(study.ws, name)}
     frame = read_table(study.read(name))
     sources = [source for source in dict.fromkeys(frame["source"]) if source]
-    columns, groups = table_groups(number, frame)
+    names, groups = table_groups(as_in_paper(number, frame))
     return entry | {
-        "columns": columns,
+        "columns": names,
         "groups": groups,
         "sources": f"This run, from: {', '.join(sources) or 'nothing, no cell could be computed'}.",
     }
@@ -131,7 +126,7 @@ def _status(ws: Workspace, notebook: str) -> dict:
 
 
 def _expected(ws: Workspace, notebook: str) -> bool:
-    return notebook != "00_phantom_archive" or is_phantom(ws)
+    return notebook != "00_phantom_archive" or verdicts.is_phantom(ws)
 
 
 def _classifier(study: Study, manifests: dict) -> dict:
@@ -192,60 +187,83 @@ def _further(study: Study) -> list[dict]:
 
 
 def _html(frame: pd.DataFrame) -> object:
-    """A DataFrame as a table element: counts whole, other numbers to three decimals, text escaped."""
+    """A DataFrame as a table element with readable headings; each cell names its column, for pages too narrow for the table."""
     from markupsafe import Markup
 
-    columns = []
-    for name in frame:
-        values = frame[name]
-        if pd.api.types.is_bool_dtype(values) or not pd.api.types.is_numeric_dtype(values):
-            shown = values.map({True: "yes", False: "no"}) if pd.api.types.is_bool_dtype(values) else values.fillna("")
-            columns.append((name, " class=text", [html.escape(str(value)) for value in shown]))
-        else:
-            whole = (values.dropna() % 1 == 0).all() and values.max() >= 2
-            # A count among other numbers stays one: 859 patients, not 859.000.
-            decimals = [0 if whole or (value % 1 == 0 and value >= 100) else 3 for value in values]
-            columns.append((name, "", [as_text(value, places) for value, places in zip(values, decimals, strict=True)]))
-    head = "".join(f"<th{kind}>{html.escape(str(name)).replace('_', ' ')}</th>" for name, kind, _ in columns)
+    frame, told = columns.shared(frame)
+    shown = columns.readable(frame)
+    kinds = ["" if columns.is_number(frame, name) else " class=text" for name in shown]
+    names = [html.escape(name) for name in shown]
+    head = "".join(f"<th{kind}>{name}</th>" for name, kind in zip(names, kinds, strict=True))
     body = "".join(
-        f"<tr>{''.join(f'<td{kind}>{cells[row]}</td>' for _, kind, cells in columns)}</tr>" for row in range(len(frame))
+        "<tr>"
+        + "".join(
+            f'<td{kind} data-label="{name}">{html.escape(cell)}</td>'
+            for name, kind, cell in zip(names, kinds, row, strict=True)
+        )
+        + "</tr>"
+        for row in shown.to_numpy().tolist()
     )
-    return Markup(f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>")
+    size = next((f" class={name}" for name, most in STACKED if len(names) > most), "")
+    note = f"<p class=soft>{html.escape(told)}</p>" if told else ""
+    return Markup(f"{note}<table{size}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
 
 
-def _figures(study: Study, manifests: dict) -> dict:
-    """The paper's figures first, then the others in the order of the notebooks; those without a title (panels, earlier states) are left out."""
+def _figures(study: Study, manifests: Mapping) -> dict:
+    """The paper's figures, then the others in the order of the notebooks; those without a title (panels, earlier states) are left out."""
     written = [name for manifest in manifests.values() for name in manifest["outputs"] if name.endswith(".png")]
     titles = {name: line.title for name in written if (line := artifacts.find(name)) and line.title}
-    ratings = manifests.get("06_reader_analysis", {"facts": {}})["facts"].get("source")  # whose ratings Figure 4 shows
-    shown = [
-        {
+    ratings = manifests.get("06_reader_analysis", {"facts": {}})["facts"].get(
+        "source"
+    )  # whose ratings Figures 3 and 4 show
+    of_readers = NUMBERED[2:4]
+    shown = {
+        name: {
             "name": Path(name).stem,
-            "caption": titles[name] + (f" · {ratings}" if name == NUMBERED[3] and ratings else ""),
-            "data": base64.b64encode(study.read(name).read_bytes()).decode(),
+            "caption": title + (f" · {ratings}" if name in of_readers and ratings else ""),
+            "data": _embedded(study.read(name), WIDEST if name in NUMBERED else FURTHER),
         }
-        for name in [*(name for name in NUMBERED if name in titles), *(name for name in titles if name not in NUMBERED)]
-    ]
+        for name, title in titles.items()
+    }
     missing = [
         f"{artifacts.find(name).title.split(' · ')[0]} was not made: {_why_missing(study.ws, name)}"
         for name in NUMBERED
         if name not in titles
     ]
-    return {"figures": shown, "missing_figures": missing}
+    return {
+        "figures": [shown[name] for name in NUMBERED if name in shown],
+        "missing_figures": missing,
+        "further_figures": [figure for name, figure in shown.items() if name not in NUMBERED],
+    }
+
+
+def _embedded(path: Path, widest: int) -> str:
+    """An image of the run as base64 WebP, at most `widest` pixels wide: a report of all figures stays small enough to send."""
+    with Image.open(path) as image:
+        image = image.convert("RGB")
+        if image.width > widest:
+            image = image.resize((widest, round(image.height * widest / image.width)), Image.Resampling.LANCZOS)
+        content = io.BytesIO()
+        image.save(content, "WEBP", quality=80, method=4)
+    return base64.b64encode(content.getvalue()).decode()
 
 
 def _provenance(ws: Workspace, manifests: dict) -> dict:
+    """What all notebooks of the run share, and a row a notebook of when it started and what differs."""
     records = {
         name: json.loads(path.read_text())
         for name in manifests
         if (path := ws.root / "provenance" / f"{name}.json").exists()
     }
     names = list(dict.fromkeys(key for record in records.values() for key in record["environment"]))
+    values = {key: [str(record["environment"].get(key, "")) for record in records.values()] for key in names}
+    shared = {key: each[0] for key, each in values.items() if len(set(each)) == 1}
+    varying = [key for key in names if key not in shared]
     rows = [
-        [name, record["started"], *(record["environment"].get(key, "") for key in names)]
+        [name, record["started"], *(str(record["environment"].get(key, "")) for key in varying)]
         for name, record in records.items()
     ]
-    return {"columns": ["notebook", "started", *names], "rows": rows}
+    return {"shared": shared, "columns": ["notebook", "started", *varying], "rows": rows}
 
 
 def _facts(ws: Workspace, notebook: str, manifest: dict) -> dict:

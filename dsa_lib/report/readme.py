@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dsa_lib.core.condition_sentences import CELLS
-from dsa_lib.core.published import LARGEST_REMAINDER, TITLES, read_table
+from dsa_lib.core.published import LARGEST_REMAINDER, TITLES, as_printed, read_table
 from dsa_lib.maps import map_scores
 from dsa_lib.maps.models import METHODS, WITH, WITHOUT
 from dsa_lib.report import html as html_report
-from dsa_lib.report import verify
+from dsa_lib.report import verdicts, verify
 from dsa_lib.run.artifacts import AUDITS
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.places import PROJECT, in_checkout
@@ -47,7 +47,7 @@ def table(ws: Workspace, number: int) -> str:
     if not path.exists():
         raise StudyError(f"{path} is missing: finish the run {ws.run!r} first")
     frame = read_table(path)
-    columns, groups = html_report.table_groups(number, frame)
+    columns, groups = html_report.table_groups(as_printed(number, frame))
     sources = ", ".join(source for source in dict.fromkeys(frame["source"]) if source)
     lines = [f"**Table {number} · {TITLES[number]}** (this run: {sources})", ""]
     lines += ["| | | " + " | ".join(columns) + " |", "|---|---|" + "---:|" * len(columns)]
@@ -62,7 +62,7 @@ def table(ws: Workspace, number: int) -> str:
 
 def results(ws: Workspace) -> str:
     """What kind of data stands behind the run, and its Tables 1–5."""
-    return "\n\n".join([" ".join(html_report.banner(ws)), *(table(ws, number) for number in TITLES)])
+    return "\n\n".join([" ".join(verdicts.banner(ws)), *(table(ws, number) for number in TITLES)])
 
 
 def times(measured: Mapping) -> str:
@@ -108,25 +108,10 @@ def quality(measured: Mapping) -> str:
     return "\n".join(["| measured on phantom patients outside all training sets | |", "|---|---|", *lines])
 
 
-# What the audits note in their manifests, in the order of README: notebook, fact, title.
-FINDINGS = (
-    ("11_condition_adherence", "adherence", "Condition adherence"),
-    ("11_condition_adherence", "angles", "Angles"),
-    ("12_vessel_plausibility", "plausibility", "Vessel plausibility"),
-    ("13_memorisation", "memorisation", "Memorisation"),
-    ("13_memorisation", "planted copies", "Positive controls (planted copies)"),
-    ("14_utility", "utility", "Use as training data"),
-)
-
-
 def findings(ws: Workspace) -> str:
     """The sentences that the audits computed in this run, a list item each. Raises StudyError where one of them has not finished."""
-    facts, lines = {name: finished(ws, name) for name in AUDITS}, []
-    for notebook, key, title in FINDINGS:
-        told = facts[notebook].get(key) or []
-        told = [told] if isinstance(told, str) else told
-        lines.append(f"- *{title}.* " + " ".join(told))
-    return "\n".join(lines)
+    manifests = {name: {"facts": finished(ws, name)} for name in AUDITS}
+    return "\n".join(f"- *{title}.* " + " ".join(told) for title, told in verdicts.noted(manifests))
 
 
 # ---- the two neighbouring systems ------------------------------------------------------------------------------------

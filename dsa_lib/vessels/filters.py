@@ -92,6 +92,11 @@ def segment(frame: np.ndarray) -> np.ndarray:
     return _segment(frame)[0]
 
 
+def areas(frames: Sequence[np.ndarray]) -> np.ndarray:
+    """Share of each frame's pixels that are vessel [n]: how far a frame is filled with contrast."""
+    return np.array([segment(frame).mean() for frame in frames])
+
+
 def _segment(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(vessel pixels, depth below the surroundings of wide structures) of one frame."""
     side = max(frame.shape)

@@ -235,7 +235,7 @@ core_published.as_printed(1, table)
 counts = filter_flow.count_arterial(arterial, 0 if annotations_path is None else len(marked))
 counted_in = "the archive given" if study.archive else "phantom archive (simulated)"
 figure = flow.draw_flow(json.loads(study.read("flow.json").read_text()), counted_in, counts)
-style.save(figure, study.write("figures/figure1.png"))
+style.save(figure, study.write("figures/figure1.png"), study.write("figures/figure1.pdf"))
 
 # %% [markdown]
 # ## Interpretation

@@ -18,7 +18,7 @@
 # # 05 · Sampling
 #
 # **Purpose.** Generate frames from prompts: first examples, the reader set (§2.3: ten batches of forty, ten of each condition) and the set for the Fréchet distance (§2.5).
-# Draw Figures 2, 3 and 5.
+# Draw Figures 2 and 5.
 #
 # **Reads** `ldm/`, `arterial.parquet`, `frames.npy`.
 #
@@ -51,6 +51,7 @@ from dsa_lib.run import shards
 from dsa_lib.run.progress import track
 from dsa_lib.run.session import begin
 from dsa_lib.run.workspace import sha256
+from dsa_lib.vessels import filters
 
 study = begin("05_sampling", globals())
 shards.check(shard, num_shards)
@@ -188,56 +189,40 @@ style.save(samples.image_grid(list(shown.values()), list(shown)), study.write("f
 
 # %% [markdown]
 # ## Figure 2
-# Held-out frames of each condition (left) and generated frames (right), without manual selection. The held-out frames are drawn at random from different series, so that
-# they include early and late filling. The generated frames are shown in the order of their numbers.
+# Frames of held-out patients (left) and generated frames (right). Early frames show little of the vessels, so one rule selects filled frames on both sides. Of 24
+# candidates, the first four are shown whose vessel area is at least the median of the held-out candidates. Held-out candidates are drawn at random from different series.
+# Generated candidates are the first of the reader set. The table shows how many candidates pass.
 
 # %%
 arterial = pd.read_parquet(study.read("arterial.parquet"))
 frames = np.load(study.read("frames.npy"), mmap_mode="r")
-real, generated, columns = {}, {}, 4
+real, generated, passed = {}, {}, {}
 for cell in CANONICAL:
     held_out = arterial[(arterial["cell"] == cell) & (arterial["split"] != "train")]
     shuffled = held_out.sample(frac=1, random_state=study.profile.seed % 2**32)
-    one_each = shuffled.drop_duplicates("series")["frame_id"].head(columns)
-    real[cell] = frames[np.sort(one_each)]
-    chosen = manifests["reader"].loc[manifests["reader"]["cell"] == cell, "file"].head(columns)
-    generated[cell] = images.read_images(study.ws.path("samples/reader"), chosen.tolist())
+    drawn = frames[shuffled.drop_duplicates("series")["frame_id"].head(24).to_numpy()]
+    files = manifests["reader"].loc[manifests["reader"]["cell"] == cell, "file"].head(24)
+    made = images.read_images(study.ws.path("samples/reader"), files.tolist())
+    areas = filters.areas(drawn), filters.areas(made)
+    least = np.median(areas[0]) if len(drawn) else 0
+    real[cell], generated[cell] = drawn[areas[0] >= least][:4], made[areas[1] >= least][:4]
+    passed[cell] = [f"{(each >= least).sum()} of {len(each)}" for each in areas]
 origin = "archive" if study.archive else "phantom"
-style.save(samples.figure2(real, generated, f"{origin}, held-out patients"), study.write("figures/figure2.png"))
-
-# %% [markdown]
-# ## Figure 3
-# From the conditions to the evaluation, with the numbers of this run.
-
-# %%
-n_reader, n_fid = (len(manifests[name]) for name in ("reader", "fid"))
-per_cell = manifests["reader"].groupby("cell").size()
-figure3 = samples.flow(
-    [
-        [
-            f"{cell}\n{condition.primary_angle_deg:g}°/{condition.secondary_angle_deg:g}°"
-            for cell, condition in CANONICAL.items()
-        ],
-        ["sentence → BERT → denoising UNet → decoder"],
-        [
-            f"reader set: {n_reader} images\n({config.reader_batches} batches, {per_cell.iloc[0]} a condition)",
-            f"Fréchet set: {n_fid} images",
-        ],
-        ["screening → ratings → Tables 2–4", "features → distances → Table 5"],
-    ]
-)
-style.save(figure3, study.write("figures/figure3.png"))
+figure2 = samples.figure2(real, generated, f"{origin}, held-out patients, filled frames")
+style.save(figure2, study.write("figures/figure2.png"), study.write("figures/figure2.pdf"))
+pd.DataFrame(passed, index=["held-out", "generated"])
 
 # %% [markdown]
 # ## Figure 5
-# The architecture, with the sizes of this profile.
+# The system in training and in sampling, with the sizes of this profile.
 
 # %%
-style.save(samples.figure5(dsa), study.write("figures/figure5.png"))
+figure5 = samples.figure5(dsa, config.steps, config.scheduler)
+style.save(figure5, study.write("figures/figure5.png"), study.write("figures/figure5.pdf"))
 
 # %% [markdown]
 # ## Interpretation
-# Figure 2 shows a few unselected images. Notebook 07 measures the distance of the sets to real frames, and notebook 06 contains the reader ratings. Notebooks 11 to 14 test
+# Figure 2 shows a few filled frames; the grid above shows unselected images. Notebook 07 measures the distance of the sets to real frames, and notebook 06 contains the reader ratings. Notebooks 11 to 14 test
 # condition adherence, vessels, memorisation and utility. Figure 2 of the phantom run: [Figure 2](../figures/figure2.png).
 
 # %%

@@ -17,13 +17,13 @@
 # %% [markdown]
 # # 06 · Reader analysis
 #
-# **Purpose.** Analyse the reader study (§2.4): screening, image quality and inter-rater agreement. Tables 2, 3 and 4 and Figure 4 a–e.
+# **Purpose.** Analyse the reader study (§2.4): screening, image quality and inter-rater agreement. Tables 2, 3 and 4, Figures 3 and 4.
 #
 # **Inputs.** `samples/reader/` of notebook 05 and the arterial frames of notebook 02 (Figure 4e). Optionally `screening.csv` and `ratings.csv` of real readers, given as
 # parameters.
 #
 # **Outputs.** `readers/screening.csv`, `readers/ratings.csv` and the manifest of their origin; `tables/table2.csv` … `table4.csv`; `readers/icc.csv`, `conditions.csv`,
-# `condition_pairs.csv`, `segments.csv`, `leniency.csv`, `kappa.csv`, `pilot.csv`; `figures/figure4.png`, `figure4.pdf` and the panels.
+# `condition_pairs.csv`, `segments.csv`, `leniency.csv`, `kappa.csv`, `pilot.csv`; `figures/figure3.png`, `figure4.png` and its panels (also as PDF).
 #
 # Without reader files, the ratings are simulated by a model of readers with stated parameters. All results derived from them are labelled *simulated ratings*. They test
 # the analysis and do not predict what clinicians would answer.
@@ -37,9 +37,7 @@ archive: str = ""  # taken by every notebook from 01 on; this one needs only wha
 overrides: dict = {}  # e.g. {"readers.bootstrap": 10000}
 screening: str = ""  # path of real readers' screening.csv; empty: simulated
 ratings: str = ""  # path of real readers' ratings.csv; goes together with `screening`
-expert_roles: str = (
-    "NR,NS"  # roles that are the domain experts of Table 4 (the paper: neuroradiologists and the neurosurgeon)
-)
+expert_roles: str = "NR,NS"  # domain experts of Table 4 (the paper: neuroradiologists and the neurosurgeon)
 
 # %%
 import matplotlib.pyplot as plt
@@ -49,7 +47,7 @@ from IPython.display import display
 
 from dsa_lib.core import published
 from dsa_lib.core.images import read_images
-from dsa_lib.figures import reader_study, style
+from dsa_lib.figures import flow, reader_study, style
 from dsa_lib.readers import comparisons as reader_comparisons
 from dsa_lib.readers import planning as reader_planning
 from dsa_lib.readers import rater_model, rating_files, rating_origin
@@ -129,6 +127,15 @@ published.as_printed(2, table2)
 table3 = published.contract(3, reader_tables.table3(data) | reader_tables.entered(data)[3], source)
 published.write_table(study.write("tables/table3.csv"), table3)
 published.as_printed(3, table3)
+
+# %% [markdown]
+# ## Figure 3
+#
+# From the conditions to the outcome: the images of each condition through screening and ratings, with the mean and SD of the overall score.
+
+# %%
+figure3 = flow.figure3(reader_tables.outcomes(data), source)
+style.save(figure3, study.write("figures/figure3.png"), study.write("figures/figure3.pdf"))
 
 # %% [markdown]
 # ## Agreement (Table 4)
@@ -222,8 +229,7 @@ parts = dict(
     source=source,
 )
 figure = reader_study.figure4(**parts)
-for suffix in ("png", "pdf"):
-    style.save(figure, study.write(f"figures/figure4.{suffix}"), dpi=300)
+style.save(figure, study.write("figures/figure4.png"), study.write("figures/figure4.pdf"), dpi=300)
 for letter, panel in reader_study.panels(**parts).items():
     style.save(panel, study.write(f"figures/figure4{letter}.png"), dpi=300)
     plt.close(panel)  # only the combined figure is shown here

@@ -45,10 +45,10 @@ study = begin("90_report", globals())
 content = html_report.contents(study)
 
 # %% [markdown]
-# ## Data of this run
+# ## This run in short
 
 # %%
-print(*content["banner"], sep="\n")
+print(*content["banner"], *(f"{subject}: {sentence}" for subject, sentence in content["answer"]), sep="\n")
 pd.DataFrame(content["notebooks"]).set_index("name")
 
 # %% [markdown]
@@ -63,11 +63,8 @@ for table in content["tables"]:
         print(f"{title}\n  not made: {table['missing']}")
     else:
         print(f"{title}\n  {table['sources']} {table['remark']}")
-        display(
-            published.as_printed(
-                table["number"], published.read_table(study.read(f"tables/table{table['number']}.csv"))
-            )
-        )
+        frame = published.read_table(study.read(f"tables/table{table['number']}.csv"))
+        display(published.as_in_paper(table["number"], frame))
 
 # %% [markdown]
 # The file of a table contains every published cell, even if this run could not compute it.

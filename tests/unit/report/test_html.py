@@ -143,19 +143,20 @@ def test_the_ledger_tells_its_findings_before_its_rows_and_takes_the_run_s_simul
     study.finish()
     page = made()
     text = text_of(page)
-    assert 'href="#ledger"' in page and page.index('id="ledger"') < page.index('id="further"')
+    assert 'href="#ledger"' in page and page.index('id="further"') < page.index('id="ledger"')
     order = [
         "The paper's own numbers",
-        "Disagreements",
+        "The paper disagrees with itself",
         "351 are 41.15 % of 853",
-        "In doubt",
+        "In doubt in the paper",
         "verdict numbers statements",
     ]
     places = [text.index(words) for words in order]
     assert places == sorted(places)
-    assert "SD of age 15.32 15.32 reproduced by simulation 15.32 in the simulated cohort" in text
-    assert "share of women 41.15 % 40.8615 +0.2885 recomputed: disagrees" in text
-    assert page.count("<ul") == page.count("</ul>") == 2
+    assert "SD of age: 15.32, computed 15.32. reproduced by simulation : 15.32 in the simulated cohort" in text
+    assert "share of women: 41.15 %, computed 40.8615 (+0.2885). recomputed: disagrees" in text
+    assert "14 disagree with its other numbers" in text and "not this run" in text.split("Tables 1–5")[0]
+    assert page.count("<ul") == page.count("</ul>")
 
 
 def test_reconstructed_ratings_are_named_so_and_never_fill_a_table_of_this_run():
@@ -191,7 +192,7 @@ def test_the_rounding_of_shares_is_told_wherever_table_1_stands():
 def test_the_page_needs_nothing_from_outside():
     curated()
     page = made()
-    assert "data:image/png;base64," in page
+    assert "data:image/webp;base64," in page
     assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:|//|file:)", page)
     assert "<script" not in page and "@import" not in page
     assert "prefers-color-scheme: dark" in page
@@ -244,6 +245,7 @@ def test_readme_tells_what_the_audits_noted():
     first, second, _, fourth, *_ = readme.findings(ws).splitlines()
     assert first.endswith("* Named right in 3 of 4.") and second == "- *Angles.* One. Two."
     assert fourth == "- *Memorisation.* Not flagged."
+    assert "- *Vessel plausibility.* No conclusion was drawn." in readme.findings(ws)
 
 
 def test_readme_tables_come_from_the_runs_files():
