@@ -29,14 +29,17 @@ from dsa_lib.curation.archive_files import (
     read_all,
     run_key,
 )
+from dsa_lib.dicom import series as dicom_series
+from dsa_lib.dicom.tags import Unreadable
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import Curation
 from dsa_lib.run.progress import track
+from dsa_lib.run.session import profile_of
 from dsa_lib.run.workspace import Workspace, atomic_write, write_json
 
 __all__ = [
     "SPLITS", "Cohort", "account", "balance", "cannot_train", "cell_of", "curate", "describe", "divide", "example_series", "filled_frame",
-    "frame_rows", "open_frames", "path_of", "pseudonym", "run_key", "split_patients", "table1",
+    "frame_rows", "open_frames", "path_of", "pseudonym", "run_key", "split_patients", "stored_frames", "table1",
 ]  # fmt: skip
 
 
@@ -301,6 +304,30 @@ def _write_parquet(path: Path, frame: pd.DataFrame) -> None:
 def open_frames(ws: Workspace) -> tuple[np.ndarray, pd.DataFrame]:
     """(frames uint8 [n, H, W] as a read-only memory map, frames.parquet), for the notebook that has just written them; row i of the table is frame i."""
     return np.load(ws.path("frames.npy"), mmap_mode="r"), pd.read_parquet(ws.path("frames.parquet"))
+
+
+def stored_frames(ws: Workspace, series: str, numbers: list[int]) -> np.ndarray:
+    """Frames uint8 [n, H, H] of one kept series of a run by their `numbers` in the file: made as the study's, but of the size that the file stores.
+
+    Raises StudyError where the archive of the run is not at hand or its file is no longer what it was.
+    """
+    archive = keep_list.archive_of(ws)
+    try:
+        settings = profile_of(ws, "01_curation").curation
+        key = pd.read_parquet(ws.root / "private" / "series_key.parquet").set_index("series")
+        path = path_of(archive, key.loc[series, "file"])
+        acquisition = dicom_series.read_acquisition(path)
+        run = dicom_series.subtracted_run(
+            path, acquisition, dicom_series.stored_size(path), settings.background_grey, settings.contrast_per_grey
+        )
+    except (OSError, LookupError, Unreadable) as fault:
+        raise StudyError(f"the file of series {series} cannot be read ({type(fault).__name__})") from None
+    place = {number: index for index, number in enumerate(run.numbers.tolist())}
+    if not set(numbers) <= set(place):
+        raise StudyError(
+            f"the file of series {series} has other frames than when it was curated: run notebook 01 again"
+        )
+    return run.frames[[place[number] for number in numbers]]
 
 
 def example_series(kept: pd.DataFrame) -> pd.Series:

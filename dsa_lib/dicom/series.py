@@ -242,6 +242,12 @@ def _squared(plane: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(np.ascontiguousarray(plane, np.float32)).resize((size, size), Image.HAMMING))
 
 
+def stored_size(path: Path) -> int:
+    """Longer side of the frames in pixels, as they are stored in the file."""
+    header = read_header(path)
+    return max(int(header.Rows), int(header.Columns))
+
+
 def example(path: Path, frame: int) -> dict[str, np.ndarray]:
     """Planes of frame `frame` (number in the file from 0) at full size for a figure: "raw" and "mask" where there is a mask, and "subtracted" (raw − mask,
     or as stored: vessels dark)."""

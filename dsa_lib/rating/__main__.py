@@ -21,6 +21,7 @@ from dsa_lib.rating.study import Asked, begin, location
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.workspace import PROJECT, Workspace
 
+TEMPLATES = Path(__file__).with_name("jupyter")  # laid out as a folder of JUPYTER_PATH
 PORT = 8866
 IDLE_S = 600  # a page that was left without a goodbye; open pages are never ended
 
@@ -68,6 +69,7 @@ def serve(request: argparse.Namespace) -> int:
     threading.Thread(target=announce, args=(shown, port, lines), daemon=True).start()
     os.environ[VARIABLE] = str(path)
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
+    os.environ["JUPYTER_PATH"] = os.pathsep.join([str(TEMPLATES), *filter(None, [os.environ.get("JUPYTER_PATH")])])
     from voila.app import Voila
 
     Voila.launch_instance([str(PROJECT / "notebooks" / "rating_page.ipynb")], config=server(host, port))
@@ -101,6 +103,7 @@ def server(host: str, port: int):
         file_allowlist=[],
         file_denylist=[".*"],
         extension_allowlist=["@jupyter-widgets/jupyterlab-manager", "@voila-dashboards/widgets-manager8", "anywidget"],
+        template="offline",  # that of JupyterLab without its requests to another host
         theme="dark",  # of the moment before the page appears; the page follows the browser
     )
     settings.VoilaExporter.exclude_markdown = True  # what the notebook tells an organiser

@@ -100,7 +100,7 @@ class Viewer {
     context.imageSmoothingQuality = "high";
     context.drawImage(this.source, (w - reach[0]) / 2 + this.x, (h - reach[1]) / 2 + this.y, ...reach);
     const { width, level, invert } = this.window;
-    this.readout.textContent = `W ${Math.round(width)}  L ${Math.round(level)}  ×${this.scale.toFixed(1)}${invert ? "  inverted" : ""}`;
+    this.readout.textContent = `W ${Math.round(width)}  L ${Math.round(level)}  ×${this.scale.toFixed(1)}  ${frame.width} px${invert ? "  inverted" : ""}`;
   }
 }
 

@@ -7,7 +7,7 @@ name or origin, or anything of another rater.
 import io
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from PIL import Image
@@ -19,10 +19,10 @@ WRONG_TOKEN = "This token is not known. Please copy it again from your invitatio
 
 
 class Sitting:
-    """`frames`: the frame store [n, H, W], needed by mode annotate alone."""
+    """`frames_of`: frames uint8 [n, H, W] of an image of the store, needed by mode annotate alone."""
 
-    def __init__(self, store: Store, frames: np.ndarray | None = None):
-        self.store, self.frames = store, frames
+    def __init__(self, store: Store, frames_of: Callable[[int], np.ndarray] | None = None):
+        self.store, self.frames_of = store, frames_of
         self.facts = store.facts()
         self.rater: Rater | None = None
 
@@ -129,7 +129,7 @@ class Sitting:
         if field not in allowed.get(stage, (*SEGMENTS, "external_circulation", "origin")):
             raise Closed("The study has moved on; nothing was changed.")
         if field == "frame" and value not in ("", NO_FRAME):
-            numbers = json.loads(self.store.series_frames(place.image)[1])
+            numbers = json.loads(self.store.series_frames(place.image)[2])
             if not value.isdigit() or int(value) >= len(numbers):
                 raise StudyError(f"the series has no frame {value}: mark one of its {len(numbers)} frames")
             value = str(numbers[int(value)])
@@ -157,7 +157,7 @@ class Sitting:
                 reply["kept"] = sum(answers.get(p.image, {}).get("kept") == "true" for p in places)
             return reply, []
         own = dict(answers.get(place.image, {}))
-        numbers = json.loads(self.store.series_frames(place.image)[1] or "[]")
+        numbers = json.loads(self.store.series_frames(place.image)[2] or "[]")
         if own.get("frame", NO_FRAME) != NO_FRAME:
             own["frame"] = str(numbers.index(int(own["frame"])))
         fields = {"screening": ("kept",), "annotation": ("frame",)}.get(
@@ -169,13 +169,12 @@ class Sitting:
             "answers": {field: own[field] for field in fields if field in own},
             "complete": self.complete(own),
         }
-        return reply, [] if message.get("has") == place.key else self._pixels(place.image, len(numbers))
+        return reply, [] if message.get("has") == place.key else self._pixels(place.image)
 
-    def _pixels(self, image: int, frames: int) -> list[bytes]:
+    def _pixels(self, image: int) -> list[bytes]:
         if self.stage != "annotation":
             return [self.store.png(image)]
-        first = self.store.series_frames(image)[0]
-        return [as_png(frame) for frame in self.frames[first : first + frames]]
+        return [as_png(frame) for frame in self.frames_of(image)]
 
 
 def as_png(frame: np.ndarray) -> bytes:

@@ -140,9 +140,10 @@ class Store:
     def png(self, image: int) -> bytes:
         return self._db.execute("SELECT png FROM images WHERE image = ?", [image]).fetchone()[0]
 
-    def series_frames(self, image: int) -> tuple[int, str]:
-        """(row of the series' first frame in frames.npy, its frames' numbers in the file as JSON)."""
-        return self._db.execute("SELECT first_frame, frame_numbers FROM images WHERE image = ?", [image]).fetchone()
+    def series_frames(self, image: int) -> tuple[str, int, str]:
+        """(series, row of its first frame in frames.npy, its frames' numbers in the file as JSON)."""
+        query = "SELECT image_id, first_frame, frame_numbers FROM images WHERE image = ?"
+        return self._db.execute(query, [image]).fetchone()
 
     # --- answers ----------------------------------------------------------------------------------------------------------------------------
 

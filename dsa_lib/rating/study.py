@@ -1,6 +1,7 @@
 """Making a study from a run: its images without names, an order of its own for every rater, tokens; and opening it again."""
 
 import csv
+import functools
 import json
 import re
 import zlib
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from dsa_lib.core.images import read_images
+from dsa_lib.curation import cohort
 from dsa_lib.rating.sitting import Sitting, as_png
 from dsa_lib.rating.store import Store, create, new_token
 from dsa_lib.run.errors import StudyError
@@ -77,7 +79,17 @@ def open_sitting(path: Path) -> Sitting:
     facts = store.facts()
     ws = Workspace(facts["run"])
     require_same_images(ws, facts)
-    return Sitting(store, np.load(ws.root / "frames.npy", mmap_mode="r") if facts["mode"] == "annotate" else None)
+    return Sitting(store, functools.partial(_frames, ws, store) if facts["mode"] == "annotate" else None)
+
+
+def _frames(ws: Workspace, store: Store, image: int) -> np.ndarray:
+    """Frames of a series as large as its file has them, for an expert's eye; those of the frame store where the archive is not at hand."""
+    series, first, numbers = store.series_frames(image)
+    numbers = json.loads(numbers)
+    try:
+        return cohort.stored_frames(ws, series, numbers)
+    except StudyError:
+        return np.load(ws.root / "frames.npy", mmap_mode="r")[first : first + len(numbers)]
 
 
 def require_same_images(ws: Workspace, facts: dict[str, str]) -> None:

@@ -19,7 +19,7 @@ from dsa_lib.curation import archive_files, bounded_pool, cohort
 from dsa_lib.dicom import series as dicom_series
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.profiles import Curation
-from dsa_lib.run.workspace import Workspace
+from dsa_lib.run.workspace import Workspace, write_json
 
 SETTINGS = Curation(image_size=16, workers=1)
 KINDS = {
@@ -370,3 +370,26 @@ def test_a_damaged_key_is_named(workspace):
     workspace.private("key.hex").write_text("not hexadecimal")
     with pytest.raises(StudyError, match=r"private/key\.hex is not a hexadecimal key"):
         archive_files.run_key(workspace, None)
+
+
+def test_frames_of_the_size_of_the_file_are_the_study_s_but_larger(tmp_path, workspace):
+    y, x = np.mgrid[:48, :48]
+    vessel = np.abs(x - y) < 6
+    frames = np.stack([2000 - 900 * vessel * filled for filled in (0, 0.3, 1)]).astype(np.uint16)
+    path = tmp_path / "archive" / "one.dcm"
+    path.parent.mkdir()
+    make_xa(path, frames, SeriesDescription="ACI li", SOPInstanceUID="1.2.3", PatientID="M")
+    found = cohort.curate(tmp_path / "archive", workspace, SETTINGS, seed=1)
+    series = found.series["series"].iloc[0]
+    write_json(workspace.private("parameters/01_curation.json"), {"archive": str(tmp_path / "archive")})
+    write_json(workspace.path("provenance/01_curation.json"), {"parameters": {"profile": "smoke"}})
+    large = cohort.stored_frames(workspace, series, [2, 0])
+    assert large.shape == (2, 48, 48)
+    small = np.load(workspace.root / "frames.npy")[[2, 0]]
+    assert np.abs(large.reshape(2, 16, 3, 16, 3).mean((2, 4)) - small).mean() < 6  # the same picture, reduced
+    assert large[0][vessel].mean() < large[0][~vessel].mean() - 50
+    with pytest.raises(StudyError, match="other frames than when it was curated"):
+        cohort.stored_frames(workspace, series, [2, 7])
+    path.unlink()
+    with pytest.raises(StudyError, match="cannot be read"):
+        cohort.stored_frames(workspace, series, [2])

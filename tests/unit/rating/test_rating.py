@@ -1,5 +1,6 @@
 """The rating page without a browser: what is asked and told, that an answer is on disk when it was acknowledged, and that the files fit notebooks 02 and 06."""
 
+import io
 import json
 import re
 import shutil
@@ -482,6 +483,22 @@ def test_annotations_are_those_that_notebook_02_reads(ws, tmp_path):
     again.tell(do="go", key=again.reply["last"], to="here")
     assert again.reply["answers"]["frame"] == str(11 % 5)  # shown as it was marked
     assert "no frame 5" in again.answer("frame", "5")["note"]
+
+
+def test_an_expert_sees_frames_of_the_size_of_the_file(ws, monkeypatch):
+    path, tokens = start(mode="annotate", series=2)
+    asked = []
+
+    def stored(_ws, series, numbers):
+        asked.append((series, numbers))
+        return np.full((len(numbers), 96, 96), 7, np.uint8)
+
+    monkeypatch.setattr(studies.cohort, "stored_frames", stored)
+    expert = Reader(path, tokens["NR1"])
+    ((series, numbers),) = asked
+    frames = pd.read_parquet(ws.root / "frames.parquet")
+    assert numbers == frames.loc[frames["series"] == series, "frame"].tolist()
+    assert {Image.open(io.BytesIO(png)).size for png in expert.pixels} == {(96, 96)}
 
 
 def test_some_series_and_several_experts(ws, tmp_path):
