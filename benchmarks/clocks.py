@@ -2,7 +2,8 @@
 
 python benchmarks/clocks.py reproduce audits test check      # in this order, in one clone; writes benchmarks/clocks.json
 
-Nothing else should run on the machine. The environment is built first and timed apart. With --clone FOLDER an earlier clone is gone on with.
+Nothing else should run on the machine. The environment is built first and timed apart. With --clone FOLDER an earlier clone is gone on with. In the end the
+disk use of the environment and of the phantom run is recorded.
 """
 
 import argparse
@@ -22,7 +23,7 @@ RECORD = Path(__file__).with_suffix(".json")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("targets", nargs="+", help="targets of make")
+    parser.add_argument("targets", nargs="*", help="targets of make")
     parser.add_argument("--clone", help="folder of an earlier clone")
     request = parser.parse_args()
     clone = Path(request.clone or tempfile.mkdtemp(prefix="clocks-"))
@@ -45,6 +46,13 @@ def main() -> None:
             record[target] = entry | runs(clone, started)
             RECORD.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
             print(f"make {target}: {entry['seconds']} s", flush=True)
+    record["disk"] = {"environment_bytes": bytes_of(clone / ".venv"), "run_bytes": bytes_of(clone / "runs" / "phantom")}
+    RECORD.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def bytes_of(folder: Path) -> int:
+    """What the files below `folder` take on the disk."""
+    return sum(512 * path.lstat().st_blocks for path in folder.rglob("*"))
 
 
 def runs(clone: Path, started: float) -> dict:

@@ -66,20 +66,21 @@ def results(ws: Workspace) -> str:
 
 
 def times(measured: Mapping) -> str:
-    """Wall time of each command, and of the slowest notebooks, from the content of `benchmarks/clocks.json`."""
-    first = measured["reproduce"]
-    peak = f"{first['peak_memory_bytes'] / 2**30:.1f} GiB of memory at most"
-    slow = sorted(first["notebooks"].items(), key=lambda item: -item[1])[:4]
+    """Wall time of each command, the slowest notebooks, memory and disk, from the content of `benchmarks/clocks.json`."""
+    first, disk = measured["reproduce"], measured["disk"]
+    slow = sorted(first["notebooks"].items(), key=lambda item: -item[1])[:3]
     told = ", ".join(f"`{name}` {duration(seconds)}" for name, seconds in slow)
-    lines = [f"| `make {target}` | {duration(entry['seconds'])} |" for target, entry in measured.items()]
-    where = f"{first['cores']} cores ({first['processor']})"
+    lines = [
+        f"| `make {target}` | {duration(entry['seconds'])} |" for target, entry in measured.items() if target != "disk"
+    ]
     return "\n".join(
         [
             "| command | time |",
             "|---|---:|",
             *lines,
             "",
-            f"Measured by `benchmarks/clocks.py` on {where}; {peak}. Slowest notebooks: {told}.",
+            f"Measured by `benchmarks/clocks.py` on {first['cores']} cores ({first['processor']}). Slowest notebooks: {told}. Peak memory "
+            f"{first['peak_memory_bytes'] / 2**30:.1f} GiB; disk: environment {disk['environment_bytes'] / 1e9:.1f} GB, run with audits {disk['run_bytes'] / 1e9:.1f} GB.",
         ]
     )
 

@@ -96,9 +96,11 @@ def test_the_start_page_lists_the_report_first_and_asks_no_other_host(page, lab)
     assert links[0] == "Report" and [NOTEBOOK, "00_phantom_archive", "01_curation"] == links[1:4]
     fits = "selector => { const e = document.querySelector(selector); return e.scrollWidth <= e.clientWidth }"
     assert page.evaluate(fits, "html") and page.evaluate(fits, ".jp-MarkdownViewer")
+    chromium.screenshot(page, "lab_start")
     page.get_by_text("Report", exact=True).click()
     report = page.frame_locator("iframe").get_by_text("The report of the run.")
     report.wait_for()
+    chromium.screenshot(page, "lab_report")
     page.wait_for_timeout(1000)  # what a page asks for once it stands
     assert not page.locator(".jp-Dialog").count(), "a question stands over the page"
     asked = {urlsplit(url).hostname for url in page.requests if url.startswith("http")}

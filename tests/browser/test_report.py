@@ -117,6 +117,8 @@ WIDER = """() => [...document.querySelectorAll('table, img, p, li, pre, dd')]
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_is_wider_than_the_page_and_nothing_is_fetched(opened, width, scheme):
     page = opened(width, color_scheme=scheme)
+    with Image.open(chromium.screenshot(page, f"report_{width}_{scheme}")) as picture:
+        assert picture.width == width
     page.evaluate(OPEN)
     assert page.evaluate("document.documentElement.scrollWidth") == width
     assert page.evaluate(WIDER) == []

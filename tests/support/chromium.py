@@ -2,8 +2,11 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
+
+from dsa_lib.run.places import PROJECT
 
 PATH = shutil.which("chromium") or shutil.which("chromium-browser")
 OPTIONS = [
@@ -11,6 +14,15 @@ OPTIONS = [
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 LAUNCH = {"executable_path": PATH, "headless": True, "args": OPTIONS}
+
+SCREENSHOTS = PROJECT / "build" / "screenshots"  # for whoever wants to see what was tested; not under version control
+
+
+def screenshot(page, name: str) -> Path:
+    """The whole page as a PNG in SCREENSHOTS."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+    return SCREENSHOTS / f"{name}.png"
 
 
 def needed(what: str) -> None:

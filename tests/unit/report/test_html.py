@@ -224,6 +224,20 @@ def test_readme_is_filled_between_its_markers_and_nowhere_else():
         readme.fill(text, "times", "x")
 
 
+def test_readme_tells_times_memory_and_disk_as_they_were_measured():
+    notebooks = {"00_phantom_archive": 48, "05_sampling": 175.2, "03_vae": 71, "06_reader_analysis": 7}
+    machine = {"processor": "a processor", "cores": 2}
+    measured = {
+        "venv": {"seconds": 107},
+        "reproduce": {"seconds": 466, "peak_memory_bytes": 3 * 2**30, "notebooks": notebooks, **machine},
+        "disk": {"environment_bytes": 2.46e9, "run_bytes": 1.54e9},
+    }
+    block = readme.times(measured)
+    assert "| `make reproduce` | 7.8 min |" in block and "`make disk`" not in block
+    assert "2 cores (a processor)" in block and "3.0 GiB" in block and "2.5 GB" in block and "1.5 GB" in block
+    assert block.index("05_sampling") < block.index("03_vae") and "06_reader" not in block
+
+
 def test_readme_tells_the_quality_as_it_was_measured():
     measured = json.loads(readme.QUALITY.read_text())
     measured["autoencoder against the truth"] |= {"ridge medium": 0.4321, "psnr_truth_db": 39.96}

@@ -22,6 +22,8 @@ IN_WHEEL = (
     "rating/page.js",
     "rating/page.css",
     "report/report.html.j2",
+    "rating/jupyter/voila/templates/offline/conf.json",
+    "rating/jupyter/voila/templates/offline/index.html.j2",
 )
 
 
