@@ -33,7 +33,9 @@ FIGURES = (
     "phantom_conditions",
     "figure1",
     "figure2",
+    "figure3",
     "figure4",
+    "figure5",
     "adherence",
     "classifier_confusion",
     "vae_reconstructions",
@@ -70,17 +72,16 @@ def times(measured: Mapping) -> str:
     first, disk = measured["reproduce"], measured["disk"]
     slow = sorted(first["notebooks"].items(), key=lambda item: -item[1])[:3]
     told = ", ".join(f"`{name}` {duration(seconds)}" for name, seconds in slow)
-    lines = [
-        f"| `make {target}` | {duration(entry['seconds'])} |" for target, entry in measured.items() if target != "disk"
-    ]
+    lines = [f"| `make {name}` | {duration(entry['seconds'])} |" for name, entry in measured.items() if name != "disk"]
+    gigabytes = {name: f"{disk[f'{name}_bytes'] / 1e9:.1f} GB" for name in ("environment", "run")}
     return "\n".join(
         [
             "| command | time |",
             "|---|---:|",
             *lines,
             "",
-            f"Measured by `benchmarks/clocks.py` on {first['cores']} cores ({first['processor']}). Slowest notebooks: {told}. Peak memory "
-            f"{first['peak_memory_bytes'] / 2**30:.1f} GiB; disk: environment {disk['environment_bytes'] / 1e9:.1f} GB, run with audits {disk['run_bytes'] / 1e9:.1f} GB.",
+            f"Measured by `benchmarks/clocks.py` on {first['cores']} cores ({first['processor']}). Slowest notebooks: {told}. Peak memory: "
+            f"{first['peak_memory_bytes'] / 2**30:.1f} GiB. Disk: environment {gigabytes['environment']}, run with audits {gigabytes['run']}.",
         ]
     )
 
