@@ -317,3 +317,15 @@ def test_every_metric_is_its_median_over_draws_and_the_excess_is_paired():
     assert table.loc[fidelity_distances.GENERATED, "distance_sd"] == 2.0 and np.isnan(
         table.loc[fidelity_distances.FLOOR, "excess"]
     )
+
+
+def test_density_is_over_the_number_of_neighbours():
+    """With k = 3, from the definition: how many of the real points have the generated one within their distance to the third nearest other."""
+    rng = np.random.default_rng(5)
+    real, fake = rng.normal(size=(40, 2)), rng.normal(size=(30, 2))
+    apart = np.linalg.norm(real[:, None] - real[None], axis=2)
+    radius = np.sort(apart, axis=1)[:, 3]  # the nearest is the point itself
+    inside = np.linalg.norm(fake[:, None] - real[None], axis=2) <= radius
+    found = fidelity_distances.neighbour_scores(fake, real, neighbours=3)
+    assert found["density"] == pytest.approx(inside.sum() / 30 / 3)
+    assert 0.6 < found["density"] < 1.5

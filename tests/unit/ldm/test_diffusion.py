@@ -259,3 +259,34 @@ def test_two_latents_are_learnt_by_heart_and_sampled(tokenizer, tmp_path):
     apart = np.array([[np.abs(image - one).mean() for one in learnt] for image in drawn])
     assert (apart.argmin(1) == [0, 1, 0, 1]).all()
     assert apart.min(1).max() < 0.25 * np.abs(learnt[0] - learnt[1]).mean()
+
+
+def test_latents_are_drawn_from_the_posterior_at_the_scale_of_the_diffusion(tokenizer):
+    """z_0 = scale · (mean + std · noise), with a scale that is not 1 and a standard deviation that is not 0."""
+    rng = np.random.default_rng(2)
+    mean, std = rng.normal(size=(3, 2, 4, 4)).astype(np.float32), rng.uniform(0.2, 0.6, (3, 2, 4, 4)).astype(np.float32)
+    data = LatentSet(mean, std, 0.4, [CANONICAL["AC A"].sentence()] * 3, tokenizer)
+    noise = torch.randn(2, 2, 4, 4)
+    expected = 0.4 * (mean[[2, 0]] + std[[2, 0]] * noise.numpy())
+    assert np.allclose(data.latents(np.array([2, 0]), noise), expected, atol=1e-6)
+
+
+def test_training_sees_every_timestep_and_latents_of_the_posterior(tokenizer):
+    """Of latents of mean 0, SD 0.5 and scale 4 the noised ones have E[z_t²] = 4 ᾱ + 1 − ᾱ at every t, in all of 0 … T−1."""
+    zero = np.zeros((1, 1, 8, 8), np.float32)
+    data = LatentSet(zero, zero + 0.5, 4.0, [CANONICAL["AC A"].sentence()], tokenizer)
+    schedule, seen = noise_schedule(SMOKE.diffusion), []
+
+    def model(z_t, t, _tokens):
+        seen.append((t, z_t.square().mean((1, 2, 3))))
+        return z_t
+
+    training_loss(data, schedule)(model, np.zeros(3000, int), Draws(3, 7, range(3000)))
+    ((t, power),) = seen
+    count = schedule.config.num_train_timesteps
+    counts = np.histogram(t.numpy(), bins=10, range=(0, count))[0]
+    assert counts.min() > 220 and counts.max() < 390 and int(t.min()) >= 0 and int(t.max()) < count
+    alpha_bar = schedule.alphas_cumprod[t]
+    assert float((power / (4 * alpha_bar + 1 - alpha_bar)).mean()) == pytest.approx(1, abs=0.02)
+    early = t < count // 10
+    assert float((power / (4 * alpha_bar + 1 - alpha_bar))[early].mean()) == pytest.approx(1, abs=0.05)

@@ -154,3 +154,27 @@ def test_scaled_latents_have_unit_variance(model, frames, tmp_path):
     drawn = np.stack([mean + std * rng.standard_normal(mean.shape) for _ in range(20)])
     assert (scale * drawn).std() == pytest.approx(1.0, abs=0.03)
     assert list(autoencoder.scale_rows(np.arange(10, 20), 4)) == [10, 13, 16, 19]
+
+
+def test_the_standard_deviation_is_the_root_of_the_variance(frames):
+    """From the encoder's own output, log σ² = −3 on average, where σ, σ² and log σ² are all apart."""
+    torch.manual_seed(1)
+    model = build_autoencoder(CONFIG).eval()
+    channels = SHAPE[0]
+    with torch.no_grad():
+        model.quant_conv.bias[channels:] = -3.0
+        moments = model.quant_conv(model.encoder(to_model(frames[:2])))
+    mean, std = autoencoder.encode(model, frames[:2])
+    assert np.allclose(mean, moments[:, :channels], atol=1e-4)
+    assert np.allclose(std, np.exp(0.5 * moments[:, channels:].numpy()), atol=1e-4) and std.mean() < 0.5
+
+
+def test_decoding_takes_off_the_scale_of_the_diffusion():
+    torch.manual_seed(1)
+    model = build_autoencoder(CONFIG).eval()
+    model.register_to_config(scaling_factor=0.4)
+    z = torch.randn(2, *SHAPE)
+    with torch.no_grad():
+        right, wrong = (autoencoder.to_frames(model.decode(each).sample) for each in (z / 0.4, z * 0.4))
+    decoded = autoencoder.decode(model, z)
+    assert np.abs(decoded.astype(int) - right).max() <= 1 and np.abs(decoded.astype(int) - wrong).max() > 3

@@ -118,3 +118,25 @@ def test_noise_hangs_on_the_seed_alone():
     seeds = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
     both, alone = noise(seeds, (3, 4, 4)), noise([torch.Generator().manual_seed(2)], (3, 4, 4))
     assert both.shape == (2, 3, 4, 4) and torch.equal(both[1:], alone)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("steps", [7, 20])
+def test_sampling_starts_from_pure_noise(name, steps):
+    """The last timestep of the schedule is the first of the sampling; "leading" spacing would begin where signal is left that z_T does not have."""
+    scheduler = make_scheduler(name, noise_schedule(PAPER.diffusion))
+    scheduler.set_timesteps(steps)
+    assert int(scheduler.timesteps[0]) == PAPER.diffusion.timesteps - 1 and len(scheduler.timesteps) == steps
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_latents_beyond_one_are_not_clipped(name):
+    """Latents are no pixels: a quarter of them lies beyond ±1. Of z_0 = 2.5 everywhere the exact noise is known, and 2.5 must come out."""
+    scheduler = make_scheduler(name, noise_schedule(PAPER.diffusion))
+
+    def exact(z, t):
+        alpha_bar = scheduler.alphas_cumprod[t]
+        return (z - alpha_bar.sqrt() * 2.5) / (1 - alpha_bar).sqrt()
+
+    found = sample(exact, scheduler, [1, 2], (1, 2, 2), 20, "cpu")
+    assert torch.allclose(found, torch.full_like(found, 2.5), atol=0.02)

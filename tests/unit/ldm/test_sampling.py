@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dsa_lib.core.condition_sentences import CANONICAL, CELLS, SeenConditions
+from dsa_lib.core.condition_sentences import CANONICAL, CELLS, Condition, SeenConditions, parse_sentence
 from dsa_lib.core.images import read_images
+from dsa_lib.ldm import sampling
 from dsa_lib.ldm.autoencoder import build_autoencoder
 from dsa_lib.ldm.diffusion import build_unet, noise_schedule
 from dsa_lib.ldm.pipeline import DSAPipeline
@@ -257,3 +258,18 @@ def test_a_file_says_that_it_is_synthetic_and_not_its_condition(tmp_path):
         raw = (tmp_path / row.file).read_bytes()
         assert b"anterior" not in raw and b"posterior" not in raw
     assert len(sets) == 1  # the same in every file: it tells nothing about one
+
+
+def test_numbers_tell_nothing_of_condition_or_batch():
+    """In plan order, four files in five would lie beside one of their own condition; at random it is one in four, of ten batches one in ten."""
+    plan = stratified_plan(seed=1, per_condition=10, batches=10).sort_values("image_id")
+    beside = {name: (plan[name].to_numpy()[1:] == plan[name].to_numpy()[:-1]).mean() for name in ("cell", "batch")}
+    assert beside["cell"] == pytest.approx(0.25, abs=0.08) and beside["batch"] == pytest.approx(0.1, abs=0.06)
+
+
+def test_a_plan_has_the_angles_that_its_sentence_names(monkeypatch):
+    asked = Condition("anterior", "A", primary_angle_deg=-12, secondary_angle_deg=23)
+    monkeypatch.setattr(sampling, "CANONICAL", {"AC A": asked})
+    (row,) = stratified_plan(seed=1, per_condition=1).to_dict("records")
+    assert (row["primary_angle_deg"], row["secondary_angle_deg"]) == (-12.0, 23.0)
+    assert parse_sentence(row["sentence"]) == asked

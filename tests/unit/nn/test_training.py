@@ -319,3 +319,20 @@ def test_weights_that_are_not_finite_do_not_replace_the_last_good_checkpoint(tmp
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     assert json.loads(state["progress"])["step"] == 14
     assert all(torch.isfinite(value).all() for value in state["model"].values())
+
+
+def test_another_epoch_has_another_order():
+    orders = [
+        np.concatenate([batch_indices(12, 4, seed=1, step=3 * epoch + k) for k in range(3)]) for epoch in (0, 1, 2)
+    ]
+    assert len({tuple(order) for order in orders}) == 3
+
+
+@pytest.mark.parametrize("warmup, share", [(0, 1.0), (3, 0.25), (9, 0.1)])
+def test_the_first_step_of_a_warm_up_is_small(tmp_path, warmup, share):
+    """Adam's first step is the learning rate, whatever the gradient; step k of a warm-up of n takes (k + 1) / (n + 1) of it."""
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 1.0)
+    settings = options(tmp_path, steps=1, evaluate_every=1, ema_decay=0.0, warmup_steps=warmup, cosine=False)
+    fit(model, regression, **settings)
+    assert float(model.weight) - 1 == pytest.approx(0.01 * share, rel=0.02)

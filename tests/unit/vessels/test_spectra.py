@@ -51,3 +51,18 @@ def test_sets_that_do_not_pair_are_refused():
         spectra.distances({"few": spectra.of_set(noise(10, n=3))}, true, np.arange(24))
     with pytest.raises(StudyError, match="8-bit grey"):
         spectra.of_set(noise(10).astype(float))
+
+
+@pytest.mark.parametrize("side", [8, 9])
+def test_rings_weigh_mirrored_frequencies_as_the_whole_plane_does(side):
+    """rfft2 holds one of each mirrored pair, and the zero and Nyquist columns once: the ring means are those of the whole plane."""
+    frame = noise(20, 1, side, seed=3)[0]
+    window = np.hanning(side + 1)[:-1]
+    window = window[:, None] * window[None]
+    x = frame.astype(float)
+    x = (x - (x * window).sum() / window.sum()) * window
+    power = np.abs(np.fft.fft2(x)) ** 2 / np.square(window).sum()
+    places = np.fft.fftfreq(side) * side
+    ring = np.rint(np.hypot(places[:, None], places[None])).astype(int)
+    expected = [power[ring == k].mean() for k in range(1, side // 2 + 1)]
+    assert np.allclose(spectra.spectrum(frame)[1], expected)
