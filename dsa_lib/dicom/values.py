@@ -48,8 +48,8 @@ def value_table(header: Dataset, relationship: str) -> ValueTable:
     v = f"({low + high} - v)" if inverted else "v"
     step = 0.0
     if relationship == "LOG":
-        step = _log_step(header, stored)
-        table, mapping = flipped * step, f"{v} * {step:.6g}"
+        step, assumed = _log_step(header, stored)
+        table, mapping = flipped * step, f"{v} * {step:.6g}{'; step assumed' if assumed else ''}"
     elif relationship == "LIN":
         linear, mapping = _linear(header, flipped, v)
         table, mapping = np.log(np.maximum(linear, 1.0)), f"ln({mapping})"
@@ -103,8 +103,10 @@ def _lookup_table(header: Dataset, item: Dataset) -> tuple[int, np.ndarray, int]
     return first, entries.astype(np.float64), bits
 
 
-def _log_step(header: Dataset, stored: int) -> float:
-    """Log attenuation of one stored step of a LOG image: the slope of ln(LUT) of the table that leads back to linear; the full range as ln(2^bits) without one.
+def _log_step(header: Dataset, stored: int) -> tuple[float, bool]:
+    """(log attenuation of one stored step of a LOG image, whether it is assumed).
+
+    It is the slope of ln(LUT) of the table that leads back to linear. Without one the full range is assumed to be ln(2^bits).
 
     XA has it as Modality LUT, Enhanced XA as Pixel Intensity Relationship LUT with the function TO_LINEAR.
     """
@@ -116,5 +118,5 @@ def _log_step(header: Dataset, stored: int) -> float:
         first, linear, _ = _lookup_table(header, items[0])
         used = np.flatnonzero(linear > linear.max() / 256)  # the darkest entries are rounded, often to 0
         if len(used) > max(1, len(linear) // 8):
-            return float(abs(np.polyfit(used + first, np.log(linear[used]), 1)[0]))
-    return math.log(2**stored) / (2**stored - 1)
+            return float(abs(np.polyfit(used + first, np.log(linear[used]), 1)[0])), False
+    return math.log(2**stored) / (2**stored - 1), True

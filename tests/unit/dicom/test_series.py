@@ -54,7 +54,9 @@ def test_log_run_is_subtracted_directly(tmp_path):
     frames = flat(3000, 2900)
     make_xa(tmp_path / "a", frames, PixelIntensityRelationship="LOG")
     step = math.log(4096) / 4095
-    assert run(tmp_path / "a").frames[1, 0, 0] == round(162 - 100 * step / 0.008)
+    result = run(tmp_path / "a")
+    assert result.frames[1, 0, 0] == round(162 - 100 * step / 0.008)
+    assert result.window["value_mapping"] == f"v * {step:.6g}; step assumed"  # nothing in the header says it
 
 
 @pytest.mark.parametrize("darkest", [1, 0])
@@ -65,6 +67,7 @@ def test_log_step_comes_from_the_modality_lut(tmp_path, darkest):
     make_xa(tmp_path / "a", flat(3000, 2900), PixelIntensityRelationship="LOG", ModalityLUTSequence=Sequence([lut]))
     result = run(tmp_path / "a")
     assert result.window["log_per_value"] == pytest.approx(0.0025, rel=0.02)
+    assert "assumed" not in result.window["value_mapping"]
     assert abs(int(result.frames[1, 0, 0]) - (162 - 100 * 0.0025 / 0.008)) <= 1
 
 
