@@ -84,6 +84,39 @@ def test_banner_and_figure_4_say_whose_ratings_they_show(source, sentence):
     assert re.search(r"Figure 4 · Reader study[^·]* · " + source + r"(?!, )", text)
 
 
+def test_it_opens_with_whether_the_run_is_whole_and_what_was_found():
+    curated()
+    classified()
+    opening = text_of(made()).split("Tables 1–5")[0]
+    assert "Not complete: 3 of 9 notebooks of the study finished. First missing: 03_vae: has not run." in opening
+    assert "Audits Not run (make audits)." in opening and "Distance" not in opening
+
+
+@pytest.mark.parametrize("deficient", [True, False])
+def test_the_distance_comes_with_its_interval_its_floor_and_its_mark(deficient):
+    curated()
+    study = opened("07_fid")
+    row = {
+        "row": "This run, overall",
+        "measure": "DSA-feature distance",
+        "images": 313.0,
+        "value": 12.71,
+        "low": 3.06,
+        "high": 22.4,
+    }
+    row |= {"floor": 10.12, "floor_low": 0.0, "floor_high": 22.31, "rank_deficient": deficient}
+    pd.DataFrame([row | {"row": "DARL", "value": 177.59, "rank_deficient": ""}, row]).to_csv(
+        study.write("tables/table5_context.csv"), index=False
+    )
+    study.finish()
+    opening = text_of(made()).split("Tables 1–5")[0]
+    assert (
+        "of 313 generated images to held-out frames: 12.7 [95 % 3.1 to 22.4]. Floor (frames of training patients): 10.1 [95 % 0.0 to 22.3]."
+        in opening
+    )
+    assert ("rank-deficient" in opening) == deficient
+
+
 def test_an_archive_run_is_not_called_a_phantom():
     curated(phantom=False)
     page = made()
