@@ -114,7 +114,7 @@ def following(points: pd.DataFrame, lines: pd.DataFrame, real: str) -> Figure:
         low, high = swept["read"].min() - 3, swept["read"].max() + 3  # every reading of the sweep is inside the panel
         axis.set(xlim=limits, ylim=(min(limits[0], low), max(limits[1], high)))
         title = f"{cell}\nsweep {_slope(of, (cell, angle, 'sweep, inside'))}"
-        axis.set_title(title + (f"\nreal {_slope(of, (cell, angle, real))}" if real else ""))
+        axis.set_title(title + (f"\nreal {_slope(of, (cell, angle, real))}" if real else ""), size=7)
         axis.set_xlabel("asked or true (°)")
         axis.set_ylabel(f"{ANGLE_NAMES[angle]},\nread off the image (°)" if cell == cells[0] else "")
     handles = [

@@ -30,15 +30,16 @@ def training_curve(
         _losses(axis, log, title, columns, what)
         return figure
     figure, (before, axis) = plt.subplots(1, 2, figsize=(6.6, 2.4), width_ratios=[2, 1], layout="constrained")
-    _losses(before, shipped, f"{title}: weights that ship, other patients", columns, what)
-    _losses(axis, log, "this run goes on", columns, what)
+    _losses(before, shipped, f"{title}: shipped weights, other patients", columns, what)
+    _losses(axis, log, "continued in this run", columns, what)
     axis.set_ylabel("")
     judged = "val_loss" in log  # without held-out patients `training.fit` keeps the last weights
     kept = log.loc[log["val_loss"].idxmin()] if judged else log.iloc[-1]
-    which = f"step {kept['step']:.0f}" if kept["step"] else "the weights that ship, unchanged"
+    which = f"step {kept['step']:.0f}" if kept["step"] else "the shipped weights"
     if judged:
         axis.scatter(kept["step"], kept[columns[1]], s=60, facecolors="none", edgecolors="C1", linewidths=1.5, zorder=3)
-    axis.legend([], title=f"kept: {which}")  # the colours are those of the left panel
+    axis.get_legend().remove()  # the colours are those of the left panel
+    axis.set_title(f"continued in this run\nkept: {which}")
     return figure
 
 
