@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-import pingouin
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from dsa_lib.run.errors import StudyError
@@ -95,4 +95,8 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 
 def holm(p: pd.Series | np.ndarray) -> np.ndarray:
     """Holm's correction (Holm 1979) over the p values [n] that are defined; NaN stays."""
-    return pingouin.multicomp(np.asarray(p, float), method="holm")[1]
+    corrected = np.array(p, float)
+    known = np.isfinite(corrected)
+    if known.any():
+        corrected[known] = multipletests(corrected[known], method="holm")[1]
+    return corrected

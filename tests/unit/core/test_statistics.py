@@ -4,9 +4,9 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
+import pingouin
 import pytest
 from scipy.stats import binomtest
-from statsmodels.stats.multitest import multipletests
 
 from dsa_lib.core.statistics import draw, holm, of_means, standard_error, times_drawn, whole_and_drawn, wilson_interval
 from dsa_lib.run.errors import StudyError
@@ -87,9 +87,10 @@ def test_standard_error_of_a_mean_is_the_textbooks():
     assert np.isnan(standard_error(means.iloc[:1], 6, 9)) and ours == standard_error(pd.Series([np.nan, *means]), 6, 9)
 
 
-def test_holm_is_that_of_statsmodels_and_leaves_undefined_p_values_out():
+def test_holm_is_that_of_pingouin_and_by_hand_and_leaves_undefined_p_values_out():
     p = np.array([0.01, 0.04, 0.03, 0.005, 0.3, 0.3])
-    assert holm(p).tolist() == multipletests(p, method="holm")[1].tolist()
+    assert holm(p).tolist() == pingouin.multicomp(p, method="holm")[1].tolist()
+    assert holm(p).tolist() == pytest.approx([5 * 0.01, 4 * 0.03, 4 * 0.03, 6 * 0.005, 2 * 0.3, 2 * 0.3])
     found = holm(pd.Series([np.nan, 0.02, 0.04, np.nan]))
     assert np.isnan(found[[0, 3]]).all() and found[1:3].tolist() == [0.04, 0.04]
     assert np.isnan(holm(pd.Series([np.nan, np.nan]))).all() and len(holm(pd.Series([], dtype=float))) == 0
