@@ -6,6 +6,8 @@ that, and from the power spectrum of its grey values (`spectra.spectrum`).
 
 import numpy as np
 from scipy.ndimage import binary_dilation, label
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import dijkstra
 from skimage.morphology import remove_small_objects, skeletonize
 
 from dsa_lib.vessels import filters as vessel_filters
@@ -25,6 +27,7 @@ MEASURES = {
     "fine power": "power above FINE_FROM: noise and the finest detail, grey levels squared",
 }
 LEAST_BRANCH = 8  # pixels at vessels.REFERENCE_SIDE: in shorter stretches the grid of pixels decides what is straight
+CHORD = 4  # pixels between the corners of the polygon whose length counts
 SLOPE_BAND = (1 / 32, 1 / 4)  # cycles a pixel
 FINE_FROM = 0.35  # cycles a pixel
 
@@ -105,22 +108,39 @@ def _line_lengths(line: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 
 def _tortuosity(line: np.ndarray, crossings: np.ndarray, least: float) -> float:
-    """Σ length along / Σ straight distance over the stretches of centre line between branchings and ends, of `least` pixels or more; NaN without any."""
+    """Σ length along / Σ straight distance over the stretches of centre line between branchings and ends, of `least` pixels or more; NaN without any.
+
+    The length is that of the polygon through every CHORD-th pixel: steps from pixel to pixel overstate a curve, a half circle by 7 %.
+    """
     everywhere = np.ones((3, 3), bool)
     # The neighbours of a branching touch one another: without them the stretches part.
     stretches, count = label(line & ~binary_dilation(crossings > 2, everywhere), everywhere)
-    along = np.zeros(count + 1)
-    for a, _, distance in _links(stretches > 0):
-        along += np.bincount(stretches.ravel()[a], minlength=count + 1) * distance
-    ends = np.argwhere((stretches > 0) & (transitions(stretches > 0) == 1))
-    of = stretches[tuple(ends.T)]
-    order = np.argsort(of, kind="stable")
-    ends, of = ends[order], of[order]
-    paired = np.flatnonzero(np.bincount(of, minlength=count + 1) == 2)  # a ring has no end
-    first = np.searchsorted(of, paired)
-    straight = np.linalg.norm(ends[first] - ends[first + 1], axis=1) if len(paired) else np.zeros(0)
-    long = along[paired] >= least
-    return float(along[paired][long].sum() / straight[long].sum()) if long.any() and straight[long].sum() else np.nan
+    of = stretches.ravel()
+    ends = np.flatnonzero((stretches > 0) & (transitions(stretches > 0) == 1))
+    ends = ends[np.argsort(of[ends], kind="stable")]
+    paired = np.flatnonzero(np.bincount(of[ends], minlength=count + 1) == 2)  # a ring has no end
+    if not len(paired):
+        return np.nan
+    first = ends[np.searchsorted(of[ends], paired)]
+    links = [(a, b, np.full(len(a), distance)) for a, b, distance in _links(stretches > 0)]
+    a, b, distance = (np.concatenate(part) for part in zip(*links, strict=True))
+    graph = coo_array((distance, (a, b)), shape=(line.size, line.size)).tocsr()
+    along = dijkstra(graph, directed=False, indices=first, min_only=True)
+    pixels = np.flatnonzero(np.isfinite(along))
+    pixels = pixels[np.lexsort((along[pixels], of[pixels]))]  # each stretch from its first end on
+    begins = np.flatnonzero(np.diff(of[pixels], prepend=0))
+    rank = np.arange(len(pixels)) - np.repeat(begins, np.diff([*begins, len(pixels)]))
+    pixels = pixels[(rank % CHORD == 0) | (np.diff(of[pixels], append=0) != 0)]
+    places = np.column_stack(np.unravel_index(pixels, line.shape))
+    within = np.diff(of[pixels]) == 0
+    chords = np.linalg.norm(np.diff(places, axis=0), axis=1)[within]
+    length = np.bincount(of[pixels][1:][within], chords, minlength=count + 1)[paired]
+    last = pixels[np.append(np.diff(of[pixels]) != 0, True)]
+    straight = np.linalg.norm(
+        np.subtract(np.unravel_index(first, line.shape), np.unravel_index(last, line.shape)), axis=0
+    )
+    long = length >= least
+    return float(length[long].sum() / straight[long].sum()) if straight[long].sum() else np.nan
 
 
 def of_spectrum(frequency: np.ndarray, power: np.ndarray) -> dict[str, float]:

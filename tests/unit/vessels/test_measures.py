@@ -76,11 +76,34 @@ def test_a_crossing_counts_once():
     assert cross["loose ends"] * cross["length"] == pytest.approx(4)
 
 
-def test_a_half_circle_is_half_pi_tortuous():
-    y, x = np.mgrid[:SIDE, :SIDE]
-    radius = np.hypot(y - 64, x - 64)
-    found = of_classes(((radius > 38.5) & (radius < 41.5) & (y < 64)).astype(np.uint8))
-    assert found["tortuosity"] == pytest.approx(np.pi / 2, rel=0.08)
+@pytest.mark.parametrize("radius", [20, 40, 55])
+@pytest.mark.parametrize("turned", [0.0, 0.3, 0.8])
+def test_a_half_circle_is_half_pi_tortuous(radius, turned):
+    """One pixel wide: thinning would take the ends of a wider one, and with them some of its bend."""
+    t = turned + np.linspace(0, np.pi, 5001)
+    drawn = np.zeros((SIDE, SIDE), np.uint8)
+    drawn[np.rint(64 + radius * np.sin(t)).astype(int), np.rint(64 + radius * np.cos(t)).astype(int)] = 1
+    assert of_classes(drawn)["tortuosity"] == pytest.approx(np.pi / 2, rel=0.015)
+
+
+def test_a_sine_is_as_tortuous_as_its_arc_is_long():
+    """Two periods of amplitude 12 over 100 pixels, and beside it a straight vessel, which counts by its length."""
+    t = np.linspace(0, 1, 20001)
+    rows, columns = 40 + 12 * np.sin(4 * np.pi * t), 14 + 100 * t
+    drawn = np.zeros((SIDE, SIDE), np.uint8)
+    drawn[np.rint(rows).astype(int), np.rint(columns).astype(int)] = 1
+    drawn = np.maximum(drawn, np.roll(drawn, 1, 0))
+    arc = np.hypot(np.diff(rows), np.diff(columns)).sum()
+    assert of_classes(drawn)["tortuosity"] == pytest.approx(arc / 100, rel=0.02)
+    drawn[100, 14:114] = 1
+    assert of_classes(drawn)["tortuosity"] == pytest.approx((arc + 99) / (100 + 99), rel=0.02)
+
+
+@pytest.mark.parametrize("angle", range(0, 90, 7))
+def test_a_straight_vessel_is_not_tortuous_at_any_angle(angle):
+    turn = np.deg2rad(angle)
+    ends = np.rint(64 + 50 * np.array([-np.sin(turn), -np.cos(turn), np.sin(turn), np.cos(turn)])).astype(int)
+    assert of_classes(drawing((1, *ends)))["tortuosity"] == pytest.approx(1, abs=0.02)
 
 
 def test_noise_is_no_piece_and_an_empty_frame_has_no_shares():
