@@ -48,6 +48,8 @@ def parts(data: bytes, where: str, pictures: bool, depth: int = DEPTH) -> Iterat
     for start, name, decode in (
         (b"PAR1", "parquet", _parquet),
         (b"\x89PNG\r\n\x1a\n", "PNG", _png),
+        (b"RIFF", "RIFF", _riff),
+        (b"%PDF", "PDF", _pdf),
         (b"PK\x03\x04", "zip", _zip),
         (b"\x1f\x8b", "gzip", lambda content, *further: parts(gzip.decompress(content), *further)),
         (b"BZh", "bzip2", lambda content, *further: parts(bz2.decompress(content), *further)),
@@ -181,6 +183,33 @@ def _png(data: bytes, where: str, pictures: bool, depth: int) -> Iterator[Part]:
 
         with Image.open(io.BytesIO(data)) as image:
             yield where, np.asarray(image.convert("L"), np.float32)
+
+
+def _riff(data: bytes, where: str, pictures: bool, depth: int) -> Iterator[Part]:
+    """A WebP picture, or anything else in RIFF chunks: what is not pixels is searched as bytes."""
+    place, end = 12, min(len(data), 8 + int.from_bytes(data[4:8], "little"))
+    while place + 8 <= end:
+        kind, length = data[place : place + 4], int.from_bytes(data[place + 4 : place + 8], "little")
+        if kind not in (b"VP8 ", b"VP8L", b"ALPH"):
+            yield from _readable(data[place + 8 : place + 8 + length], f"{where} chunk")
+        place += 8 + length + length % 2
+    yield from parts(data[end:], f"{where}, after its end", pictures, depth)
+    if pictures and data[8:12] == b"WEBP":
+        from PIL import Image
+
+        with Image.open(io.BytesIO(data)) as image:
+            yield where, np.asarray(image.convert("L"), np.float32)
+
+
+def _pdf(data: bytes, where: str, pictures: bool, depth: int) -> Iterator[Part]:
+    """As bytes, and each compressed stream unpacked."""
+    yield from _readable(data, where)
+    for stream in re.finditer(rb"stream\r?\n(.*?)\r?\n?endstream", data, re.DOTALL):
+        try:
+            content = zlib.decompressobj().decompress(stream[1])
+        except zlib.error:  # not compressed, or in another way
+            continue
+        yield from _readable(content, f"{where} stream")
 
 
 def _zip(data: bytes, where: str, pictures: bool, depth: int) -> Iterator[Part]:

@@ -142,7 +142,7 @@ def test_figures_and_report_are_there(runs, whole):
     assert {f"figure{number}" for number in range(1, 6)} <= names
     page = (runs / "whole" / "report.html").read_text()
     assert "every frame behind these results is simulated" in page and "no clinician rated these images" in page
-    assert page.count("data:image/png;base64,") >= 5
+    assert page.count("data:image/webp;base64,") >= 5
     assert "was not made" not in page and "Not made" not in page
 
 

@@ -7,7 +7,9 @@ import io
 import json
 import lzma
 import zipfile
+import zlib
 
+import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pandas as pd
@@ -60,6 +62,22 @@ def zipped(content: bytes, name: str = "member") -> bytes:
     return file.getvalue()
 
 
+def webp(text="") -> bytes:
+    """A WebP picture with XMP metadata."""
+    file = io.BytesIO()
+    Image.new("L", (8, 8), 90).save(file, "WEBP", xmp=text.encode())
+    return file.getvalue()
+
+
+def pdf(content="", metadata=None) -> bytes:
+    """A PDF of matplotlib; `content` stands in a compressed stream of its own."""
+    figure, file = plt.figure(figsize=(1, 1)), io.BytesIO()
+    figure.savefig(file, format="pdf", metadata=metadata)
+    plt.close(figure)
+    packed = zlib.compress(f"BT ({content}) Tj ET".encode())
+    return file.getvalue() + b"9 0 obj << /Filter /FlateDecode >> stream\n" + packed + b"\nendstream endobj\n"
+
+
 def notebook(output) -> bytes:
     cell = nbformat.v4.new_code_cell("1", outputs=[output])
     return nbformat.writes(nbformat.v4.new_notebook(cells=[cell])).encode()
@@ -84,6 +102,10 @@ ENCODED = {
     "notebook lines": notebook(nbformat.v4.new_output("stream", text="reading Grünewald^\nKäthe")),
     "notebook picture text": notebook(image_output(png(NAME))),
     "report picture text": b"<img src='data:image/png;base64," + base64.b64encode(png(NAME, "iTXt")) + b"'>",
+    "report WebP picture text": b"<img src='data:image/webp;base64," + base64.b64encode(webp(NAME)) + b"'>",
+    "WebP after its end": webp() + NAME.encode(),
+    "PDF metadata": pdf(metadata={"Title": NAME}),
+    "PDF stream": pdf(content=NAME),
     "PNG tEXt": png(NAME),
     "PNG zTXt": png(NAME, "zTXt"),
     "PNG iTXt": png(NAME, "iTXt"),

@@ -263,7 +263,7 @@ def test_training_learns_is_saved_and_found_again(tmp_path, monkeypatch):
         digest="x",
         log_every_s=99.0,
     )
-    assert history["val_loss"].iloc[-1] < history["train_loss"].iloc[0]
+    assert history["val_loss"].min() < 0.1 < history["val_loss"].iloc[0]  # of the weights that are kept
     fresh, truth = _toy(80, 1)
     probability = phase.predict(model, fresh, 32, batch_size=32)
     assert phase.scores(truth["label"] == 1, probability >= 0.5)["accuracy"] > 0.9

@@ -148,7 +148,11 @@ def test_an_image_hangs_on_its_map_and_seed_and_not_on_the_batch(tmp_path):
     map_diffusion.save(model, tmp_path / "ldm", {"channels": 3})
     loaded, facts = map_diffusion.load(tmp_path / "ldm")
     assert facts == {"channels": 3, "to_latent": "unshuffle"}
-    assert np.array_equal(map_diffusion.generate(loaded, vae, maps[1:2], sentences[1:2], [8], 3, schedule), alone)
+    weights, kept = model.state_dict(), loaded.state_dict()
+    assert weights.keys() == kept.keys() and all(torch.equal(kept[name], weights[name]) for name in weights)
+    # Equal weights elsewhere in memory: some processors then add in another order.
+    again = map_diffusion.generate(loaded, vae, maps[1:2], sentences[1:2], [8], 3, schedule)
+    assert np.abs(again.astype(int) - alone).max() <= 1
     with pytest.raises(StudyError, match="does not hold a denoiser"):
         map_diffusion.load(tmp_path)
 

@@ -107,7 +107,9 @@ def run(*command, **how):
 
 
 def pip(*arguments):
-    return run(sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments)
+    # What PYTHONPATH shows would count as installed.
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return run(sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments, env=variables)
 
 
 def test_the_wheel_holds_the_code_and_the_small_data(wheel):
