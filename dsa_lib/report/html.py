@@ -102,7 +102,11 @@ def _table(study: Study, number: int) -> dict:
         return entry | {"missing": _why_missing(study.ws, name)}
     frame = read_table(study.read(name))
     sources = [source for source in dict.fromkeys(frame["source"]) if source]
-    names, groups = table_groups(as_in_paper(number, frame))
+    shown, context = as_in_paper(number, frame), "tables/table5_context.csv"
+    if number == 5 and study.has(context):
+        shown = verdicts.with_intervals(shown, pd.read_csv(study.read(context)))
+        entry["remark"] += f" {verdicts.INTERVALS}"
+    names, groups = table_groups(shown)
     return entry | {
         "columns": names,
         "groups": groups,

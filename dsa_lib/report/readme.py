@@ -10,6 +10,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+import pandas as pd
+
 from dsa_lib.core.condition_sentences import CELLS
 from dsa_lib.core.published import LARGEST_REMAINDER, TITLES, as_printed, read_table
 from dsa_lib.maps import map_scores
@@ -49,7 +51,11 @@ def table(ws: Workspace, number: int) -> str:
     if not path.exists():
         raise StudyError(f"{path} is missing: finish the run {ws.run!r} first")
     frame = read_table(path)
-    columns, groups = html_report.table_groups(as_printed(number, frame))
+    shown, context = as_printed(number, frame), ws.root / "tables/table5_context.csv"
+    told = {1: [LARGEST_REMAINDER]}.get(number, [])
+    if number == 5 and context.exists():
+        shown, told = verdicts.with_intervals(shown, pd.read_csv(context)), [verdicts.INTERVALS]
+    columns, groups = html_report.table_groups(shown)
     sources = ", ".join(source for source in dict.fromkeys(frame["source"]) if source)
     lines = [f"**Table {number} · {TITLES[number]}** (this run: {sources})", ""]
     lines += ["| | | " + " | ".join(columns) + " |", "|---|---|" + "---:|" * len(columns)]
@@ -57,8 +63,8 @@ def table(ws: Workspace, number: int) -> str:
         for place, line in enumerate(group["lines"]):
             name = group["name"] if place == 0 else ""
             lines.append(f"| {name} | {line['label']} | " + " | ".join(line["cells"]) + " |")
-    if number == 1:
-        lines += ["", LARGEST_REMAINDER]
+    for sentence in told:
+        lines += ["", sentence]
     return "\n".join(lines)
 
 

@@ -121,10 +121,28 @@ def _distance(study: Study) -> str:
     )
 
 
-def _interval(row: pd.Series, name: str, prefix: str) -> str:
-    low, high = row[f"{prefix}low"], row[f"{prefix}high"]
-    told = as_text(row[name], 1)
-    return told if pd.isna(low) or pd.isna(high) else f"{told} [95 % {as_text(low, 1)} to {as_text(high, 1)}]"
+def _interval(row: pd.Series, name: str, prefix: str, form: str = "{} [95 % {} to {}]", decimals: int = 1) -> str:
+    told, low, high = (as_text(row[key], decimals) for key in (name, f"{prefix}low", f"{prefix}high"))
+    return form.format(told, low, high) if low and high else told
+
+
+INTERVALS = (
+    "In brackets: 95 % intervals over patients; none where these are too few. "
+    "*: no more images than feature dimensions, to be compared with the floor alone."
+)
+
+
+def with_intervals(shown: pd.DataFrame, context: pd.DataFrame) -> pd.DataFrame:
+    """Table 5 of `published.as_printed` with the interval, the floor and the mark that table5_context.csv holds for each distance of this run."""
+    shown, ours = shown.assign(floor=""), context[context["source"] != "published"].set_index("row")
+    for row, label in shown.index:
+        name = "This run, overall" if row.startswith("This run (") else row
+        if label == "this run" and name in ours.index:
+            line = ours.loc[name]
+            mark = "*" if line["rank_deficient"] in (True, "True") else ""
+            shown.loc[(row, label), line["measure"]] = _interval(line, "value", "", "{} [{}, {}]", 2) + mark
+            shown.loc[(row, label), "floor"] = _interval(line, "floor", "floor_", "{} [{}, {}]", 2)
+    return shown.rename(columns={"floor": "floor of the same size"})
 
 
 def _readers(study: Study, manifests: Mapping) -> str:

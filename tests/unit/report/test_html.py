@@ -9,7 +9,7 @@ import pytest
 from dsa_lib.core import published
 from dsa_lib.paper import ledger, rating_reconstruction
 from dsa_lib.report import html as html_report
-from dsa_lib.report import readme
+from dsa_lib.report import readme, verdicts
 from dsa_lib.run.artifacts import EVERY
 from dsa_lib.run.errors import StudyError
 from dsa_lib.run.session import begin
@@ -115,6 +115,42 @@ def test_the_distance_comes_with_its_interval_its_floor_and_its_mark(deficient):
         in opening
     )
     assert ("rank-deficient" in opening) == deficient
+
+
+def test_table_5_shows_no_distance_without_its_interval_floor_and_mark():
+    distances = {
+        ("This run (DSA-feature distance, dsa network)", "DSA-feature distance"): 12.714,
+        ("This run, PC A", "DSA-feature distance"): 42.685,
+    }
+    shown = published.as_printed(5, published.contract(5, distances, "phantom"))
+    row = {
+        "measure": "DSA-feature distance",
+        "value": 12.714,
+        "low": 3.06,
+        "high": 22.37,
+        "floor": 10.12,
+        "floor_low": 0.0,
+        "floor_high": 22.31,
+    }
+    row |= {"row": "This run, overall", "rank_deficient": False, "source": "phantom"}
+    few = row | {
+        "row": "This run, PC A",
+        "value": 42.685,
+        "low": None,
+        "high": None,
+        "floor": 32.5,
+        "floor_low": None,
+        "floor_high": None,
+        "rank_deficient": True,
+    }
+    found = verdicts.with_intervals(shown, pd.DataFrame([row | {"row": "DARL", "source": "published"}, row, few]))
+    assert found.loc[("This run (DSA-feature distance, dsa network)", "this run")].tolist() == [
+        "",
+        "12.71 [3.06, 22.37]",
+        "10.12 [0.00, 22.31]",
+    ]
+    assert found.loc[("This run, PC A", "this run")].tolist() == ["", "42.69*", "32.50"]
+    assert found.loc[("DARL", "published")].tolist() == ["177.59", "", ""]
 
 
 def test_an_archive_run_is_not_called_a_phantom():
