@@ -81,7 +81,7 @@ def announce(host: str, port: int, lines: list[str]) -> None:
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     while True:
         try:
-            urllib.request.urlopen(f"{address}/favicon.ico", timeout=5).close()
+            urllib.request.urlopen(f"{address}/voila/static/voila-style.js", timeout=5).close()
         except urllib.error.HTTPError:
             break  # an answer all the same
         except OSError:
