@@ -339,7 +339,7 @@ def test_one_series_is_classified_the_rest_skipped_and_reported(runs, whole, mon
     done = make(runs, "reproduce", **given)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert worked(done) == ["01"] and "[1/1] 01_curation" in done.stdout
-    assert "1 of 1 series kept" in done.stdout and "make readers RUN=given MODE=annotate" in done.stdout
+    assert "1 of 1 series kept" in done.stdout and "make readers RUN=given MODE=annotate SERIES=1\n" in done.stdout
     again = done.stdout.strip().splitlines()[-1].strip()
     assert (
         again
