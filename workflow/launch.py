@@ -136,7 +136,7 @@ quarantined files: {quarantined}
 one row a series or file: {_shown(ws.root / "series.parquet")}, {_shown(ws.root / "quarantine.csv")}
 
 The run stops here: nobody has said which frames are arterial. Have one frame marked in each of a few hundred series, then go on:
-  make readers RUN={ws.run} MODE=annotate SERIES={min(flow['series kept'], ASKED)}
+  make readers RUN={ws.run} MODE=annotate SERIES={min(flow["series kept"], ASKED)}
   make readers-export RUN={ws.run} MODE=annotate
   {shlex.join([*again, f"PARAMETERS={json.dumps(marked)}"])}
 Or apply the classifier that another run has trained:
@@ -405,7 +405,9 @@ def _summary(ws: Workspace, ran: list[str], started: float, peak: int) -> None:
     if not ran:
         print("nothing to do: inputs, parameters and code of every notebook are unchanged")
     else:
-        print(f"{len(ran)} notebook{'s' * (len(ran) != 1)} ran in {_minutes(time.time() - started)}, peak memory {peak / 2**30:.1f} GiB")
+        print(
+            f"{len(ran)} notebook{'s' * (len(ran) != 1)} ran in {_minutes(time.time() - started)}, peak memory {peak / 2**30:.1f} GiB"
+        )
     for name, reason in skipped.items():
         print(f"skipped  {name}: {reason}")
     for what in ("tables", "figures", "report.html"):

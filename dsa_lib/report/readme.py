@@ -1,6 +1,6 @@
 """The results in README.md and docs/: tables, times and figures of one run, written between markers so that no number is retyped.
 
-python -m dsa_lib.report.readme runs/phantom
+python -m dsa_lib.report.readme runs/phantom --verified runs/another
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from dsa_lib.core.condition_sentences import CELLS
-from dsa_lib.core.published import LARGEST_REMAINDER, TITLES, as_printed, read_table
+from dsa_lib.core.published import TITLES, as_in_paper, read_table
 from dsa_lib.maps import map_scores
 from dsa_lib.maps.models import METHODS, WITH, WITHOUT
 from dsa_lib.report import html as html_report
@@ -51,8 +51,8 @@ def table(ws: Workspace, number: int) -> str:
     if not path.exists():
         raise StudyError(f"{path} is missing: finish the run {ws.run!r} first")
     frame = read_table(path)
-    shown, context = as_printed(number, frame), ws.root / "tables/table5_context.csv"
-    told = {1: [LARGEST_REMAINDER]}.get(number, [])
+    shown, context = as_in_paper(number, frame), ws.root / "tables/table5_context.csv"
+    told = [html_report.REMARKS[number]] if number in (1, 3) else []
     if number == 5 and context.exists():
         shown, told = verdicts.with_intervals(shown, pd.read_csv(context)), [verdicts.INTERVALS]
     columns, groups = html_report.table_groups(shown)
@@ -195,11 +195,13 @@ def fill(text: str, name: str, block: str) -> str:
 
 
 def verified(ws: Workspace) -> str:
-    """What `make verify` says of this run, or why it cannot be compared."""
+    """What `make verify` says of a run, and what it was made on; or why it cannot be compared."""
     try:
-        return verify.sentence(ws.run, profile_of(ws, "01_curation").name, verify.compare(ws))
+        told = verify.sentence(ws.run, profile_of(ws, "01_curation").name, verify.compare(ws))
     except StudyError as error:
         return f"Not compared: {error}."
+    made_on = json.loads((ws.root / "provenance" / "04_ldm.json").read_text())["environment"]["device"]
+    return f"{told} It was made on: {made_on}."
 
 
 BLOCKS = {
@@ -208,12 +210,13 @@ BLOCKS = {
     "results": results,
     "quality": lambda ws: quality(json.loads(QUALITY.read_text())),
     "findings": findings,
-    "verify": verified,
 }
 
 
-def filled(text: str, ws: Workspace) -> str:
-    """A page with each block that it has markers for."""
+def filled(text: str, ws: Workspace, other: Workspace) -> str:
+    """A page with each block that it has markers for; `other` is the run that is held against the reference."""
+    if "<!-- verify:begin -->" in text:
+        text = fill(text, "verify", verified(other))
     for name, block in BLOCKS.items():
         if f"<!-- {name}:begin -->" in text:
             text = fill(text, name, block(ws))
@@ -223,11 +226,16 @@ def filled(text: str, ws: Workspace) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", help="the run, as its name or its folder")
-    ws = Workspace(Path(parser.parse_args().run).name)
+    parser.add_argument(
+        "--verified", help="the run to hold against the reference, which should not be one of those behind it"
+    )
+    request = parser.parse_args()
+    ws = Workspace(Path(request.run).name)
+    other = Workspace(Path(request.verified or request.run).name)
     if not ws.root.is_dir():
         raise SystemExit(f"error: there is no run {ws.run!r} in {runs_folder()}")
     try:
-        pages = {path: filled(in_checkout(PROJECT / path).read_text(), ws) for path in PAGES}
+        pages = {path: filled(in_checkout(PROJECT / path).read_text(), ws, other) for path in PAGES}
     except StudyError as error:
         raise SystemExit(f"error: {error}") from None
     for path, text in pages.items():
