@@ -348,7 +348,7 @@ def test_readme_tables_come_from_the_runs_files():
 
 def test_the_pages_have_the_markers_and_readme_names_every_notebook_and_stays_short():
     pages = {path: (PROJECT / path).read_text() for path in readme.PAGES}
-    for name in (*readme.BLOCKS, *(name for name, *_ in readme.EXTENSIONS)):
+    for name in (*readme.BLOCKS, "verify", *(name for name, *_ in readme.EXTENSIONS)):
         assert any(
             f"<!-- {name}:begin -->" in text and readme.fill(text, name, "x") != text for text in pages.values()
         ), name
