@@ -33,9 +33,10 @@ def main() -> None:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=clone, capture_output=True, text=True, check=True
     )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # the clone's own library
     for target in ("venv", *request.targets):
         started = time.time()
-        subprocess.run(["make", target], cwd=clone, check=True)
+        subprocess.run(["make", target], cwd=clone, env=environment, check=True)
         entry = {
             "seconds": round(time.time() - started),
             "commit": commit.stdout.strip(),
@@ -46,7 +47,8 @@ def main() -> None:
             record[target] = entry | runs(clone, started)
             RECORD.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
             print(f"make {target}: {entry['seconds']} s", flush=True)
-    record["disk"] = {"environment_bytes": bytes_of(clone / ".venv"), "run_bytes": bytes_of(clone / "runs" / "phantom")}
+    disk = {"environment_bytes": bytes_of(clone / ".venv"), "run_bytes": bytes_of(clone / "runs" / "phantom")}
+    record["disk"] = record.get("disk", {}) | {name: size for name, size in disk.items() if size}
     RECORD.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
