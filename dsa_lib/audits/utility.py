@@ -326,6 +326,7 @@ def shortcut_table(rows: pd.DataFrame) -> pd.DataFrame:
 def verdict(rows: pd.DataFrame, metric: str = "auc", arm: str = MIXED) -> list[str]:
     """One sentence a task and share: what `arm` gains or loses against real frames alone, by the interval of the paired difference."""
     level = levels(rows, metric).set_index(["task", "share", "arm"])["mean"]
+    score = "AUC" if metric == "auc" else metric.replace("_", " ")
     told = []
     for row in differences(rows, metric).query("arm == @arm").itertuples():
         with_, without = (level[row.task, row.share, name] for name in (arm, REAL))
@@ -338,7 +339,7 @@ def verdict(rows: pd.DataFrame, metric: str = "auc", arm: str = MIXED) -> list[s
         else:
             finding = "no difference is shown"
         told.append(
-            f"{row.task}, {row.share:.0%} of the patients ({row.patients}): {metric} {with_:.3f} with {arm} against {without:.3f} with {REAL} alone, "
+            f"{row.task}, {row.share:.0%} of the patients ({row.patients}): {score} {with_:.3f} with {arm} against {without:.3f} with {REAL} alone, "
             f"difference {row.mean:+.3f} (95 % interval {row.low:+.3f} to {row.high:+.3f} over {row.seeds} seeds): {finding}."
         )
     return told
