@@ -18,6 +18,7 @@ from dsa_lib.core.condition_sentences import CELLS
 from dsa_lib.core.statistics import interval, whole_and_drawn
 from dsa_lib.fidelity import distances as fidelity_distances
 from dsa_lib.fidelity.image_sets import GENERATED, HELD_OUT, TRAINING, RunImages
+from dsa_lib.ldm import autoencoder
 from dsa_lib.run.progress import track
 from dsa_lib.run.session import Study
 from dsa_lib.vessels.measures import MEASURES, of_classes, of_spectrum
@@ -27,6 +28,7 @@ from dsa_lib.vessels.spectra import spectrum
 OVERALL = "overall"
 SCOPES = (OVERALL, *CELLS)
 FLOOR = "floor"
+RECONSTRUCTED = "held-out, reconstructed"  # the control: what the autoencoder alone does to the vessels
 LEAST_IMAGES = 2  # of a set in a scope: a spread needs two
 
 
@@ -98,18 +100,30 @@ def examples(sets: Mapping[str, Measured]) -> dict[str, dict[str, int]]:
 # ---- two sets --------------------------------------------------------------------------------------------------------
 
 
-def compare(generated: Measured, held_out: Measured, training: Measured, draws: int, seed: int) -> pd.DataFrame:
-    """Every measure of the generated images and, as the floor, of training patients, each against held-out frames; overall and by condition.
+def compare(
+    generated: Measured,
+    held_out: Measured,
+    training: Measured,
+    draws: int,
+    seed: int,
+    reconstructed: Measured | None = None,
+) -> pd.DataFrame:
+    """Every measure of the generated images, of training patients (the floor) and of held-out frames through the autoencoder (the control), each against
+    held-out frames; overall and by condition.
 
     Overall is the mean over conditions, so that sets of unlike mix compare. Intervals are 95 % percentile bootstrap: patients are drawn with replacement
     where frames are real, since frames of one patient are alike, and images within their condition where they are generated. One row a measure, scope
-    and set ("generated", "floor"): `images`, `reference_images`, `reference_patients`, `mean`, `reference_mean`, `ratio` of the means with `ratio_low`,
-    `ratio_high`, `difference` of the means in standard deviations of the held-out frames (within a condition) with `difference_low`,
+    and set (GENERATED, FLOOR, RECONSTRUCTED): `images`, `reference_images`, `reference_patients`, `mean`, `reference_mean`, `ratio` of the means with
+    `ratio_low`, `ratio_high`, `difference` of the means in standard deviations of the held-out frames (within a condition) with `difference_low`,
     `difference_high`, and `wasserstein`, the distance between the two distributions in the same unit. NaN where a set has fewer than two such images.
     """
     reference = _draw(held_out, draws, np.random.default_rng([seed, 0]), by_image=False)
     rows = []
-    for name, stream, images, by_image in ((GENERATED, 1, generated, True), (FLOOR, 2, training, False)):
+    sets = [(GENERATED, 1, generated, True), (FLOOR, 2, training, False)]
+    if reconstructed is not None:
+        # Drawn with the patients of the reference, whose frames these are.
+        sets.append((RECONSTRUCTED, 0, reconstructed, False))
+    for name, stream, images, by_image in sets:
         drawn = _draw(images, draws, np.random.default_rng([seed, stream]), by_image)
         for index, scope in enumerate(SCOPES):
             pick = slice(None) if scope == OVERALL else slice(index - 1, index)
@@ -209,9 +223,11 @@ def verdict(table: pd.DataFrame) -> str:
     named = rows[unlike].assign(size=rows["difference"].abs()).sort_values("size", ascending=False)
     patients = int(rows["reference_patients"].iloc[0])
     images = int(rows["images"].iloc[0])
+    alone = overall["ratio"].get(RECONSTRUCTED, pd.Series(dtype=float))
     if unlike.any():
         listed = "; ".join(
             f"{name} {row['ratio']:.2f} times ({row['ratio_low']:.2f} to {row['ratio_high']:.2f}), {row['difference']:+.1f} SD"
+            + (f" (the autoencoder alone: {alone[name]:.2f} times)" if name in alone else "")
             for name, row in named.iterrows()
         )
         first = (
@@ -237,7 +253,10 @@ def verdict(table: pd.DataFrame) -> str:
 def measure_run(
     study: Study, images: RunImages, segmenter: Segmenter
 ) -> tuple[dict[str, np.ndarray], dict[str, Measured]]:
-    """Frames [n, H, W] of GENERATED, HELD_OUT and TRAINING that were drawn (`draw`, `plausibility.images` of each), and their measures, by set."""
+    """Frames [n, H, W] of GENERATED, HELD_OUT and TRAINING that were drawn (`draw`, `plausibility.images` of each), and their measures, by set.
+
+    The held-out ones once more through the autoencoder, as RECONSTRUCTED, where the run has one.
+    """
     rng = np.random.default_rng(study.profile.seed)
     looked_at, measured = {}, {}
     for name, table in ((GENERATED, images.asked), (HELD_OUT, images.held_out), (TRAINING, images.rows["train"])):
@@ -248,6 +267,10 @@ def measure_run(
         whose = None if made else some["patient"].to_numpy()
         looked_at[name] = frames
         measured[name] = measure(frames, some["cell"].to_numpy(), segmenter.segment, whose, name)
+    if (through := autoencoder.round_trip(study)) is not None:
+        of = measured[HELD_OUT]
+        looked_at[RECONSTRUCTED] = through(looked_at[HELD_OUT])
+        measured[RECONSTRUCTED] = measure(looked_at[RECONSTRUCTED], of.cells, segmenter.segment, of.patients, RECONSTRUCTED)  # fmt: skip
     return looked_at, measured
 
 

@@ -15,6 +15,7 @@ from dsa_lib.figures.style import (
     FLOOR_LOOK,
     GENERATED_LOOK,
     GREY,
+    PINK,
     SET_COLOURS,
     Look,
     dots,
@@ -26,8 +27,8 @@ from dsa_lib.figures.style import (
 )
 from dsa_lib.vessels.filters import CLASSES
 
-LOOKS = {"generated": GENERATED_LOOK, "floor": FLOOR_LOOK}
-DASHES = {"held-out": "-", "training": "--", "generated": "-"}
+LOOKS = {"generated": GENERATED_LOOK, "floor": FLOOR_LOOK, "held-out, reconstructed": Look(PINK, "D")}
+DASHES = {"held-out": "-", "training": "--", "generated": "-", "held-out, reconstructed": ":"}
 
 
 def effects(table: pd.DataFrame, origin: str) -> Figure:
@@ -37,12 +38,13 @@ def effects(table: pd.DataFrame, origin: str) -> Figure:
     """
     measures = list(dict.fromkeys(table["measure"]))
     overall = table[table["scope"] == "overall"]
+    looks = {name: look for name, look in LOOKS.items() if name in set(table["set"])}
     cells = table[(table["set"] == "generated") & (table["scope"] != "overall")]
     colours = {cell: colour for cell, colour in CELL_COLOURS.items() if cell != "Others"}
     figure, axes = plt.subplots(1, 2, figsize=(7.2, 0.26 * len(measures) + 1.3), sharey=True)
     for axis, value in zip(axes, ("ratio", "difference"), strict=True):
         ends = [f"{value}_low", f"{value}_high"]
-        dots(axis, overall, LOOKS, hue="set", ends=ends, dodge=0.36, x=value, y="measure", order=measures)
+        dots(axis, overall, looks, hue="set", ends=ends, dodge=0.36, x=value, y="measure", order=measures)
         sns.stripplot(
             cells, x=value, y="measure", order=measures, hue="scope", palette=colours, size=3, jitter=False, legend=False, zorder=4, ax=axis
         )  # fmt: skip
@@ -53,17 +55,16 @@ def effects(table: pd.DataFrame, origin: str) -> Figure:
     axes[0].set(xlabel=f"mean / mean of held-out {origin} frames", xscale="log", xlim=(np.exp(-span), np.exp(span)))
     plain_logarithms(axes[0].xaxis)
     axes[1].set_xlabel("difference of means, SD of held-out frames")
-    made, floor = (int(overall.loc[overall["set"] == name, "images"].iloc[0]) for name in LOOKS)
-    line = {"ls": "-", "lw": 1.3}
+    counts = overall.groupby("set")["images"].first()
+    names = {"floor": f"floor: {origin} training patients"}
     handles = [
-        key(f"generated (n = {made})", GENERATED_LOOK, **line),
-        key(f"floor: {origin} training patients (n = {floor})", FLOOR_LOOK, **line),
+        *(key(f"{names.get(name, name)} (n = {counts[name]})", look, ls="-", lw=1.3) for name, look in looks.items()),
         *(key(cell, Look(colour), ms=3) for cell, colour in colours.items()),
     ]
     of = overall.iloc[0]
     title = f"against {int(of['reference_images'])} held-out frames of {int(of['reference_patients'])} patients; 95 % intervals"
     figure.legend(
-        handles=handles, loc="outside lower center", title=title, ncols=6, columnspacing=0.9, handletextpad=0.3
+        handles=handles, loc="outside lower center", title=title, ncols=4, columnspacing=0.9, handletextpad=0.3
     )
     return figure
 

@@ -32,7 +32,13 @@ class Look(NamedTuple):
 # Conditions: hue for the circulation, lightness for the plane.
 CELL_COLOURS = {"AC A": BLUE, "AC B": SKY, "PC A": VERMILION, "PC B": ORANGE, "Others": "#999999"}
 GENERATED_LOOK, FLOOR_LOOK = Look(INK), Look(GREY, face="white")
-SET_COLOURS = {"generated": INK, "held-out": PINK, "training": GREY, "same patient": GREEN}
+SET_COLOURS = {
+    "generated": INK,
+    "held-out": PINK,
+    "training": GREY,
+    "same patient": GREEN,
+    "held-out, reconstructed": PINK,
+}
 METHOD_COLOURS = {"LDM": BLUE, "SPADE": VERMILION, "SPADE w/ VAE": GREEN}
 SAMPLER_COLOURS = {"ddpm": BLUE, "ddim": ORANGE, "dpmsolver++": VERMILION, "unipc": GREEN}
 # Models and judged sets have no fixed names: in the order in which they stand in the table.

@@ -20,7 +20,8 @@
 # **Purpose.** Are the vessels of generated frames plausible? Calibre, length, branching, continuity and the image spectrum are compared with those of held-out patients.
 # The paper leaves this question to its readers (§2.4: visibility of proximal, medium and peripheral arteries).
 #
-# **Inputs.** `samples/fid/` of notebook 05, `arterial.parquet` of notebook 02, `frames.npy` of notebook 01; for the phantom also `archive_truth.parquet`.
+# **Inputs.** `samples/fid/` of notebook 05, `vae/` of notebook 03, `arterial.parquet` of notebook 02, `frames.npy` of notebook 01; for the phantom also
+# `archive_truth.parquet`.
 #
 # **Outputs.** `plausibility.csv`; figures `plausibility.png`, `plausibility_spectra.png`, `plausibility_examples.png`.
 #
@@ -73,7 +74,8 @@ print(segmenter.says)
 # $$r = \frac{\bar m_{\text{generated}}}{\bar m_{\text{held-out}}}, \qquad d = \frac{\bar m_{\text{generated}} - \bar m_{\text{held-out}}}{s_{\text{held-out}}},$$
 #
 # Each is a mean over the four conditions. Bootstrap intervals resample patients for real frames. The table contains effect sizes and no p-values, because every difference
-# is significant with enough images. The floor is the same comparison for training patients: the difference between two sets of real patients.
+# is significant with enough images. The floor is the same comparison for training patients: the difference between two sets of real patients. The control is the same
+# comparison for the held-out frames themselves after a pass through the autoencoder: what it changes, no diffusion model can restore.
 #
 # A centre line cannot distinguish a branch point from two vessels that cross in projection. None of the measures describes anatomy: a vessel can have a correct calibre,
 # length and branching and still not exist in any person.
@@ -81,7 +83,8 @@ print(segmenter.says)
 # %%
 frames, measured = plausibility.measure_run(study, images, segmenter)
 three = (measured["generated"], measured["held-out"], measured["training"])
-effects = plausibility.compare(*three, draws=settings.bootstrap, seed=study.profile.seed)
+control = measured.get(plausibility.RECONSTRUCTED)
+effects = plausibility.compare(*three, settings.bootstrap, study.profile.seed, control)
 effects.insert(0, "segmenter", segmenter.name)
 effects.to_csv(study.write("plausibility.csv"), index=False)
 
@@ -93,7 +96,8 @@ effects.to_csv(study.write("plausibility.csv"), index=False)
 style.save(figures.effects(effects, origin), study.write("figures/plausibility.png"))
 overall = effects[effects["scope"] == "overall"].pivot(index="measure", columns="set")
 shown = ["mean", "reference_mean", "ratio", "ratio_low", "ratio_high", "difference", "wasserstein"]
-display(overall[shown].swaplevel(axis=1)[["generated", "floor"]].reindex(list(plausibility.MEASURES)).round(3))
+sets = [name for name in ("generated", "floor", plausibility.RECONSTRUCTED) if name in set(effects["set"])]
+display(overall[shown].swaplevel(axis=1)[sets].reindex(list(plausibility.MEASURES)).round(3))
 verdict = plausibility.verdict(effects)
 print(verdict)
 
@@ -101,8 +105,8 @@ print(verdict)
 # ## Spectra and example segmentations
 #
 # The spectrum is that of the grey levels under a Hann window, averaged over rings. White noise of variance $\sigma^2$ has power $\sigma^2$ at every frequency. Acquired
-# frames contain quantum noise, which a decoder does not generate. Lower power at high frequencies is therefore expected in every generated frame and says nothing about its
-# vessels. The second figure shows the frame of median arterial area of each condition with its segmentation. The phantom run:
+# frames contain quantum noise, which a decoder does not generate. Lower power at high frequencies is therefore expected in every decoded frame: compare generated frames
+# with the reconstructed ones. The second figure shows the frame of median arterial area of each condition with its segmentation. The phantom run:
 # [figures/plausibility_examples.png](../figures/plausibility_examples.png).
 
 # %%

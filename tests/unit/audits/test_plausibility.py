@@ -185,3 +185,28 @@ def test_the_sets_of_a_run_are_drawn_alike_and_keep_their_patients(tmp_path):
     rows = images.rows["train"].set_index("frame_id")
     first = next(n for n in rows.index if (images.frames[n] == frames["training"][0]).all())
     assert rows.loc[first, "cell"] == measured["training"].cells[0]
+
+
+def test_the_autoencoder_alone_stands_beside_and_is_paired_with_its_patients():
+    held_out, training, generated = made_up(20, patients=12), made_up(21, patients=30), made_up(22, factor=0.5)
+    decoded = Measured(held_out.values * 0.8, *(getattr(held_out, name) for name in ("power", "frequency", "classes", "cells", "patients")))  # fmt: skip
+    table = plausibility.compare(generated, held_out, training, 50, 0, decoded)
+    alone = overall(table, plausibility.RECONSTRUCTED)
+    # The same patients are drawn on both sides, so that the ratio of the same frames has no spread.
+    assert alone[["ratio", "ratio_low", "ratio_high"]].to_numpy() == pytest.approx(0.8)
+    said = plausibility.verdict(table)
+    assert said.count("(the autoencoder alone: 0.80 times)") == 15 and "0.50 times" in said
+    figure = figures.effects(table, "phantom")
+    written = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert f"held-out, reconstructed (n = {len(held_out.cells)})" in written
+    without = figures.effects(plausibility.compare(generated, held_out, training, 50, 0), "phantom")
+    assert len(without.legends[0].get_texts()) == len(written) - 1
+
+
+def test_held_out_frames_of_a_run_go_through_its_autoencoder(tmp_path, monkeypatch):
+    overrides = {"plausibility.images": 8, "plausibility.segmenter": "classical"}
+    study = with_images(tmp_path, profile=load_profile("smoke", overrides))
+    monkeypatch.setattr(plausibility.autoencoder, "round_trip", lambda _study: lambda frames: 255 - frames)
+    frames, measured = plausibility.measure_run(study, image_sets.of_run(study), segmenters.of_run(study))
+    assert np.array_equal(frames[plausibility.RECONSTRUCTED], 255 - frames["held-out"])
+    assert measured[plausibility.RECONSTRUCTED].patients.tolist() == measured["held-out"].patients.tolist()
