@@ -194,7 +194,7 @@ def generate(
     seeds: Sequence[int],
     steps: int,
     scheduler: DDPMScheduler,
-    name: str = "ddim",
+    name: str = "dpmsolver++",
     batch_size: int = 32,
     what: str = "images",
 ) -> np.ndarray:
