@@ -226,7 +226,7 @@ def translate(
     seeds: Sequence[int],
     steps: int,
     source_as: str = "unshuffle",
-    scheduler: str = "dpmsolver++",
+    scheduler: str = "ddim",
     batch_size: int = BATCH,
 ) -> np.ndarray:
     """Target images uint8 [n, H, W] for the source images uint8 [n, C, H, W], one for each of `seeds`.

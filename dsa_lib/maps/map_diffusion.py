@@ -194,7 +194,7 @@ def generate(
     seeds: Sequence[int],
     steps: int,
     scheduler: DDPMScheduler,
-    name: str = "dpmsolver++",
+    name: str = "ddim",
     batch_size: int = 32,
     what: str = "images",
 ) -> np.ndarray:
