@@ -9,7 +9,7 @@ import torch
 from dsa_lib.ldm.diffusion import noise_schedule
 from dsa_lib.ldm.sampler import SAMPLERS, make_scheduler, noise, sample
 from dsa_lib.run.errors import StudyError
-from dsa_lib.run.profiles import PAPER, SMOKE
+from dsa_lib.run.profiles import PAPER, PHANTOM, SMOKE
 
 
 def test_equation_5_one_reverse_step():
@@ -140,3 +140,27 @@ def test_latents_beyond_one_are_not_clipped(name):
 
     found = sample(exact, scheduler, [1, 2], (1, 2, 2), 20, "cpu")
     assert torch.allclose(found, torch.full_like(found, 2.5), atol=0.02)
+
+
+def kept(name, steps, spread, diffusion):
+    """Share of the standard deviation of z_0 ~ N(0, spread²) that sampling with the exact denoiser leaves, from how each step scales z and adds noise."""
+    scheduler = make_scheduler(name, noise_schedule(diffusion))
+
+    def exact(z, t):
+        alpha_bar = scheduler.alphas_cumprod[t]
+        z_0 = alpha_bar.sqrt() * spread**2 / (alpha_bar * spread**2 + 1 - alpha_bar) * z
+        eps = (z - alpha_bar.sqrt() * z_0) / (1 - alpha_bar).sqrt()
+        return eps if diffusion.prediction == "epsilon" else alpha_bar.sqrt() * eps - (1 - alpha_bar).sqrt() * z_0
+
+    found = sample(exact, scheduler, [1], (1, 64, 64), steps, "cpu")
+    return float(found.std()) / spread
+
+
+@pytest.mark.parametrize("profile", [PHANTOM, PAPER], ids=lambda profile: profile.name)
+def test_the_sampler_of_the_study_keeps_faint_detail(profile):
+    """Detail of SD 0.2 in latents of SD 1, as small vessels are."""
+    assert kept(profile.sampling.scheduler, profile.sampling.steps, 0.2, profile.diffusion) >= 0.9
+
+
+def test_ddim_with_few_steps_does_not():
+    assert kept("ddim", 20, 0.2, PAPER.diffusion) < 0.6
